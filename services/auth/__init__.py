@@ -1,0 +1,1 @@
+"""Who may come in: users, accounts, sessions and the keys that sign them."""

@@ -1,0 +1,1 @@
+"""What is owed and why: invoices, tax, numbers and documents."""

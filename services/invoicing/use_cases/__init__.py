@@ -1,0 +1,1 @@
+"""One verb per file; each runs inside the transaction that an edge opened."""

@@ -1,0 +1,1 @@
+"""How money moves: methods, payments, dunning, providers and the ledger."""

@@ -1,0 +1,66 @@
+"""What a request or a message was caused by, carried to every event and log line it causes."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Where the work in hand comes from.
+
+    `correlation_id` names the whole chain (the first request), `causation_id` the event that
+    is being handled, `traceparent` is W3C Trace Context (https://www.w3.org/TR/trace-context/).
+    """
+
+    correlation_id: str
+    traceparent: str
+    causation_id: str | None = None
+
+
+def new_traceparent() -> str:
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def child_of(traceparent: str) -> str:
+    """The same trace with a new parent span, as each hop makes one."""
+    version, trace, _, flags = traceparent.split("-")
+    return f"{version}-{trace}-{secrets.token_hex(8)}-{flags}"
+
+
+_current: ContextVar[Cause | None] = ContextVar("cause", default=None)
+
+
+def current_cause() -> Cause:
+    """The cause in hand; work that nobody asked for (a schedule) starts a chain of its own."""
+    cause = _current.get()
+    if cause is None:
+        traceparent = new_traceparent()
+        cause = Cause(correlation_id=traceparent.split("-")[1], traceparent=traceparent)
+        _current.set(cause)
+    return cause
+
+
+@contextmanager
+def caused_by(cause: Cause) -> Iterator[Cause]:
+    """Run the block with `cause` in hand."""
+    token = _current.set(cause)
+    try:
+        yield cause
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def a_new_chain() -> Iterator[Cause]:
+    """Run the block as the start of a chain of its own."""
+    traceparent = new_traceparent()
+    with caused_by(Cause(traceparent.split("-")[1], traceparent)) as cause:
+        yield cause
+
+
+def handling(cause: Cause, event_id: str) -> Cause:
+    """The cause of what a handler does: the event, within the same chain and trace."""
+    return replace(cause, causation_id=event_id, traceparent=child_of(cause.traceparent))

@@ -1,0 +1,84 @@
+"""What invoicing reports."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from shared.events.base import Event
+from shared.events.subscriptions import DunningPolicy
+from shared.money import Money
+
+BillingReason = Literal[
+    "subscription_start",
+    "subscription_cycle",
+    "subscription_change",
+    "subscription_cancel",
+    "manual",
+]
+
+
+class InvoiceEvent(Event):
+    subject_field: ClassVar[str] = "invoice_id"
+
+    invoice_id: UUID
+    subscription_id: UUID | None = None
+
+
+class InvoiceDrafted(InvoiceEvent):
+    """An invoice waits to be finalized; nothing is owed yet."""
+
+    name: ClassVar[str] = "invoice.drafted"
+
+
+class InvoiceFinalized(InvoiceEvent):
+    """Numbered, frozen and owed. `amount_due` is what payments collects."""
+
+    name: ClassVar[str] = "invoice.finalized"
+
+    number: str
+    total: Money
+    amount_due: Money
+    due_at: datetime
+    billing_reason: BillingReason
+    collect_automatically: bool = True
+    payment_method_id: UUID | None = None
+    dunning: DunningPolicy = DunningPolicy()
+
+
+class InvoicePaid(InvoiceEvent):
+    """Nothing is owed on it any more."""
+
+    name: ClassVar[str] = "invoice.paid"
+
+    number: str
+    total: Money
+    amount_paid: Money
+    billing_reason: BillingReason
+    payment_id: UUID | None = None
+
+
+class InvoiceVoided(InvoiceEvent):
+    """Taken back before it was paid; the number stays used."""
+
+    name: ClassVar[str] = "invoice.voided"
+
+
+class InvoiceMarkedUncollectible(InvoiceEvent):
+    """Nobody expects the money any more; it may still come."""
+
+    name: ClassVar[str] = "invoice.marked_uncollectible"
+
+
+class CreditNoteIssued(Event):
+    """Part of a finalized invoice was taken back. `refund` is what payments sends back."""
+
+    name: ClassVar[str] = "credit_note.issued"
+    subject_field: ClassVar[str] = "credit_note_id"
+
+    credit_note_id: UUID
+    invoice_id: UUID
+    subscription_id: UUID | None = None
+    number: str
+    total: Money
+    refund: Money
+    credit: Money

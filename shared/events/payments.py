@@ -1,0 +1,136 @@
+"""What payments reports."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from shared.events.base import Event
+from shared.money import Money
+
+DeclineClass = Literal["retry_later", "new_card", "stop"]
+
+
+class PaymentMethodEvent(Event):
+    subject_field: ClassVar[str] = "payment_method_id"
+
+    payment_method_id: UUID
+
+
+class PaymentMethodAttached(PaymentMethodEvent):
+    """The account can pay with it."""
+
+    name: ClassVar[str] = "payment_method.attached"
+
+    provider: str
+    is_default: bool
+
+
+class PaymentMethodDetached(PaymentMethodEvent):
+    """The account cannot pay with it any more."""
+
+    name: ClassVar[str] = "payment_method.detached"
+
+
+class PaymentEvent(Event):
+    subject_field: ClassVar[str] = "payment_id"
+
+    payment_id: UUID
+    invoice_id: UUID
+    subscription_id: UUID | None = None
+    amount: Money
+
+
+class PaymentCreated(PaymentEvent):
+    """An invoice is to be collected."""
+
+    name: ClassVar[str] = "payment.created"
+
+
+class PaymentSucceeded(PaymentEvent):
+    """The provider has taken the money."""
+
+    name: ClassVar[str] = "payment.succeeded"
+
+    provider: str
+    attempts: int
+
+
+class PaymentFailed(PaymentEvent):
+    """An attempt was declined. Without `retries_at` nothing more is tried by itself."""
+
+    name: ClassVar[str] = "payment.failed"
+
+    decline_class: DeclineClass
+    decline_code: str
+    attempts: int
+    retries_at: datetime | None = None
+
+
+class PaymentActionRequired(PaymentEvent):
+    """The payer has to confirm it with their bank."""
+
+    name: ClassVar[str] = "payment.action_required"
+
+    attempts: int
+
+
+class PaymentCanceled(PaymentEvent):
+    """Nothing is to be collected any more, and nothing was taken."""
+
+    name: ClassVar[str] = "payment.canceled"
+
+
+class DunningEvent(Event):
+    subject_field: ClassVar[str] = "dunning_id"
+
+    dunning_id: UUID
+    payment_id: UUID
+    invoice_id: UUID
+    subscription_id: UUID | None = None
+
+
+class DunningStarted(DunningEvent):
+    """A renewal was not paid; it will be asked for again."""
+
+    name: ClassVar[str] = "dunning.started"
+
+    decline_class: DeclineClass
+    retries_at: datetime | None = None
+
+
+class DunningRecovered(DunningEvent):
+    """The money came after all."""
+
+    name: ClassVar[str] = "dunning.recovered"
+
+
+class DunningExhausted(DunningEvent):
+    """Asking again came to nothing; the plan's policy says what follows."""
+
+    name: ClassVar[str] = "dunning.exhausted"
+
+    then: Literal["cancel", "unpaid", "pause"]
+
+
+class RefundEvent(Event):
+    subject_field: ClassVar[str] = "refund_id"
+
+    refund_id: UUID
+    payment_id: UUID
+    invoice_id: UUID
+    subscription_id: UUID | None = None
+    amount: Money
+
+
+class RefundSucceeded(RefundEvent):
+    """The money is on its way back."""
+
+    name: ClassVar[str] = "refund.succeeded"
+
+
+class RefundFailed(RefundEvent):
+    """The provider did not send it back; a person has to look."""
+
+    name: ClassVar[str] = "refund.failed"
+
+    reason: str

@@ -1,0 +1,270 @@
+"""What subscriptions reports, and the charges by which it says what is owed."""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.events.base import Event
+from shared.money import Currency
+
+#: A decimal number as text: no float touches money.
+DecimalText = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$")]
+
+ChargeKind = Literal[
+    "recurring",
+    "usage",
+    "addon",
+    "one_off",
+    "tokens",
+    "proration_credit",
+    "proration_charge",
+]
+
+
+class Charge(BaseModel):
+    """One amount owed (or, negative, given back) before discount and tax, and why.
+
+    `amount` is whole minor units; `unit_amount` is minor units per `quantity`, unrounded.
+    For inclusive prices the amount contains the tax. `why` holds the steps of the sum in words
+    and numbers: rule, factor, tiers, rounding.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: UUID
+    kind: ChargeKind
+    description: str
+    quantity: DecimalText = "1"
+    unit_amount: DecimalText
+    amount: int
+    currency: Currency
+    period_start: datetime
+    period_end: datetime
+    tax_category: str = "standard"
+    tax_behavior: Literal["exclusive", "inclusive"] = "exclusive"
+    price_id: UUID | None = None
+    why: dict[str, Any]
+
+
+class Discount(BaseModel):
+    """A coupon's effect on the charges beside it: a percentage or a fixed amount, never both."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    coupon_id: UUID
+    code: str
+    description: str
+    percent: DecimalText | None = None
+    amount: int | None = None
+    currency: Currency | None = None
+
+
+class DunningPolicy(BaseModel):
+    """When a failed renewal is tried again (days after the last try), and what comes after."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    days: tuple[int, ...] = (1, 3, 5, 7)
+    then: Literal["cancel", "unpaid", "pause"] = "cancel"
+
+
+class SubscriptionEvent(Event):
+    """Carries what invoicing and payments need to act without asking back."""
+
+    subject_field: ClassVar[str] = "subscription_id"
+
+    subscription_id: UUID
+
+
+class Billable(SubscriptionEvent):
+    """A change that may be invoiced: an event without charges is not."""
+
+    currency: Currency
+    plan_name: str
+    price_id: UUID
+    period_start: datetime
+    period_end: datetime
+    charges: tuple[Charge, ...] = ()
+    discounts: tuple[Discount, ...] = ()
+    payment_method_id: UUID | None = None
+    dunning: DunningPolicy = DunningPolicy()
+
+
+class SubscriptionStarted(Billable):
+    """An account subscribed. `incomplete` waits for its first payment."""
+
+    name: ClassVar[str] = "subscription.started"
+
+    status: Literal["incomplete", "trialing", "active"]
+    plan_id: UUID
+    trial_end: datetime | None = None
+
+
+class SubscriptionActivated(SubscriptionEvent):
+    """Paid up: from the first payment, a trial's end, or after dunning."""
+
+    name: ClassVar[str] = "subscription.activated"
+
+    previous_status: str
+    period_start: datetime
+    period_end: datetime
+
+
+class SubscriptionExpired(SubscriptionEvent):
+    """The first payment did not come in time."""
+
+    name: ClassVar[str] = "subscription.expired"
+
+
+class SubscriptionTrialEnded(Billable):
+    """The trial is over and the first period begins."""
+
+    name: ClassVar[str] = "subscription.trial_ended"
+
+
+class SubscriptionTrialWillEnd(SubscriptionEvent):
+    """The trial ends soon: a reminder, three days before."""
+
+    name: ClassVar[str] = "subscription.trial_will_end"
+
+    trial_end: datetime
+
+
+class SubscriptionRenewed(Billable):
+    """A new period began; its charges are due, and usage of the old one."""
+
+    name: ClassVar[str] = "subscription.renewed"
+
+
+class SubscriptionChanged(Billable):
+    """Another price, quantity or add-ons. `invoice_now` false: for the next invoice."""
+
+    name: ClassVar[str] = "subscription.changed"
+
+    previous_price_id: UUID
+    quantity: int
+    invoice_now: bool = True
+
+
+class SubscriptionChangeScheduled(SubscriptionEvent):
+    """A change that waits for the period's end."""
+
+    name: ClassVar[str] = "subscription.change_scheduled"
+
+    price_id: UUID | None = None
+    quantity: int | None = None
+    effective_at: datetime
+
+
+class SubscriptionChangeWithdrawn(SubscriptionEvent):
+    """The scheduled change will not happen."""
+
+    name: ClassVar[str] = "subscription.change_withdrawn"
+
+
+class SubscriptionCancellationScheduled(SubscriptionEvent):
+    """It will end at `effective_at` unless somebody takes that back."""
+
+    name: ClassVar[str] = "subscription.cancellation_scheduled"
+
+    effective_at: datetime
+    reason: str | None = None
+
+
+class SubscriptionCancellationWithdrawn(SubscriptionEvent):
+    """It goes on after all."""
+
+    name: ClassVar[str] = "subscription.cancellation_withdrawn"
+
+
+class SubscriptionMarkedPastDue(SubscriptionEvent):
+    """A renewal was not paid and is being asked for again."""
+
+    name: ClassVar[str] = "subscription.marked_past_due"
+
+
+class SubscriptionMarkedUnpaid(SubscriptionEvent):
+    """Asking again came to nothing, and the plan keeps it without service."""
+
+    name: ClassVar[str] = "subscription.marked_unpaid"
+
+
+class SubscriptionPaused(SubscriptionEvent):
+    """No service and no bills until it is resumed."""
+
+    name: ClassVar[str] = "subscription.paused"
+
+    resumes_at: datetime | None = None
+
+
+class SubscriptionPauseScheduled(SubscriptionEvent):
+    """It will pause when the paid period ends."""
+
+    name: ClassVar[str] = "subscription.pause_scheduled"
+
+    effective_at: datetime
+    resumes_at: datetime | None = None
+
+
+class SubscriptionResumed(Billable):
+    """A new period began after a pause."""
+
+    name: ClassVar[str] = "subscription.resumed"
+
+
+class SubscriptionCanceled(Billable):
+    """The end. Its charges are credits for unused time, where those were asked for, and usage."""
+
+    name: ClassVar[str] = "subscription.canceled"
+
+    effective_at: datetime
+    reason: str | None = None
+
+
+class PlanEvent(Event):
+    """The catalog belongs to the operator: `account_id` is the nil UUID."""
+
+    subject_field: ClassVar[str] = "plan_id"
+
+    plan_id: UUID
+
+
+class PlanPublished(PlanEvent):
+    """A plan can be subscribed to."""
+
+    name: ClassVar[str] = "plan.published"
+
+    code: str
+
+
+class PlanArchived(PlanEvent):
+    """A plan takes no new subscribers."""
+
+    name: ClassVar[str] = "plan.archived"
+
+
+class TestClockEvent(Event):
+    """Simulated time of one account; `revision` counts the driver's rounds."""
+
+    __test__ = False  # not a test class, whatever its name begins with
+
+    subject_field: ClassVar[str] = "clock_id"
+
+    clock_id: UUID
+    revision: int
+
+
+class TestClockAdvanced(TestClockEvent):
+    """The account's time is `now`: every service does what is due, then reports."""
+
+    name: ClassVar[str] = "test_clock.advanced"
+
+    now: datetime
+
+
+class TestClockDeleted(TestClockEvent):
+    """The account is back in real time."""
+
+    name: ClassVar[str] = "test_clock.deleted"
