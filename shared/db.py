@@ -1,0 +1,301 @@
+"""The unit of work: rows, outgoing events and the inbox commit together or not at all."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, Self, TypeVar
+from uuid import UUID
+
+from sqlalchemy import (
+    Enum,
+    MetaData,
+    Table,
+    event as sqlalchemy_event,
+    insert,
+    make_url,
+    or_,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+
+from shared.clock import utc_now
+from shared.context import current_cause
+from shared.events.base import Event
+from shared.ids import new_id
+from shared.messaging.envelope import outbox_row
+from shared.messaging.tables import add_messaging_tables
+from shared.platform_tables import add_platform_tables
+from shared.settings import Settings
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+#: What belongs to the operator and not to an account carries this account id.
+OPERATOR = UUID(int=0)
+
+
+def service_metadata(service: str) -> MetaData:
+    """A service's tables live in the schema of its name, beside those that all services have."""
+    metadata = MetaData(schema=service, naming_convention=NAMING)
+    add_messaging_tables(metadata)
+    add_platform_tables(metadata)
+    return metadata
+
+
+def stored(kind: type[StrEnum]) -> Enum:
+    """A column type that keeps an enumeration as checked text and gives its members back."""
+    return Enum(
+        kind,
+        native_enum=False,
+        create_constraint=True,
+        length=40,
+        name=kind.__name__.lower(),
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose rows a transaction may see: one account's, or (staff and the system) everybody's."""
+
+    account_id: UUID | None
+    #: Who acts, for the audit log: `user:<id>`, `key:<id>` or `system`.
+    actor: str = "system"
+
+
+SYSTEM = Scope(account_id=None)
+
+
+@sqlalchemy_event.listens_for(Session, "do_orm_execute")
+def _keep_to_the_account(state: ORMExecuteState) -> None:
+    """Narrow every read and bulk write of a mapped class that has `account_id` to the scope.
+
+    A row whose `account_id` may be null and is belongs to everybody. Bare tables are not
+    narrowed: code that serves accounts selects mapped classes.
+    """
+    scope: Scope | None = state.session.info.get("scope")
+    if scope is None or scope.account_id is None or state.is_column_load:
+        return
+    account_id = scope.account_id
+    for mapper in state.all_mappers:
+        column = mapper.columns.get("account_id")
+        if column is None:
+            continue
+        mine = column == account_id
+        state.statement = state.statement.options(
+            with_loader_criteria(
+                mapper.class_,
+                or_(column.is_(None), mine) if column.nullable else mine,
+                include_aliases=True,
+                track_closure_variables=False,
+            )
+        )
+
+
+class UnitOfWork:
+    """One transaction. Services add their repositories in a subclass."""
+
+    def __init__(self, session: AsyncSession, scope: Scope, platform: "Platform") -> None:
+        self.session = session
+        self.scope = scope
+        self._platform = platform
+        self._outbox: list[dict[str, Any]] = []
+        self._audits: list[dict[str, Any]] = []
+        self._wakes: set[str] = set()
+        self._activity: Counter[tuple[UUID, str, str]] = Counter()
+
+    def emit(self, event: Event) -> None:
+        """Report `event` to the other services, once this transaction commits."""
+        self._outbox.append(outbox_row(event, current_cause()))
+        self._count(event.account_id, "emitted", event.name)
+
+    def send(self, row: dict[str, Any]) -> None:
+        """Put a finished outbox row beside the events: a replay to one handler."""
+        self._outbox.append(row)
+
+    def handled(self, handler: str, event_name: str, account_id: UUID) -> None:
+        """Note, for test clocks, that a handler took an event of an account."""
+        if not event_name.startswith("test_clock."):
+            self._count(account_id, "handled", handler)
+
+    def wake(self, job: str) -> None:
+        """Have a worker run this job of the schedule at once, when this has committed."""
+        self._wakes.add(job)
+
+    def audit(
+        self,
+        action: str,
+        subject: UUID | str,
+        *,
+        account_id: UUID | None = None,
+        before: dict[str, Any] | None = None,
+        after: dict[str, Any] | None = None,
+    ) -> None:
+        """Write down who did this. No personal data: ids, states and amounts."""
+        self._audits.append(
+            {
+                "id": new_id(),
+                "at": utc_now(),
+                "actor": self.scope.actor,
+                "action": action,
+                "subject": str(subject),
+                "account_id": account_id or self.scope.account_id,
+                "before": before,
+                "after": after,
+                "request_id": current_cause().correlation_id,
+            }
+        )
+
+    async def now(self, account_id: UUID | None) -> datetime:
+        """The account's time: real, or its test clock's where the deployment allows those."""
+        if account_id is not None and self._platform.test_clocks:
+            clocks = self._platform.account_clocks
+            statement = select(clocks.c.now).where(clocks.c.account_id == account_id)
+            simulated: datetime | None = await self.session.scalar(statement)
+            if simulated is not None:
+                return simulated
+        return utc_now()
+
+    async def write(self) -> None:
+        """Store what was emitted, audited and woken; called once, before the commit."""
+        await self.session.flush()
+        if self._audits:
+            await self.session.execute(insert(self._platform.audit_log), self._audits)
+        if self._outbox:
+            await self.session.execute(insert(self._platform.outbox), self._outbox)
+            await self._notify(f"outbox_{self._platform.schema}", "")
+        for job in sorted(self._wakes):
+            await self._notify(f"jobs_{self._platform.schema}", job)
+        if self._activity:
+            await self._write_activity()
+
+    async def _notify(self, channel: str, payload: str) -> None:
+        await self.session.execute(
+            text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload}
+        )
+
+    def _count(self, account_id: UUID, direction: str, name: str) -> None:
+        if self._platform.test_clocks and not name.startswith("test_clock."):
+            self._activity[account_id, direction, name] += 1
+
+    async def _write_activity(self) -> None:
+        activity = self._platform.clock_activity
+        statement = upsert(activity)
+        # One order for everybody, so that two transactions never wait for each other.
+        rows = [
+            {"account_id": account, "direction": direction, "name": name, "count": count}
+            for (account, direction, name), count in sorted(self._activity.items())
+        ]
+        await self.session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["account_id", "direction", "name"],
+                set_={"count": activity.c.count + statement.excluded.count},
+            ),
+            rows,
+        )
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The tables that every service has, and what the deployment allows."""
+
+    metadata: MetaData
+    test_clocks: bool
+
+    def table(self, name: str) -> Table:
+        return self.metadata.tables[f"{self.schema}.{name}"]
+
+    @property
+    def schema(self) -> str:
+        return str(self.metadata.schema)
+
+    @property
+    def outbox(self) -> Table:
+        return self.table("outbox")
+
+    @property
+    def audit_log(self) -> Table:
+        return self.table("audit_log")
+
+    @property
+    def account_clocks(self) -> Table:
+        return self.table("account_clocks")
+
+    @property
+    def clock_activity(self) -> Table:
+        return self.table("clock_activity")
+
+    @property
+    def idempotency_keys(self) -> Table:
+        return self.table("idempotency_keys")
+
+
+U = TypeVar("U", bound=UnitOfWork)
+
+
+class Database(Generic[U]):
+    """A service's own database. Nobody else's code holds its address."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        unit_of_work: Callable[[AsyncSession, Scope, Platform], U],
+        platform: Platform,
+    ) -> None:
+        self.engine = engine
+        self.platform = platform
+        self._unit_of_work = unit_of_work
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        metadata: MetaData,
+        unit_of_work: Callable[[AsyncSession, Scope, Platform], U],
+    ) -> Self:
+        url = make_url(settings.database_url.get_secret_value())
+        engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"),
+            pool_size=settings.database_pool_size,
+            max_overflow=settings.database_max_overflow,
+            pool_timeout=10,
+            # A server that restarted costs one round trip here instead of a failed request.
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
+            connect_args={
+                "timeout": 5,
+                "command_timeout": 30,
+                "server_settings": {
+                    "application_name": f"perennial-{metadata.schema}",
+                    "jit": "off",
+                    "timezone": "UTC",
+                    # Nothing of ours waits for a person inside a transaction.
+                    "idle_in_transaction_session_timeout": "60s",
+                },
+            },
+        )
+        return cls(engine, unit_of_work, Platform(metadata, settings.test_clocks))
+
+    @asynccontextmanager
+    async def begin(self, scope: Scope = SYSTEM) -> AsyncIterator[U]:
+        """Open a transaction. It commits when the block ends, and rolls back if it raises."""
+        async with self._sessions() as session, session.begin():
+            session.info["scope"] = scope
+            uow = self._unit_of_work(session, scope, self.platform)
+            yield uow
+            await uow.write()
+
+    async def close(self) -> None:
+        await self.engine.dispose()

@@ -1,0 +1,142 @@
+"""Verifying access tokens; issuing them is auth's business."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from shared.db import Scope
+from shared.errors import Forbidden, Unauthenticated, Unavailable
+
+#: The only algorithm; `none`, HMAC and RSA are refused whatever a header says.
+ALGORITHMS = ["ES256"]
+TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
+KEYS_TTL_SECONDS = 300
+REFRESH_AT_MOST_EVERY_SECONDS = 5
+
+FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: a person or a key of one account, or staff of the operator."""
+
+    subject: str
+    account_id: UUID | None
+    role: str | None = None
+    staff: str | None = None
+    #: What a key may do; None for a person, who may do what their role allows.
+    scopes: frozenset[str] | None = None
+
+    def require_staff(self, *roles: str) -> None:
+        """Only staff, of one of these roles when any is named; `admin` may do all."""
+        if self.staff is None or (roles and self.staff not in {*roles, "admin"}):
+            raise Forbidden("This needs a staff user" + (f" ({' or '.join(roles)})." * bool(roles)))
+
+    def require_role(self, *roles: str) -> None:
+        """One of these roles in the account (an owner may do all), or staff."""
+        if self.staff is None and self.role not in {*roles, "owner"}:
+            raise Forbidden(f"This needs the role {' or '.join(roles)} in the account.")
+
+    def require_scope(self, scope: str) -> None:
+        """A key needs this scope; people are not narrowed by scopes."""
+        if self.scopes is not None and scope not in self.scopes:
+            raise Forbidden(f"This API key lacks the scope {scope}.")
+
+    def scope(self, act_for: UUID | None = None) -> Scope:
+        """Whose rows the caller's transactions see. Staff may act for one account."""
+        if self.staff is not None:
+            return Scope(account_id=act_for, actor=self.subject)
+        if self.account_id is None:
+            raise Forbidden("This token belongs to no account.")
+        return Scope(account_id=self.account_id, actor=self.subject)
+
+
+def fetch_from(url: str) -> FetchKeys:
+    """Keys from auth's JWKS endpoint."""
+
+    async def fetch() -> dict[str, Any]:
+        async with httpx.AsyncClient(timeout=3) as client:
+            answer = await client.get(url)
+            answer.raise_for_status()
+            keys: dict[str, Any] = answer.json()
+            return keys
+
+    return fetch
+
+
+class Verifier:
+    """Checks access tokens against auth's published keys (RFC 7517, RFC 9068).
+
+    Keys are kept for five minutes, asked for again when a token names an unknown one (at most
+    once in five seconds), and kept in use when auth does not answer.
+    """
+
+    def __init__(self, fetch: FetchKeys, *, issuer: str, audience: str) -> None:
+        self._fetch = fetch
+        self._keys: KeySet | None = None
+        self._fetched = -float("inf")
+        self._lock = asyncio.Lock()
+        self._claims = jwt.JWTClaimsRegistry(
+            leeway=5,
+            iss={"essential": True, "value": issuer},
+            aud={"essential": True, "value": audience},
+            exp={"essential": True},
+            iat={"essential": True},
+            sub={"essential": True},
+        )
+
+    async def verify(self, token: str) -> Caller:
+        """Who the token speaks for. Raises `Unauthenticated` for any that does not hold."""
+        keys = await self._current(older_than=KEYS_TTL_SECONDS)
+        try:
+            try:
+                claims = self._decode(token, keys)
+            except (JoseError, ValueError):
+                # Perhaps signed with a key that was published since.
+                refreshed = await self._current(older_than=REFRESH_AT_MOST_EVERY_SECONDS)
+                if refreshed is keys:
+                    raise
+                claims = self._decode(token, refreshed)
+            return _caller(claims)
+        except (JoseError, ValueError, KeyError, TypeError) as error:
+            raise Unauthenticated("The access token is not valid, or no longer.") from error
+
+    def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
+        decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)
+        if decoded.header.get("typ") != TOKEN_TYPE:
+            raise ValueError("not an access token")
+        self._claims.validate(decoded.claims)
+        return dict(decoded.claims)
+
+    async def _current(self, *, older_than: float) -> KeySet:
+        if self._keys is not None and time.monotonic() - self._fetched < older_than:
+            return self._keys
+        async with self._lock:
+            if self._keys is None or time.monotonic() - self._fetched >= older_than:
+                try:
+                    self._keys = KeySet.import_key_set(await self._fetch())  # type: ignore[arg-type]
+                except (httpx.HTTPError, OSError, ValueError) as error:
+                    if self._keys is None:
+                        raise Unavailable("Tokens cannot be checked right now.") from error
+                self._fetched = time.monotonic()
+            return self._keys
+
+
+def _caller(claims: dict[str, Any]) -> Caller:
+    account = claims.get("account_id")
+    scopes = claims.get("scope")
+    return Caller(
+        subject=str(claims["sub"]),
+        account_id=UUID(account) if account else None,
+        role=claims.get("role"),
+        staff=claims.get("staff"),
+        scopes=frozenset(str(scopes).split()) if scopes is not None else None,
+    )
