@@ -21,7 +21,12 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 
 from shared.clock import utc_now
@@ -92,11 +97,12 @@ def _keep_to_the_account(state: ORMExecuteState) -> None:
         column = mapper.columns.get("account_id")
         if column is None:
             continue
-        mine = column == account_id
+        attribute = mapper.class_.account_id
+        mine = attribute == account_id
         state.statement = state.statement.options(
             with_loader_criteria(
                 mapper.class_,
-                or_(column.is_(None), mine) if column.nullable else mine,
+                or_(attribute.is_(None), mine) if column.nullable else mine,
                 include_aliases=True,
                 track_closure_variables=False,
             )
@@ -109,7 +115,7 @@ class UnitOfWork:
     def __init__(self, session: AsyncSession, scope: Scope, platform: "Platform") -> None:
         self.session = session
         self.scope = scope
-        self._platform = platform
+        self.platform = platform
         self._outbox: list[dict[str, Any]] = []
         self._audits: list[dict[str, Any]] = []
         self._wakes: set[str] = set()
@@ -159,8 +165,8 @@ class UnitOfWork:
 
     async def now(self, account_id: UUID | None) -> datetime:
         """The account's time: real, or its test clock's where the deployment allows those."""
-        if account_id is not None and self._platform.test_clocks:
-            clocks = self._platform.account_clocks
+        if account_id is not None and self.platform.test_clocks:
+            clocks = self.platform.account_clocks
             statement = select(clocks.c.now).where(clocks.c.account_id == account_id)
             simulated: datetime | None = await self.session.scalar(statement)
             if simulated is not None:
@@ -171,12 +177,12 @@ class UnitOfWork:
         """Store what was emitted, audited and woken; called once, before the commit."""
         await self.session.flush()
         if self._audits:
-            await self.session.execute(insert(self._platform.audit_log), self._audits)
+            await self.session.execute(insert(self.platform.audit_log), self._audits)
         if self._outbox:
-            await self.session.execute(insert(self._platform.outbox), self._outbox)
-            await self._notify(f"outbox_{self._platform.schema}", "")
+            await self.session.execute(insert(self.platform.outbox), self._outbox)
+            await self._notify(f"outbox_{self.platform.schema}", "")
         for job in sorted(self._wakes):
-            await self._notify(f"jobs_{self._platform.schema}", job)
+            await self._notify(f"jobs_{self.platform.schema}", job)
         if self._activity:
             await self._write_activity()
 
@@ -186,11 +192,11 @@ class UnitOfWork:
         )
 
     def _count(self, account_id: UUID, direction: str, name: str) -> None:
-        if self._platform.test_clocks and not name.startswith("test_clock."):
+        if self.platform.test_clocks and not name.startswith("test_clock."):
             self._activity[account_id, direction, name] += 1
 
     async def _write_activity(self) -> None:
-        activity = self._platform.clock_activity
+        activity = self.platform.clock_activity
         statement = upsert(activity)
         # One order for everybody, so that two transactions never wait for each other.
         rows = [

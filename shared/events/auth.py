@@ -1,6 +1,6 @@
 """What auth reports. Ids and settings only: names and addresses never leave auth."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 from uuid import UUID
 
 from shared.events.base import Event
@@ -50,3 +50,59 @@ class UserVerified(UserEvent):
     """The address is theirs."""
 
     name: ClassVar[str] = "user.verified"
+
+
+class UserUpdated(UserEvent):
+    """Something in the profile changed; what it says now is asked from auth."""
+
+    name: ClassVar[str] = "user.updated"
+
+
+class UserSuspended(UserEvent):
+    """Staff keeps them out for now."""
+
+    name: ClassVar[str] = "user.suspended"
+
+
+class UserReactivated(UserEvent):
+    """They may come in again."""
+
+    name: ClassVar[str] = "user.reactivated"
+
+
+class UserErased(UserEvent):
+    """Their personal details are gone from auth; others drop theirs."""
+
+    name: ClassVar[str] = "user.erased"
+
+
+class ProjectEvent(Event):
+    subject_field: ClassVar[str] = "project_id"
+
+    project_id: UUID
+
+
+class ProjectCreated(ProjectEvent):
+    """An account has a new project; subscriptions may belong to it once it is active."""
+
+    name: ClassVar[str] = "project.created"
+
+    status: Literal["draft", "active"]
+
+
+class ProjectUpdated(ProjectEvent):
+    """Its name or description changed."""
+
+    name: ClassVar[str] = "project.updated"
+
+
+class ProjectActivated(ProjectEvent):
+    """New subscriptions may belong to it."""
+
+    name: ClassVar[str] = "project.activated"
+
+
+class ProjectArchived(ProjectEvent):
+    """It takes no new subscriptions; those it has go on."""
+
+    name: ClassVar[str] = "project.archived"

@@ -115,14 +115,12 @@ class Edge(Reading[U]):
                 await self._claim(uow, self.key)
             yield uow
 
-    async def answer(
-        self, uow: U, view: BaseModel | None = None, *, status: int = 200
-    ) -> Response:
+    async def answer(self, uow: U, view: BaseModel | None = None, *, status: int = 200) -> Response:
         """The answer, stored under the caller's key in the same transaction."""
         await uow.session.flush()  # so that the view carries what the database decided
         response = Response(status_code=204) if view is None else _respond(view, status)
         if self.key:
-            keys = uow._platform.idempotency_keys  # noqa: SLF001
+            keys = uow.platform.idempotency_keys
             await uow.session.execute(
                 upsert(keys).values(
                     scope=self._key_scope,
@@ -152,7 +150,7 @@ class Edge(Reading[U]):
         return f"{who} {self.request.method} {self.request.url.path}"
 
     async def _claim(self, uow: U, key: str) -> None:
-        keys = uow._platform.idempotency_keys  # noqa: SLF001
+        keys = uow.platform.idempotency_keys
         name = f"{self._key_scope}\n{key}".encode()
         number = int.from_bytes(hashlib.sha256(name).digest()[:8], signed=True)
         if not await uow.session.scalar(select(func.pg_try_advisory_xact_lock(number))):
@@ -185,9 +183,7 @@ def _respond(view: BaseModel, status: int) -> Response:
     version = getattr(view, "version", None)
     if isinstance(version, int):
         headers["etag"] = f'"{version}"'
-    return Response(
-        view.model_dump_json(), status, headers=headers, media_type="application/json"
-    )
+    return Response(view.model_dump_json(), status, headers=headers, media_type="application/json")
 
 
 async def caller(

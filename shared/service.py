@@ -1,0 +1,112 @@
+"""A service as its `main.py` declares it, and the processes that are made of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.db import Database, Platform, Scope, UnitOfWork
+from shared.locks import connect
+from shared.messaging.consumers import Consumers
+from shared.messaging.worker import MessageWorker
+from shared.runtime import Runtime
+from shared.schedule import Schedule, ScheduleRunner
+from shared.security import FetchKeys, Verifier, fetch_from
+from shared.settings import Settings
+from shared.testclock import clock_job, follow
+from shared.web.app import create_app
+
+U = TypeVar("U", bound=UnitOfWork)
+S = TypeVar("S", bound=Settings)
+
+
+def _nothing(_runtime: Any) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(kw_only=True)
+class Service(Generic[U, S]):
+    """Everything a service is made of; the only place that wires it together.
+
+    `resources(runtime)` fills `runtime.own` for the time that a process runs. `fetch_keys` is
+    for auth, which reads its signing keys from its own database. `commands` are further verbs of
+    `python -m services.<name>`: each gets the runtime and the rest of the command line, and
+    returns the exit code.
+    """
+
+    name: str
+    description: str
+    settings: type[S]
+    metadata: MetaData
+    unit_of_work: Callable[[AsyncSession, Scope, Platform], U]
+    routers: Sequence[APIRouter]
+    consumers: Consumers
+    schedule: Schedule
+    resources: Callable[[Runtime[U, S]], AbstractAsyncContextManager[None]] = _nothing
+    fetch_keys: Callable[[Database[U]], FetchKeys] | None = None
+    commands: Mapping[str, Callable[[Runtime[U, S], list[str]], Awaitable[int]]] = field(
+        default_factory=dict
+    )
+    #: Runs after the migrations, at each deployment: seeds that the service cannot be without.
+    after_migrate: Callable[[Runtime[U, S]], Awaitable[None]] | None = None
+
+    def __post_init__(self) -> None:
+        follow(self.consumers)
+
+    @asynccontextmanager
+    async def open(self, settings: S) -> AsyncIterator[Runtime[U, S]]:
+        """The service's connections, closed when the block ends. Nothing is contacted yet."""
+        database = Database.open(settings, self.metadata, self.unit_of_work)
+        redis = connect(settings.redis_url.get_secret_value())
+        fetch = self.fetch_keys(database) if self.fetch_keys else fetch_from(settings.jwks_url)
+        verifier = Verifier(fetch, issuer=settings.issuer, audience=settings.audience)
+        runtime = Runtime(settings, database, redis, verifier)
+        try:
+            async with self.resources(runtime):
+                yield runtime
+        finally:
+            await redis.aclose()
+            await database.close()
+
+    def create_api(self, runtime: Runtime[U, S]) -> FastAPI:
+        """The HTTP application."""
+        return create_app(self.name, self.description, runtime, self.routers)
+
+    def create_worker(self, runtime: Runtime[U, S]) -> "Worker":
+        """Consumers, relay and schedule, as the settings switch them."""
+        return Worker(self, runtime)
+
+
+class Worker:
+    """The process beside the API: handles events, publishes the outbox, does what is due."""
+
+    def __init__(self, service: Service[Any, Any], runtime: Runtime[Any, Any]) -> None:
+        self._grace = runtime.settings.shutdown_grace_seconds
+        jobs = service.schedule.jobs
+        self._schedule = ScheduleRunner(
+            runtime, [*jobs, clock_job(service.name, service.consumers, jobs)]
+        )
+        self._messages = MessageWorker(service.name, service.consumers, runtime)
+        self._runs_schedule = runtime.settings.run_schedule
+
+    async def start(self) -> None:
+        """Begin; returns once consumers are attached, or raises when the topology is missing."""
+        await self._messages.start()
+        if self._runs_schedule:
+            await self._schedule.start()
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what is in hand within the grace, close."""
+        stopping = [self._messages.stop(self._grace)]
+        if self._runs_schedule:
+            stopping.append(self._schedule.stop(self._grace))
+        await asyncio.gather(*stopping)
+
+    async def check(self) -> None:
+        """Raises when the worker cannot do its part: no broker, no consumer attached."""
+        await self._messages.check()
