@@ -1,0 +1,28 @@
+"""Start the sandbox: `python -m services.payments.sandbox`."""
+
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from services.payments.sandbox.app import create_app
+from services.payments.sandbox.settings import SandboxSettings
+
+
+def main() -> None:
+    try:
+        settings = SandboxSettings()
+    except ValidationError as wrong:
+        sys.exit(f"The sandbox's settings are wrong: {wrong}")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level.lower(),
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )
+
+
+if __name__ == "__main__":
+    main()
