@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +35,14 @@ class Caller:
     staff: str | None = None
     #: What a key may do; None for a person, who may do what their role allows.
     scopes: frozenset[str] | None = None
+    #: A person's log-in: which, and when they gave their password.
+    session_id: UUID | None = None
+    authenticated_at: datetime | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who acts, for the audit log."""
+        return f"{'user' if self.scopes is None else 'key'}:{self.subject}"
 
     def require_staff(self, *roles: str) -> None:
         """Only staff, of one of these roles when any is named; `admin` may do all."""
@@ -53,10 +62,10 @@ class Caller:
     def scope(self, act_for: UUID | None = None) -> Scope:
         """Whose rows the caller's transactions see. Staff may act for one account."""
         if self.staff is not None:
-            return Scope(account_id=act_for, actor=self.subject)
+            return Scope(account_id=act_for, actor=self.actor)
         if self.account_id is None:
             raise Forbidden("This token belongs to no account.")
-        return Scope(account_id=self.account_id, actor=self.subject)
+        return Scope(account_id=self.account_id, actor=self.actor)
 
 
 def fetch_from(url: str) -> FetchKeys:
@@ -139,4 +148,8 @@ def _caller(claims: dict[str, Any]) -> Caller:
         role=claims.get("role"),
         staff=claims.get("staff"),
         scopes=frozenset(str(scopes).split()) if scopes is not None else None,
+        session_id=UUID(claims["sid"]) if "sid" in claims else None,
+        authenticated_at=(
+            datetime.fromtimestamp(int(claims["auth_time"]), UTC) if "auth_time" in claims else None
+        ),
     )

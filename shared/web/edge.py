@@ -45,7 +45,7 @@ class IdempotencyKeyInProgress(Conflict):
     code = "idempotency-key-in-progress"
 
 
-class Replayed(Exception):  # noqa: N818
+class Replayed(Exception):
     """Not an error: the stored answer to a request that was made before."""
 
     def __init__(self, response: Response) -> None:
@@ -115,8 +115,18 @@ class Edge(Reading[U]):
                 await self._claim(uow, self.key)
             yield uow
 
-    async def answer(self, uow: U, view: BaseModel | None = None, *, status: int = 200) -> Response:
-        """The answer, stored under the caller's key in the same transaction."""
+    async def answer(
+        self,
+        uow: U,
+        view: BaseModel | None = None,
+        *,
+        status: int = 200,
+        repeat: BaseModel | None = None,
+    ) -> Response:
+        """The answer, stored under the caller's key in the same transaction.
+
+        `repeat` is what a repeat gets instead, where the answer holds a secret shown once.
+        """
         await uow.session.flush()  # so that the view carries what the database decided
         response = Response(status_code=204) if view is None else _respond(view, status)
         if self.key:
@@ -132,7 +142,7 @@ class Edge(Reading[U]):
                         for name in KEPT_HEADERS
                         if name in response.headers
                     },
-                    body=bytes(response.body),
+                    body=bytes((_respond(repeat, status) if repeat else response).body),
                     created_at=utc_now(),
                 )
             )
