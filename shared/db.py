@@ -13,12 +13,14 @@ from sqlalchemy import (
     Enum,
     MetaData,
     Table,
-    event as sqlalchemy_event,
     insert,
     make_url,
     or_,
     select,
     text,
+)
+from sqlalchemy import (
+    event as sqlalchemy_event,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import (

@@ -32,7 +32,7 @@ def connect(url: str) -> "Redis":
     )
 
 
-class LockNotTaken(Exception):  # noqa: N818
+class LockNotTaken(Exception):
     """Somebody else holds it."""
 
 

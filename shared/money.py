@@ -80,7 +80,7 @@ class Money(BaseModel):
 
 
 def round_half_away(amount: Decimal) -> int:
-    """To the nearest whole minor unit, halves away from zero: 0.5 → 1, −0.5 → −1."""
+    """To the nearest whole minor unit, halves away from zero: 0.5 → 1, -0.5 → -1."""
     return int(amount.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 

@@ -3,8 +3,15 @@
 import sys
 from typing import Literal, TypeVar
 
-from pydantic import Field, PostgresDsn, RedisDsn, SecretStr, TypeAdapter, ValidationError
-from pydantic import field_validator
+from pydantic import (
+    Field,
+    PostgresDsn,
+    RedisDsn,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PERENNIAL_"

@@ -43,6 +43,9 @@ class InvoiceFinalized(InvoiceEvent):
     collect_automatically: bool = True
     payment_method_id: UUID | None = None
     dunning: DunningPolicy = DunningPolicy()
+    net: Money | None = None
+    tax: Money | None = None
+    credit_applied: Money | None = None
 
 
 class InvoicePaid(InvoiceEvent):

@@ -31,6 +31,24 @@ class PaymentMethodDetached(PaymentMethodEvent):
     name: ClassVar[str] = "payment_method.detached"
 
 
+class PaymentMethodUpdated(PaymentMethodEvent):
+    """The card network sent a new expiry date."""
+
+    name: ClassVar[str] = "payment_method.updated"
+
+    exp_month: int
+    exp_year: int
+
+
+class PaymentMethodExpiring(PaymentMethodEvent):
+    """The card that renewals are charged to expires within a month."""
+
+    name: ClassVar[str] = "payment_method.expiring"
+
+    exp_month: int
+    exp_year: int
+
+
 class PaymentEvent(Event):
     subject_field: ClassVar[str] = "payment_id"
 
@@ -72,6 +90,15 @@ class PaymentActionRequired(PaymentEvent):
     name: ClassVar[str] = "payment.action_required"
 
     attempts: int
+    action_url: str | None = None
+
+
+class PaymentArrivedLate(PaymentEvent):
+    """The money came after the invoice was voided or paid otherwise; it goes back by itself."""
+
+    name: ClassVar[str] = "payment.arrived_late"
+
+    provider: str
 
 
 class PaymentCanceled(PaymentEvent):
@@ -122,6 +149,14 @@ class RefundEvent(Event):
     amount: Money
 
 
+class RefundCreated(RefundEvent):
+    """Money is to go back."""
+
+    name: ClassVar[str] = "refund.created"
+
+    reason: Literal["requested", "credit_note", "surplus"]
+
+
 class RefundSucceeded(RefundEvent):
     """The money is on its way back."""
 
@@ -134,3 +169,33 @@ class RefundFailed(RefundEvent):
     name: ClassVar[str] = "refund.failed"
 
     reason: str
+
+
+class DisputeEvent(Event):
+    subject_field: ClassVar[str] = "dispute_id"
+
+    dispute_id: UUID
+    payment_id: UUID
+    invoice_id: UUID
+    subscription_id: UUID | None = None
+    amount: Money
+
+
+class DisputeOpened(DisputeEvent):
+    """The payer's bank took the money back for now."""
+
+    name: ClassVar[str] = "dispute.opened"
+
+    reason: str
+
+
+class DisputeWon(DisputeEvent):
+    """The money is the operator's after all."""
+
+    name: ClassVar[str] = "dispute.won"
+
+
+class DisputeLost(DisputeEvent):
+    """The money is gone for good."""
+
+    name: ClassVar[str] = "dispute.lost"

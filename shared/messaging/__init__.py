@@ -1,0 +1,1 @@
+"""The message path: outbox, relay, topology, consumers, dead letters."""

@@ -1,0 +1,70 @@
+"""How a service declares what it does when another one reports something."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from shared.events import Event
+
+Handle = Callable[[Any, Any], Awaitable[None]]
+H = TypeVar("H", bound=Handle)
+
+
+@dataclass(frozen=True)
+class Handler:
+    """One queue and what happens with its messages.
+
+    `patterns` are the routing keys that the queue is bound to. `ordered` names the kind of
+    aggregate whose events are applied strictly in sequence: the queue then hears all of them,
+    and those that are not in `events` only move the cursor. With `batch` the function gets the
+    list of events that are handled in one transaction.
+    """
+
+    queue: str
+    events: tuple[type[Event], ...]
+    patterns: tuple[str, ...]
+    handle: Handle
+    ordered: str | None = None
+    batch: bool = False
+
+
+class Consumers:
+    """The handlers of one service; queue names are `<service>.<function>`."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.handlers: dict[str, Handler] = {}
+
+    def handler(
+        self,
+        *,
+        on: Sequence[type[Event]] = (),
+        every: bool = False,
+        ordered: str | None = None,
+        batch: bool = False,
+    ) -> Callable[[H], H]:
+        """Have the decorated function handle these events (or, with `every`, all there are).
+
+        The function gets `(uow, event)` inside a transaction that also claims the event, so its
+        effect happens once; it raises a refusal to park the event and anything else to have it
+        tried again later. It does no I/O but the database.
+        """
+
+        def add(handle: H) -> H:
+            queue = f"{self.service}.{handle.__name__}"
+            if queue in self.handlers:
+                raise TypeError(f"two handlers are called {queue}")
+            if every:
+                patterns: tuple[str, ...] = ("#",)
+            elif ordered:
+                patterns = (f"{ordered}.*",)
+            else:
+                patterns = tuple(event.name for event in on)
+            self.handlers[queue] = Handler(queue, tuple(on), patterns, handle, ordered, batch)
+            return handle
+
+        return add
+
+    def bindings(self) -> dict[str, tuple[str, ...]]:
+        """The routing keys of each queue."""
+        return {queue: handler.patterns for queue, handler in self.handlers.items()}

@@ -1,0 +1,90 @@
+"""The first migration of the message path, as literal history."""
+
+from alembic import op
+
+TABLES = """
+CREATE TABLE outbox (
+    id uuid NOT NULL,
+    part smallint NOT NULL,
+    position bigint GENERATED ALWAYS AS IDENTITY,
+    exchange text NOT NULL,
+    routing_key text NOT NULL,
+    aggregate_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    sequence integer NOT NULL,
+    body bytea NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    sent_at timestamptz,
+    refused_at timestamptz,
+    error text,
+    CONSTRAINT pk_outbox PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
+CREATE INDEX ix_outbox_waiting ON outbox (part, position)
+    WHERE sent_at IS NULL AND refused_at IS NULL;
+CREATE TABLE outbox_default PARTITION OF outbox DEFAULT;
+
+CREATE TABLE inbox (
+    consumer text NOT NULL,
+    event_id uuid NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    received_at timestamptz DEFAULT now() NOT NULL,
+    processed_at timestamptz,
+    CONSTRAINT pk_inbox PRIMARY KEY (consumer, event_id)
+) PARTITION BY RANGE (event_id);
+CREATE TABLE inbox_default PARTITION OF inbox DEFAULT;
+
+CREATE TABLE cursors (
+    consumer text NOT NULL,
+    aggregate_id uuid NOT NULL,
+    last_sequence integer NOT NULL,
+    CONSTRAINT pk_cursors PRIMARY KEY (consumer, aggregate_id)
+);
+
+CREATE TABLE early_events (
+    consumer text NOT NULL,
+    aggregate_id uuid NOT NULL,
+    sequence integer NOT NULL,
+    body bytea,
+    received_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT pk_early_events PRIMARY KEY (consumer, aggregate_id, sequence)
+);
+CREATE INDEX ix_early_events_received_at ON early_events (received_at);
+
+CREATE TABLE dead_letters (
+    id uuid NOT NULL,
+    consumer text NOT NULL,
+    event_id uuid,
+    event_name text,
+    account_id uuid,
+    aggregate_id uuid,
+    sequence integer,
+    body bytea NOT NULL,
+    headers jsonb NOT NULL,
+    reason text NOT NULL,
+    error text NOT NULL,
+    traceback text,
+    attempts integer NOT NULL,
+    first_failed_at timestamptz NOT NULL,
+    last_failed_at timestamptz NOT NULL,
+    status text DEFAULT 'parked' NOT NULL,
+    closed_at timestamptz,
+    closed_by text,
+    CONSTRAINT pk_dead_letters PRIMARY KEY (id),
+    CONSTRAINT ck_dead_letters_status CHECK (status IN ('parked', 'replayed', 'discarded')),
+    CONSTRAINT ck_dead_letters_closed_at CHECK ((status = 'parked') = (closed_at IS NULL))
+);
+CREATE UNIQUE INDEX uq_dead_letters_open ON dead_letters (consumer, event_id)
+    WHERE status = 'parked';
+"""
+
+
+def create_messaging_tables() -> None:
+    """Outbox, inbox, cursors, early events and dead letters."""
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            op.execute(statement)
+
+
+def drop_messaging_tables() -> None:
+    for table in ("dead_letters", "early_events", "cursors", "inbox", "outbox"):
+        op.execute(f"DROP TABLE {table}")
