@@ -1,0 +1,1 @@
+"""The rules of subscriptions, split by aggregate: no database, no broker, no clock."""

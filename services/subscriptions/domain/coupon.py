@@ -1,0 +1,157 @@
+"""Coupons: percent or fixed, once, for N periods or for ever, within limits that hold."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from uuid import UUID
+
+from services.subscriptions.domain.price import plain
+from shared.errors import Conflict, Invalid, NotFound
+from shared.events.subscriptions import Discount
+from shared.money import Money
+
+
+class CouponDuration(StrEnum):
+    ONCE = "once"
+    REPEATING = "repeating"
+    FOREVER = "forever"
+
+
+class CouponNotFound(NotFound):
+    code = "coupon-not-found"
+
+
+class CouponCodeTaken(Conflict):
+    code = "coupon-code-taken"
+
+
+class CouponInvalid(Invalid):
+    code = "coupon-invalid"
+
+
+class CouponExhausted(Conflict):
+    code = "coupon-exhausted"
+
+
+class CouponExpired(Conflict):
+    code = "coupon-expired"
+
+
+class CouponNotForPlan(Invalid):
+    code = "coupon-not-for-plan"
+
+
+WHOLE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedDiscount:
+    """A coupon on a subscription. `periods_left` None: for ever."""
+
+    coupon_id: UUID
+    code: str
+    description: str
+    percent: Decimal | None
+    amount: int | None
+    currency: str | None
+    periods_left: int | None
+    #: Whether the running period was billed with it; what is prorated in it is discounted too.
+    current: bool = False
+
+    def for_new_period(self) -> "AppliedDiscount":
+        """As it is once another period was billed."""
+        if self.periods_left is None:
+            return replace(self, current=True)
+        return replace(
+            self, current=self.periods_left > 0, periods_left=max(self.periods_left - 1, 0)
+        )
+
+    @property
+    def is_spent(self) -> bool:
+        return self.periods_left == 0 and not self.current
+
+    def published(self) -> Discount:
+        return Discount(
+            coupon_id=self.coupon_id,
+            code=self.code,
+            description=self.description,
+            percent=None if self.percent is None else plain(self.percent),
+            amount=self.amount,
+            currency=self.currency,
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class Coupon:
+    """`redeemed` counts accounts' uses; the row is locked while one more is taken."""
+
+    id: UUID
+    code: str
+    name: str
+    percent: Decimal | None = None
+    amount: int | None = None
+    currency: str | None = None
+    duration: CouponDuration = CouponDuration.ONCE
+    periods: int | None = None
+    plan_ids: tuple[UUID, ...] = ()
+    max_redemptions: int | None = None
+    max_per_account: int = 1
+    redeemed: int = 0
+    redeem_by: datetime | None = None
+    active: bool = True
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        if (self.percent is None) == (self.amount is None):
+            raise CouponInvalid("A coupon is either percent or a fixed amount.", field="percent")
+        if self.percent is not None and not 0 < self.percent <= WHOLE:
+            raise CouponInvalid("A percentage is above 0 and at most 100.", field="percent")
+        if self.amount is not None and (self.amount <= 0 or self.currency is None):
+            raise CouponInvalid("A fixed amount is positive and has a currency.", field="amount")
+        if (self.duration is CouponDuration.REPEATING) != (self.periods is not None):
+            raise CouponInvalid(
+                "A repeating coupon, and no other, says for how many periods.", field="periods"
+            )
+        if self.periods is not None and self.periods < 1:
+            raise CouponInvalid("A coupon lasts at least one period.", field="periods")
+
+    def redeem(
+        self, *, plan_id: UUID, currency: str, used_by_account: int, at: datetime
+    ) -> AppliedDiscount:
+        """Take one use of it for a subscription. The caller holds the row's lock."""
+        if not self.active or (self.redeem_by is not None and at >= self.redeem_by):
+            raise CouponExpired(f"The coupon {self.code} is not valid any more.")
+        if self.plan_ids and plan_id not in self.plan_ids:
+            raise CouponNotForPlan(f"The coupon {self.code} is for other plans.", field="coupon")
+        if self.currency is not None and self.currency != currency:
+            raise CouponNotForPlan(
+                f"The coupon {self.code} is in {self.currency}, the price in {currency}.",
+                field="coupon",
+            )
+        if self.max_redemptions is not None and self.redeemed >= self.max_redemptions:
+            raise CouponExhausted(f"The coupon {self.code} has been used up.")
+        if used_by_account >= self.max_per_account:
+            raise CouponExhausted(f"This account has used the coupon {self.code} already.")
+        self.redeemed += 1
+        return AppliedDiscount(
+            coupon_id=self.id,
+            code=self.code,
+            description=self.describe(),
+            percent=self.percent,
+            amount=self.amount,
+            currency=self.currency,
+            periods_left={
+                CouponDuration.ONCE: 1,
+                CouponDuration.REPEATING: self.periods,
+                CouponDuration.FOREVER: None,
+            }[self.duration],
+        )
+
+    def describe(self) -> str:
+        off = (
+            f"{plain(self.percent)} % off"
+            if self.percent is not None
+            else f"{Money(self.amount or 0, self.currency or '')} off"
+        )
+        return f"{self.name}: {off}"

@@ -1,0 +1,114 @@
+"""Plans: what is sold, by name, and what follows when it is not paid for."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from shared.errors import Conflict, Invalid, NotFound
+from shared.events.subscriptions import DunningPolicy, PlanArchived, PlanPublished
+
+OPERATOR = UUID(int=0)
+
+
+class PlanStatus(StrEnum):
+    DRAFT = "draft"
+    PUBLISHED = "published"
+    ARCHIVED = "archived"
+
+
+class TrialEndBehavior(StrEnum):
+    """What happens when a trial ends and nobody left a payment method."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    INVOICE = "invoice"
+
+
+class PlanNotFound(NotFound):
+    code = "plan-not-found"
+
+
+class PlanCodeTaken(Conflict):
+    code = "plan-code-taken"
+
+
+class PlanNotPublished(Conflict):
+    code = "plan-not-published"
+
+
+class PlanHasNoPrice(Conflict):
+    code = "plan-has-no-price"
+
+
+class IllegalPlanTransition(Conflict):
+    code = "illegal-plan-transition"
+
+
+class DunningInvalid(Invalid):
+    code = "dunning-invalid"
+
+
+MOST_DUNNING_TRIES = 10
+LONGEST_DUNNING_WAIT_DAYS = 60
+
+
+@dataclass(eq=False, kw_only=True)
+class Plan:
+    id: UUID
+    code: str
+    name: str
+    description: str = ""
+    product_id: UUID | None = None
+    features: tuple[str, ...] = ()
+    trial_days: int = 0
+    trial_end_behavior: TrialEndBehavior = TrialEndBehavior.CANCEL
+    trial_requires_payment_method: bool = False
+    dunning: DunningPolicy = field(default_factory=DunningPolicy)
+    status: PlanStatus = PlanStatus.DRAFT
+    version: int = 0
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        check_dunning(self.dunning)
+
+    def publish(self, *, has_price: bool, at: datetime) -> PlanPublished:
+        """Open it to subscribers."""
+        if self.status is not PlanStatus.DRAFT:
+            raise IllegalPlanTransition(f"The plan is {self.status}; only a draft is published.")
+        if not has_price:
+            raise PlanHasNoPrice("Give the plan a price before you publish it.")
+        self.status = PlanStatus.PUBLISHED
+        self.version += 1
+        return PlanPublished(
+            occurred_at=at,
+            account_id=OPERATOR,
+            sequence=self.version,
+            plan_id=self.id,
+            code=self.code,
+        )
+
+    def archive(self, *, at: datetime) -> PlanArchived:
+        """Close it to new subscribers; those it has keep it."""
+        if self.status is PlanStatus.ARCHIVED:
+            raise IllegalPlanTransition("The plan is archived already.")
+        self.status = PlanStatus.ARCHIVED
+        self.version += 1
+        return PlanArchived(
+            occurred_at=at, account_id=OPERATOR, sequence=self.version, plan_id=self.id
+        )
+
+    def require_published(self) -> None:
+        if self.status is not PlanStatus.PUBLISHED:
+            raise PlanNotPublished(f"The plan {self.code} is {self.status}, not published.")
+
+
+def check_dunning(policy: DunningPolicy) -> None:
+    if len(policy.days) > MOST_DUNNING_TRIES or any(
+        not 1 <= days <= LONGEST_DUNNING_WAIT_DAYS for days in policy.days
+    ):
+        raise DunningInvalid(
+            f"Dunning has at most {MOST_DUNNING_TRIES} tries, each 1 to "
+            f"{LONGEST_DUNNING_WAIT_DAYS} days after the one before.",
+            field="dunning",
+        )
