@@ -1,0 +1,5 @@
+"""`python -m services.invoicing api|worker|migrate`."""
+
+from shared.process import main
+
+main("invoicing")

@@ -1,0 +1,17 @@
+"""Edge: HTTP."""
+
+from services.invoicing.api import (
+    billing_details,
+    exchange_rates,
+    invoices,
+    legal_entities,
+    tax_rates,
+)
+
+routers = (
+    invoices.router,
+    tax_rates.router,
+    exchange_rates.router,
+    legal_entities.router,
+    billing_details.router,
+)

@@ -1,0 +1,70 @@
+"""What invoicing does when another service reports something."""
+
+from services.invoicing.domain.payment import Means
+from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.use_cases import bill_subscription as billing
+from services.invoicing.use_cases.receive_payment import receive_payment
+from services.invoicing.use_cases.take_in_account import forget_account, take_in_account
+from services.invoicing.use_cases.void_invoice import void_invoice
+from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
+from shared.events.payments import PaymentSucceeded
+from shared.events.subscriptions import (
+    Billable,
+    SubscriptionCanceled,
+    SubscriptionChanged,
+    SubscriptionExpired,
+    SubscriptionRenewed,
+    SubscriptionResumed,
+    SubscriptionStarted,
+    SubscriptionTrialEnded,
+)
+from shared.messaging.consumers import Consumers
+
+consumers = Consumers("invoicing")
+
+
+@consumers.handler(
+    on=[
+        SubscriptionStarted,
+        SubscriptionTrialEnded,
+        SubscriptionRenewed,
+        SubscriptionChanged,
+        SubscriptionResumed,
+        SubscriptionCanceled,
+        SubscriptionExpired,
+    ],
+    ordered="subscription",
+)
+async def bill_subscription(
+    uow: InvoicingUnitOfWork, event: Billable | SubscriptionExpired
+) -> None:
+    """What a subscription says is owed becomes an invoice; an expired one owes nothing."""
+    if isinstance(event, SubscriptionExpired):
+        for invoice in await uow.invoices.list_open_of(event.subscription_id):
+            await void_invoice(uow, invoice.id, at=event.occurred_at)
+        return
+    await billing.bill_subscription(uow, event)
+
+
+@consumers.handler(on=[PaymentSucceeded])
+async def count_payment(uow: InvoicingUnitOfWork, event: PaymentSucceeded) -> None:
+    """Money came for an invoice. Commutative: each payment counts once, in any order."""
+    await receive_payment(
+        uow,
+        event.invoice_id,
+        payment_id=event.payment_id,
+        amount=event.amount,
+        means=Means.PROVIDER,
+        at=event.occurred_at,
+    )
+
+
+@consumers.handler(on=[AccountRegistered, AccountUpdated, AccountClosed])
+async def know_account(
+    uow: InvoicingUnitOfWork, event: AccountRegistered | AccountUpdated | AccountClosed
+) -> None:
+    """Where an account is. Commutative: a later sequence wins."""
+    if isinstance(event, AccountClosed):
+        await forget_account(uow, event)
+    else:
+        await take_in_account(uow, event)

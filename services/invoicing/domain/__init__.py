@@ -1,0 +1,1 @@
+"""The rules of invoices: plain Python, no database, no broker, no clock."""

@@ -1,0 +1,276 @@
+"""The life of an invoice: drafted, finalized with a number, then paid, void or given up."""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, get_args
+from uuid import UUID
+
+from services.invoicing.domain.totals import Totals
+from shared.errors import Conflict, Invalid, NotFound
+from shared.events.invoicing import (
+    BillingReason,
+    InvoiceDrafted,
+    InvoiceFinalized,
+    InvoiceMarkedUncollectible,
+    InvoicePaid,
+    InvoiceVoided,
+)
+from shared.events.subscriptions import DunningPolicy
+from shared.ids import new_id
+from shared.money import Money
+
+REASONS: tuple[str, ...] = get_args(BillingReason)
+
+
+class Status(StrEnum):
+    DRAFT = "draft"  # may still change, and has no number
+    OPEN = "open"  # owed
+    PAID = "paid"
+    VOID = "void"  # taken back before it was paid; keeps its number
+    UNCOLLECTIBLE = "uncollectible"  # nobody expects the money any more
+
+
+#: The whole state machine. A move that is not here cannot happen.
+MOVES: dict[Status, set[Status]] = {
+    Status.DRAFT: {Status.OPEN},
+    Status.OPEN: {Status.PAID, Status.VOID, Status.UNCOLLECTIBLE},
+    Status.UNCOLLECTIBLE: {Status.PAID},
+    Status.PAID: set(),
+    Status.VOID: set(),
+}
+
+
+class InvoiceNotFound(NotFound):
+    code = "invoice-not-found"
+
+
+class IllegalInvoiceTransition(Conflict):
+    code = "illegal-invoice-transition"
+
+
+class InvoiceFrozen(Conflict):
+    code = "invoice-frozen"
+
+
+class NothingToInvoice(Invalid):
+    code = "nothing-to-invoice"
+
+
+@dataclass(eq=False, kw_only=True)
+class InvoiceLine:
+    """One amount on an invoice and why.
+
+    `amount` and `discount` are as charged (with the tax in them for inclusive prices);
+    `subtotal` and `net` are without tax, before and after the discount.
+    """
+
+    id: UUID
+    invoice_id: UUID
+    position: int
+    subscription_id: UUID | None
+    price_id: UUID | None
+    kind: str
+    description: str
+    quantity: Decimal
+    unit_amount: Decimal
+    amount: int
+    discount: int
+    subtotal: int
+    net: int
+    period_start: datetime
+    period_end: datetime
+    tax_behavior: str
+    tax_category: str
+    tax_code: str
+    tax_rate: Decimal
+    why: dict[str, Any]
+
+
+@dataclass(eq=False, kw_only=True)
+class Invoice:
+    """Changes only through its methods, and each returns the event it caused."""
+
+    id: UUID
+    account_id: UUID
+    legal_entity_id: UUID
+    subscription_id: UUID | None
+    billing_reason: BillingReason
+    #: (subscription, reason, period start …): what makes a period billed once.
+    billing_key: str | None
+    currency: str
+    created_at: datetime
+    series: str = "invoice"
+    status: Status = Status.DRAFT
+    number: str | None = None
+    lines: list[InvoiceLine] = field(default_factory=list)
+    subtotal: int = 0
+    discount: int = 0
+    net: int = 0
+    tax: int = 0
+    taxes: list[dict[str, Any]] = field(default_factory=list)
+    total: int = 0
+    credit_applied: int = 0
+    amount_paid: int = 0
+    #: Taken back by credit notes; never more than `total`.
+    amount_credited: int = 0
+    bill_to: dict[str, Any] = field(default_factory=dict)
+    seller: dict[str, Any] = field(default_factory=dict)
+    memo: str | None = None
+    supplied_at: datetime
+    #: A draft is finalized by itself at this time; never, when it is None.
+    finalizes_at: datetime | None = None
+    issued_at: datetime | None = None
+    due_at: datetime | None = None
+    paid_at: datetime | None = None
+    closed_at: datetime | None = None
+    collect_automatically: bool = True
+    payment_method_id: UUID | None = None
+    dunning: dict[str, Any] = field(default_factory=dict)
+    accounting_currency: str | None = None
+    exchange_rate: Decimal | None = None
+    exchange_rate_on: date | None = None
+    accounting_total: int | None = None
+    accounting_tax: int | None = None
+    #: What the search looks in: number, names and line texts.
+    search_text: str = ""
+    version: int = 0
+
+    @property
+    def amount_due(self) -> int:
+        return self.total - self.credit_applied
+
+    @property
+    def amount_remaining(self) -> int:
+        return max(self.amount_due - self.amount_paid, 0)
+
+    def fill(self, totals: Totals) -> None:
+        """Put computed lines and sums on a draft, in place of those it had."""
+        self.require_draft()
+        self.lines = [
+            InvoiceLine(
+                id=new_id(),
+                invoice_id=self.id,
+                position=position,
+                subscription_id=line.subscription_id,
+                price_id=line.charge.price_id,
+                kind=line.kind,
+                description=line.charge.description,
+                quantity=Decimal(line.charge.quantity),
+                unit_amount=Decimal(line.charge.unit_amount),
+                amount=line.amount,
+                discount=line.discount,
+                subtotal=line.subtotal,
+                net=line.net,
+                period_start=line.charge.period_start,
+                period_end=line.charge.period_end,
+                tax_behavior=line.charge.tax_behavior,
+                tax_category=line.charge.tax_category,
+                tax_code=line.decision.code.value,
+                tax_rate=line.decision.rate,
+                why=line.why,
+            )
+            for position, line in enumerate(totals.lines, start=1)
+        ]
+        self.subtotal = totals.subtotal
+        self.discount = totals.discount
+        self.net = totals.net
+        self.tax = totals.tax
+        self.taxes = [group.as_json() for group in totals.groups]
+        self.total = totals.total
+
+    def draft(self, *, at: datetime) -> InvoiceDrafted:
+        """Report that it waits to be finalized."""
+        self.require_draft()
+        return InvoiceDrafted(**self._event(at))
+
+    def finalize(self, *, number: str, at: datetime, due_at: datetime) -> InvoiceFinalized:
+        """Give it its number; from here on it never changes, and it is owed."""
+        if not self.lines:
+            raise NothingToInvoice("An invoice without lines cannot be finalized.")
+        self._move_to(Status.OPEN)
+        self.number = number
+        self.issued_at = at
+        self.due_at = due_at
+        self.finalizes_at = None
+        self.search_text = self._search_text()
+        return InvoiceFinalized(
+            **self._event(at),
+            number=number,
+            total=self._money(self.total),
+            amount_due=self._money(self.amount_due),
+            due_at=due_at,
+            billing_reason=self.billing_reason,
+            collect_automatically=self.collect_automatically,
+            payment_method_id=self.payment_method_id,
+            dunning=DunningPolicy.model_validate(self.dunning),
+            net=self._money(self.net),
+            tax=self._money(self.tax),
+            credit_applied=self._money(self.credit_applied),
+        )
+
+    def receive(self, amount: int, *, at: datetime, payment_id: UUID | None) -> InvoicePaid | None:
+        """Count money toward it; the event when nothing is owed any more.
+
+        Only what is still owed counts: the caller keeps the rest for the account.
+        """
+        if self.status not in (Status.OPEN, Status.UNCOLLECTIBLE):
+            raise IllegalInvoiceTransition(f"Invoice {self.number} is {self.status}, not owed.")
+        if not 0 <= amount <= self.amount_remaining:
+            raise Invalid("That is more than is owed on this invoice.", field="amount")
+        self.amount_paid += amount
+        if self.amount_remaining:
+            return None
+        self._move_to(Status.PAID)
+        self.paid_at = at
+        return InvoicePaid(
+            **self._event(at),
+            number=self.number or "",
+            total=self._money(self.total),
+            amount_paid=self._money(self.amount_paid),
+            billing_reason=self.billing_reason,
+            payment_id=payment_id,
+        )
+
+    def void(self, *, at: datetime) -> InvoiceVoided:
+        """Take it back before it is paid. Its number stays used."""
+        self._move_to(Status.VOID)
+        self.closed_at = at
+        return InvoiceVoided(**self._event(at))
+
+    def give_up(self, *, at: datetime) -> InvoiceMarkedUncollectible:
+        """Expect the money no more; it may still come."""
+        self._move_to(Status.UNCOLLECTIBLE)
+        self.closed_at = at
+        return InvoiceMarkedUncollectible(**self._event(at))
+
+    def require_draft(self) -> None:
+        if self.status is not Status.DRAFT:
+            raise InvoiceFrozen(
+                f"Invoice {self.number} is finalized and never changes. "
+                "Issue a credit note, or void it and make a new one."
+            )
+
+    def _event(self, at: datetime) -> dict[str, Any]:
+        self.version += 1
+        return {
+            "occurred_at": at,
+            "account_id": self.account_id,
+            "sequence": self.version,
+            "invoice_id": self.id,
+            "subscription_id": self.subscription_id,
+        }
+
+    def _money(self, amount: int) -> Money:
+        return Money(amount, self.currency)
+
+    def _search_text(self) -> str:
+        texts = [self.number, self.bill_to.get("name"), self.bill_to.get("purchase_order")]
+        texts += [line.description for line in self.lines]
+        return " ".join(dict.fromkeys(text for text in texts if text))
+
+    def _move_to(self, target: Status) -> None:
+        if target not in MOVES[self.status]:
+            raise IllegalInvoiceTransition(f"An invoice that is {self.status} cannot be {target}.")
+        self.status = target

@@ -1,0 +1,286 @@
+"""From charges to lines, discounts, tax groups and totals, as EN 16931 adds them up."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from math import floor
+from typing import Any
+from uuid import UUID
+
+from services.invoicing.domain.tax import ZERO, TaxCode, TaxDecision
+from shared.errors import Invalid
+from shared.events.subscriptions import Charge, Discount
+from shared.ids import new_id
+from shared.money import allocate, round_half_away
+
+#: The kind of the line that moves a negative total to the account's credit.
+CARRIED_OVER = "carried_over"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Charges with the discounts that apply to them and to no others."""
+
+    charges: tuple[Charge, ...]
+    discounts: tuple[Discount, ...] = ()
+    subscription_id: UUID | None = None
+
+
+@dataclass(kw_only=True)
+class ComputedLine:
+    """One charge on its way to an invoice line.
+
+    `amount` and `discount` are as charged (with the tax in them for inclusive prices);
+    `subtotal` and `net` are without tax, before and after the discount.
+    """
+
+    charge: Charge
+    kind: str
+    decision: TaxDecision
+    subscription_id: UUID | None
+    amount: int
+    discount: int = 0
+    subtotal: int = 0
+    net: int = 0
+    why: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def inclusive(self) -> bool:
+        return self.charge.tax_behavior == "inclusive"
+
+    @property
+    def discounted(self) -> int:
+        return self.amount - self.discount
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaxGroup:
+    """Tax of one (category, rate): BG-23 of EN 16931. `taxable` and `tax` in minor units."""
+
+    code: TaxCode
+    rate: Decimal
+    country: str
+    taxable: int
+    tax: int
+    why: str
+    exemption_code: str | None = None
+    exemption_reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "category": self.code.value,
+            "rate": f"{self.rate.normalize():f}",
+            "country": self.country,
+            "taxable": self.taxable,
+            "tax": self.tax,
+            "why": self.why,
+            "exemption_code": self.exemption_code,
+            "exemption_reason": self.exemption_reason,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """The whole sum. `carried_over` is what a negative total gives to the account's credit."""
+
+    currency: str
+    lines: tuple[ComputedLine, ...]
+    groups: tuple[TaxGroup, ...]
+    subtotal: int
+    discount: int
+    net: int
+    tax: int
+    total: int
+    carried_over: int
+
+
+def compute(
+    bundles: Sequence[Bundle], *, currency: str, decide: Callable[[str], TaxDecision]
+) -> Totals:
+    """Lines less discounts are the net, plus tax per group the total, which is never negative."""
+    lines: list[ComputedLine] = []
+    for bundle in bundles:
+        part = [_line(charge, bundle, currency, decide) for charge in bundle.charges]
+        for discount in bundle.discounts:
+            _apply(discount, part, currency)
+        lines.extend(part)
+    groups = _tax(lines)
+    total = sum(group.taxable + group.tax for group in groups)
+    carried = 0
+    if total < 0:
+        carried = -total
+        lines.append(_carried_over(carried, currency, lines[-1]))
+        groups = _tax(lines)
+    net = sum(line.net for line in lines)
+    subtotal = sum(line.subtotal for line in lines)
+    tax = sum(group.tax for group in groups)
+    return Totals(
+        currency=currency,
+        lines=tuple(lines),
+        groups=groups,
+        subtotal=subtotal,
+        discount=subtotal - net,
+        net=net,
+        tax=tax,
+        total=net + tax,
+        carried_over=carried,
+    )
+
+
+def _line(
+    charge: Charge, bundle: Bundle, currency: str, decide: Callable[[str], TaxDecision]
+) -> ComputedLine:
+    if charge.currency != currency:
+        raise Invalid(f"A charge in {charge.currency} cannot be on an invoice in {currency}.")
+    decision = decide(charge.tax_category)
+    why = {
+        **charge.why,
+        "tax": {"category": decision.code.value, "rate": _text(decision.rate), "why": decision.why},
+    }
+    return ComputedLine(
+        charge=charge,
+        kind=charge.kind,
+        decision=decision,
+        subscription_id=bundle.subscription_id,
+        amount=charge.amount,
+        why=why,
+    )
+
+
+def _apply(discount: Discount, lines: list[ComputedLine], currency: str) -> None:
+    """Split one discount over the lines by largest remainder, ties by line order.
+
+    A percentage covers credits too: what was sold at half the price is given back at half the
+    price. A fixed amount reduces what is charged, never below zero, and leaves credits alone.
+    """
+    charged = [line for line in lines if line.discounted > 0]
+    if discount.percent is not None:
+        percent = Decimal(discount.percent)
+        rule = f"{_text(percent)} % of the lines, split by largest remainder"
+        credited = [line for line in lines if line.discounted < 0]
+        for side in (charged, credited):
+            whole = sum(line.discounted for line in side)
+            _spread(discount, round_half_away(whole * percent / 100), side, rule)
+    elif discount.amount is not None:
+        if discount.currency not in (None, currency):
+            return
+        whole = sum(line.discounted for line in charged)
+        rule = "a fixed amount over the lines, split by largest remainder"
+        _spread(discount, min(discount.amount, whole), charged, rule)
+
+
+def _spread(discount: Discount, amount: int, lines: list[ComputedLine], rule: str) -> None:
+    if amount == 0 or not lines:
+        return
+    shares = allocate(amount, [abs(line.discounted) for line in lines])
+    for line, share in zip(lines, shares, strict=True):
+        line.discount += share
+        line.why.setdefault("discounts", []).append(
+            {"code": discount.code, "rule": rule, "whole": amount, "share": share}
+        )
+
+
+def _tax(lines: Sequence[ComputedLine]) -> tuple[TaxGroup, ...]:
+    """Tax per (category, rate, reason) on the sum, rounded once; sets each line's net."""
+    groups: dict[tuple[Any, ...], list[ComputedLine]] = defaultdict(list)
+    for line in lines:
+        decision = line.decision
+        groups[decision.code, decision.rate, decision.exemption_reason].append(line)
+    return tuple(_tax_of(group) for group in groups.values())
+
+
+def _tax_of(lines: list[ComputedLine]) -> TaxGroup:
+    decision = lines[0].decision
+    rate = decision.rate
+    exclusive = [line for line in lines if not line.inclusive]
+    inclusive = [line for line in lines if line.inclusive]
+    for line in exclusive:
+        line.subtotal, line.net = line.amount, line.discounted
+    if inclusive:
+        _take_tax_out(inclusive, rate)
+    taxable = sum(line.net for line in lines)
+    if inclusive and not exclusive:
+        # The price that was promised is the gross: tax is what the rounded net leaves of it.
+        tax = sum(line.discounted for line in inclusive) - taxable
+    else:
+        tax = round_half_away(taxable * rate / 100)
+    return TaxGroup(
+        code=decision.code,
+        rate=rate,
+        country=decision.country,
+        taxable=taxable,
+        tax=tax,
+        why=decision.why,
+        exemption_code=decision.exemption_code,
+        exemption_reason=decision.exemption_reason,
+    )
+
+
+def _take_tax_out(lines: list[ComputedLine], rate: Decimal) -> None:
+    """Round the tax in the sum of inclusive lines once, and share the net out over them."""
+    part = Fraction(100) / (100 + Fraction(rate))
+    gross = sum(line.discounted for line in lines)
+    net = gross - _round(gross * (1 - part))
+    discount = _round(sum(line.discount for line in lines) * part)
+    nets = _apportion(net, [line.discounted * part for line in lines])
+    discounts = _apportion(discount, [line.discount * part for line in lines])
+    for line, line_net, line_discount in zip(lines, nets, discounts, strict=True):
+        line.net = line_net
+        line.subtotal = line_net + line_discount
+
+
+def _apportion(total: int, quotas: list[Fraction]) -> list[int]:
+    """Whole parts of `quotas` that sum to `total`, the rounded sum of them; signs may differ."""
+    parts = [floor(quota) for quota in quotas]
+    left = total - sum(parts)
+    by_remainder = sorted(range(len(quotas)), key=lambda i: parts[i] - quotas[i])
+    for i in by_remainder[:left]:
+        parts[i] += 1
+    return parts
+
+
+def _round(value: Fraction) -> int:
+    """Half away from zero, on an exact fraction."""
+    whole = floor(abs(value) + Fraction(1, 2))
+    return whole if value >= 0 else -whole
+
+
+def _carried_over(amount: int, currency: str, last: ComputedLine) -> ComputedLine:
+    reason = "Not a supply: moved to the account's credit"
+    charge = Charge(
+        id=new_id(),
+        kind="one_off",
+        description="Moved to account credit",
+        unit_amount=str(amount),
+        amount=amount,
+        currency=currency,
+        period_start=last.charge.period_start,
+        period_end=last.charge.period_end,
+        tax_category="exempt",
+        why={"rule": "a total is never below zero; the rest becomes account credit"},
+    )
+    return ComputedLine(
+        charge=charge,
+        kind=CARRIED_OVER,
+        decision=TaxDecision(
+            code=TaxCode.EXEMPT,
+            rate=ZERO,
+            country=last.decision.country,
+            why=reason,
+            exemption_reason=reason,
+        ),
+        subscription_id=last.subscription_id,
+        amount=amount,
+        why=dict(charge.why),
+    )
+
+
+def proportional_discounts(discounts: Iterable[Discount]) -> tuple[Discount, ...]:
+    """Those that scale with the amount, and so hold for a part of it as well."""
+    return tuple(discount for discount in discounts if discount.percent is not None)
+
+
+def _text(value: Decimal) -> str:
+    return f"{value.normalize():f}"

@@ -1,0 +1,6 @@
+"""Alembic's entry: invoicing's tables."""
+
+from services.invoicing.tables import metadata
+from shared.migrations import run
+
+run(metadata)

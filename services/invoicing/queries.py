@@ -1,0 +1,148 @@
+"""Reading for a response: no locks, nothing is changed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Select, select
+
+from services.invoicing.domain.account import Account, AccountCredit, AccountNotFound, CreditEntry
+from services.invoicing.domain.exchange import ExchangeRate
+from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
+from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound
+from services.invoicing.domain.numbering import INVOICES
+from services.invoicing.domain.tax import TaxRate
+from services.invoicing.tables import (
+    account_credit_entries,
+    account_credits,
+    accounts,
+    exchange_rates,
+    invoices,
+    legal_entities,
+    number_series,
+    tax_rates,
+    with_lines,
+)
+from shared.db import UnitOfWork
+from shared.web import PageRequest
+
+
+def _matching(
+    *,
+    status: Status | None,
+    subscription_id: UUID | None,
+    created_from: datetime | None,
+    created_to: datetime | None,
+    q: str | None,
+) -> Select[Invoice]:
+    statement = select(Invoice).options(with_lines)
+    if status is not None:
+        statement = statement.where(invoices.c.status == status)
+    if subscription_id is not None:
+        statement = statement.where(invoices.c.subscription_id == subscription_id)
+    if created_from is not None:
+        statement = statement.where(invoices.c.created_at >= created_from)
+    if created_to is not None:
+        statement = statement.where(invoices.c.created_at < created_to)
+    if q:
+        escaped = q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        statement = statement.where(invoices.c.search_text.ilike(f"%{escaped}%"))
+    return statement
+
+
+async def list_invoices(
+    uow: UnitOfWork,
+    page: PageRequest,
+    *,
+    status: Status | None = None,
+    subscription_id: UUID | None = None,
+    created_from: datetime | None = None,
+    created_to: datetime | None = None,
+    q: str | None = None,
+) -> Sequence[Invoice]:
+    statement = _matching(
+        status=status,
+        subscription_id=subscription_id,
+        created_from=created_from,
+        created_to=created_to,
+        q=q,
+    )
+    return (await uow.session.scalars(page.narrow(statement, invoices.c.id))).all()
+
+
+async def read_invoice(uow: UnitOfWork, invoice_id: UUID) -> Invoice:
+    invoice = await uow.session.scalar(
+        select(Invoice).where(invoices.c.id == invoice_id).options(with_lines)
+    )
+    if invoice is None:
+        raise InvoiceNotFound("There is no such invoice.")
+    return invoice
+
+
+async def read_account(uow: UnitOfWork, account_id: UUID) -> Account:
+    account = await uow.session.scalar(select(Account).where(accounts.c.account_id == account_id))
+    if account is None:
+        raise AccountNotFound("There is no such account, or it has only just been made.")
+    return account
+
+
+async def list_credits(uow: UnitOfWork, account_id: UUID) -> Sequence[AccountCredit]:
+    return (
+        await uow.session.scalars(
+            select(AccountCredit)
+            .where(account_credits.c.account_id == account_id)
+            .order_by(account_credits.c.currency)
+        )
+    ).all()
+
+
+async def list_credit_entries(
+    uow: UnitOfWork, page: PageRequest, account_id: UUID
+) -> Sequence[CreditEntry]:
+    statement = select(CreditEntry).where(account_credit_entries.c.account_id == account_id)
+    return (await uow.session.scalars(page.narrow(statement, account_credit_entries.c.id))).all()
+
+
+async def list_tax_rates(
+    uow: UnitOfWork, page: PageRequest, *, country: str | None, category: str | None
+) -> Sequence[TaxRate]:
+    statement = select(TaxRate)
+    if country is not None:
+        statement = statement.where(tax_rates.c.country == country)
+    if category is not None:
+        statement = statement.where(tax_rates.c.category == category)
+    return (await uow.session.scalars(page.narrow(statement, tax_rates.c.id))).all()
+
+
+async def list_exchange_rates(
+    uow: UnitOfWork, page: PageRequest, *, base: str | None, quote: str | None
+) -> Sequence[ExchangeRate]:
+    statement = select(ExchangeRate)
+    if base is not None:
+        statement = statement.where(exchange_rates.c.base == base)
+    if quote is not None:
+        statement = statement.where(exchange_rates.c.quote == quote)
+    return (await uow.session.scalars(page.narrow(statement, exchange_rates.c.id))).all()
+
+
+async def list_legal_entities(uow: UnitOfWork, page: PageRequest) -> Sequence[LegalEntity]:
+    statement = page.narrow(select(LegalEntity), legal_entities.c.id)
+    return (await uow.session.scalars(statement)).all()
+
+
+async def read_legal_entity(uow: UnitOfWork, entity_id: UUID) -> LegalEntity:
+    entity = await uow.session.get(LegalEntity, entity_id)
+    if entity is None:
+        raise LegalEntityNotFound("There is no such legal entity.")
+    return entity
+
+
+async def patterns_of(uow: UnitOfWork, entities: Sequence[LegalEntity]) -> dict[UUID, str]:
+    """How each entity's invoices are numbered."""
+    rows = await uow.session.execute(
+        select(number_series.c.legal_entity_id, number_series.c.pattern).where(
+            number_series.c.series == INVOICES,
+            number_series.c.legal_entity_id.in_([entity.id for entity in entities]),
+        )
+    )
+    return dict(rows.tuples().all())

@@ -1,0 +1,310 @@
+"""Loading for a change: rows are locked, and held for the rest of the transaction."""
+
+from collections.abc import Hashable, Iterable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Select, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.invoicing.domain.account import (
+    Account,
+    AccountCredit,
+    AccountNotFound,
+    CreditKind,
+)
+from services.invoicing.domain.exchange import ExchangeRate
+from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
+from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound, NoLegalEntity
+from services.invoicing.domain.numbering import NumberSeriesNotFound, render
+from services.invoicing.domain.payment import ReceivedPayment
+from services.invoicing.domain.pending import PendingCharges
+from services.invoicing.domain.tax import RateOf
+from services.invoicing.tables import (
+    account_credits,
+    accounts,
+    exchange_rates,
+    invoices,
+    legal_entities,
+    number_series,
+    pending_charges,
+    tax_rates,
+    with_lines,
+)
+from shared.context import Cause, caused_by, current_cause
+from shared.db import Platform, Scope, UnitOfWork
+
+T = TypeVar("T")
+
+
+class _Locked:
+    """Loads under a row lock, once per transaction: what is held is never read over."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        self._held: dict[Hashable, Any] = {}
+
+    async def _lock(self, key: Hashable, statement: Select[T]) -> T | None:
+        if key not in self._held:
+            # What an earlier read in this transaction saw may have changed since.
+            found = await self._session.scalar(
+                statement.with_for_update().execution_options(populate_existing=True)
+            )
+            if found is None:
+                return None
+            self._held[key] = found
+        held: T = self._held[key]
+        return held
+
+
+class Invoices(_Locked):
+    def add(self, invoice: Invoice) -> None:
+        self._session.add(invoice)
+        self._held[invoice.id] = invoice
+
+    async def get(self, invoice_id: UUID) -> Invoice:
+        statement = select(Invoice).where(invoices.c.id == invoice_id).options(with_lines)
+        invoice = await self._lock(invoice_id, statement)
+        if invoice is None:
+            raise InvoiceNotFound("There is no such invoice.")
+        return invoice
+
+    async def find_billed(self, billing_key: str) -> UUID | None:
+        """The invoice that a period was billed with."""
+        found: UUID | None = await self._session.scalar(
+            select(invoices.c.id).where(invoices.c.billing_key == billing_key)
+        )
+        return found
+
+    async def list_open_of(self, subscription_id: UUID) -> list[Invoice]:
+        ids = await self._session.scalars(
+            select(invoices.c.id)
+            .where(invoices.c.subscription_id == subscription_id, invoices.c.status == Status.OPEN)
+            .order_by(invoices.c.id)
+        )
+        return [await self.get(invoice_id) for invoice_id in ids]
+
+
+class Accounts(_Locked):
+    async def find(self, account_id: UUID) -> Account | None:
+        """Without a lock: what is frozen on an invoice is a copy."""
+        return await self._session.get(Account, account_id)
+
+    async def find_locked(self, account_id: UUID) -> Account | None:
+        statement = select(Account).where(accounts.c.account_id == account_id)
+        return await self._lock(account_id, statement)
+
+    async def get(self, account_id: UUID) -> Account:
+        account = await self.find_locked(account_id)
+        if account is None:
+            raise AccountNotFound("There is no such account.")
+        return account
+
+
+class Credits(_Locked):
+    """What accounts have in credit, per currency."""
+
+    async def find(self, account_id: UUID, currency: str) -> AccountCredit | None:
+        statement = select(AccountCredit).where(
+            account_credits.c.account_id == account_id, account_credits.c.currency == currency
+        )
+        return await self._lock((account_id, currency), statement)
+
+    async def add(
+        self,
+        account_id: UUID,
+        currency: str,
+        amount: int,
+        kind: CreditKind,
+        *,
+        at: datetime,
+        invoice_id: UUID | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Give the account credit."""
+        await self._session.execute(
+            upsert(account_credits)
+            .values(account_id=account_id, currency=currency, balance=0)
+            .on_conflict_do_nothing()
+        )
+        credit = await self.find(account_id, currency)
+        if credit is None:
+            raise AccountNotFound("There is no such account.")
+        self._session.add(credit.add(amount, kind, at=at, invoice_id=invoice_id, note=note))
+
+    async def apply(self, invoice: Invoice, *, at: datetime) -> None:
+        """Pay as much of a draft as the account's credit covers."""
+        if invoice.total == 0:
+            return
+        credit = await self.find(invoice.account_id, invoice.currency)
+        if credit is None or credit.balance == 0:
+            return
+        invoice.credit_applied = min(credit.balance, invoice.total)
+        entry = credit.add(
+            -invoice.credit_applied, CreditKind.APPLIED, at=at, invoice_id=invoice.id
+        )
+        self._session.add(entry)
+
+
+class LegalEntities:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        self._default: LegalEntity | None = None
+
+    async def get(self, entity_id: UUID) -> LegalEntity:
+        entity = await self._session.get(LegalEntity, entity_id)
+        if entity is None:
+            raise LegalEntityNotFound("There is no such legal entity.")
+        return entity
+
+    async def of(self, account: Account) -> LegalEntity:
+        """Who bills this account."""
+        if account.legal_entity_id is not None:
+            return await self.get(account.legal_entity_id)
+        if self._default is None:
+            self._default = await self._session.scalar(
+                select(LegalEntity).where(legal_entities.c.is_default)
+            )
+        if self._default is None:
+            raise NoLegalEntity("No legal entity is the default: say who issues invoices.")
+        return self._default
+
+
+class Rates:
+    """Tax and exchange rates by date, read once per transaction."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        self._tax: dict[tuple[str, date], dict[str, Decimal]] = {}
+
+    async def tax_on(self, country: str, day: date) -> RateOf:
+        """What the tax engine asks: the country's rates as they were on the supply date."""
+        if (country, day) not in self._tax:
+            rows = await self._session.execute(
+                select(tax_rates.c.category, tax_rates.c.rate).where(
+                    tax_rates.c.country == country,
+                    tax_rates.c.valid_from <= day,
+                    or_(tax_rates.c.valid_to.is_(None), tax_rates.c.valid_to > day),
+                )
+            )
+            self._tax[country, day] = dict(rows.tuples().all())
+        rates = self._tax[country, day]
+
+        def rate_of(wanted: str, category: str) -> Decimal | None:
+            return rates.get(category) if wanted == country else None
+
+        return rate_of
+
+    async def exchange_on(self, base: str, quote: str, day: date) -> ExchangeRate | None:
+        """The rate of that day, or of the last day before it that has one."""
+        found: ExchangeRate | None = await self._session.scalar(
+            select(ExchangeRate)
+            .where(
+                exchange_rates.c.base == base,
+                exchange_rates.c.quote == quote,
+                exchange_rates.c.on <= day,
+            )
+            .order_by(exchange_rates.c.on.desc())
+            .limit(1)
+        )
+        return found
+
+
+class Pending(_Locked):
+    """Charges that wait for their subscription's next invoice."""
+
+    def add(self, pending: PendingCharges) -> None:
+        self._session.add(pending)
+
+    async def waiting(self, subscription_id: UUID, currency: str) -> list[PendingCharges]:
+        await self._session.flush()
+        found = await self._session.scalars(
+            select(PendingCharges)
+            .where(
+                pending_charges.c.subscription_id == subscription_id,
+                pending_charges.c.currency == currency,
+                pending_charges.c.invoice_id.is_(None),
+            )
+            .order_by(pending_charges.c.id)
+            .with_for_update()
+        )
+        return list(found)
+
+
+class Receipts:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, receipt: ReceivedPayment) -> None:
+        self._session.add(receipt)
+
+    async def find(self, payment_id: UUID) -> ReceivedPayment | None:
+        return await self._session.get(ReceivedPayment, payment_id)
+
+
+class InvoicingUnitOfWork(UnitOfWork):
+    """One transaction, with what it loads and the invoices that get their number at its end."""
+
+    def __init__(self, session: AsyncSession, scope: Scope, platform: Platform) -> None:
+        super().__init__(session, scope, platform)
+        self.invoices = Invoices(session)
+        self.accounts = Accounts(session)
+        self.credits = Credits(session)
+        self.legal_entities = LegalEntities(session)
+        self.rates = Rates(session)
+        self.pending = Pending(session)
+        self.receipts = Receipts(session)
+        self._unnumbered: list[tuple[Invoice, LegalEntity, datetime, Cause]] = []
+
+    def finalize(self, invoice: Invoice, entity: LegalEntity, *, at: datetime) -> None:
+        """Have the computed invoice finalized as the last thing before the commit."""
+        self._unnumbered.append((invoice, entity, at, current_cause()))
+
+    async def number_invoices(self) -> None:
+        """Take the numbers, in one short lock per series, and report what was finalized.
+
+        All transactions take the series in the same order, so that none waits in a circle.
+        """
+        waiting, self._unnumbered = self._unnumbered, []
+        series = sorted({(entry[1].id, entry[0].series) for entry in waiting})
+        for entity_id, name in series:
+            mine = [e for e in waiting if (e[1].id, e[0].series) == (entity_id, name)]
+            numbers = await self.take_numbers(entity_id, name, (e[2] for e in mine))
+            for (invoice, entity, at, cause), number in zip(mine, numbers, strict=True):
+                due_at = at + timedelta(days=entity.payment_terms_days)
+                with caused_by(cause):
+                    self.emit(invoice.finalize(number=number, at=at, due_at=due_at))
+                    if invoice.amount_due == 0:
+                        paid = invoice.receive(0, at=at, payment_id=None)
+                        if paid is not None:
+                            self.emit(paid)
+
+    async def take_numbers(
+        self, entity_id: UUID, series: str, dates: Iterable[datetime]
+    ) -> list[str]:
+        """The next numbers of a series; the row stays locked until the commit: no gaps."""
+        wanted = list(dates)
+        row = (
+            await self.session.execute(
+                update(number_series)
+                .where(
+                    number_series.c.legal_entity_id == entity_id,
+                    number_series.c.series == series,
+                )
+                .values(last=number_series.c.last + len(wanted))
+                .returning(number_series.c.last, number_series.c.pattern)
+                .execution_options(synchronize_session=False)
+            )
+        ).one_or_none()
+        if row is None:
+            raise NumberSeriesNotFound(f"The legal entity has no number series {series!r}.")
+        last, pattern = row
+        first = last - len(wanted) + 1
+        return [render(pattern, seq=first + i, on=on, series=series) for i, on in enumerate(wanted)]
+
+    async def write(self) -> None:
+        await self.number_invoices()
+        await super().write()

@@ -1,0 +1,5 @@
+"""Edge: time."""
+
+from shared.schedule import Schedule
+
+schedule = Schedule()

@@ -1,0 +1,93 @@
+"""Turn what a subscription says is owed into an invoice, once."""
+
+from datetime import UTC
+
+from services.invoicing.domain.invoice import Invoice
+from services.invoicing.domain.pending import PendingCharges
+from services.invoicing.domain.totals import Bundle
+from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.use_cases.finalize_invoice import fill_invoice, finalize_computed
+from shared.events.invoicing import BillingReason
+from shared.events.subscriptions import (
+    Billable,
+    SubscriptionCanceled,
+    SubscriptionChanged,
+    SubscriptionStarted,
+)
+from shared.ids import new_id
+
+
+class AccountNotYetKnown(Exception):
+    """The account's registration is still on its way here: try again in a moment."""
+
+
+def reason_of(event: Billable) -> BillingReason:
+    if isinstance(event, SubscriptionStarted):
+        return "subscription_start"
+    if isinstance(event, SubscriptionChanged):
+        return "subscription_change"
+    if isinstance(event, SubscriptionCanceled):
+        return "subscription_cancel"
+    return "subscription_cycle"
+
+
+def billing_key(event: Billable) -> str:
+    """A period is billed once; within it, each change is billed once."""
+    start = event.period_start.astimezone(UTC).isoformat()
+    key = f"{event.subscription_id}:{reason_of(event)}:{start}"
+    return f"{key}:{event.sequence}" if isinstance(event, SubscriptionChanged) else key
+
+
+async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoice | None:
+    """The finalized invoice, or None where nothing is owed now or the period was billed."""
+    if isinstance(event, SubscriptionChanged) and not event.invoice_now:
+        _keep_for_later(uow, event)
+        return None
+    changed = isinstance(event, SubscriptionChanged)
+    pending = [] if changed else await uow.pending.waiting(event.subscription_id, event.currency)
+    if not event.charges and not (pending and isinstance(event, SubscriptionCanceled)):
+        return None
+    key = billing_key(event)
+    if await uow.invoices.find_billed(key):
+        return None
+    account = await uow.accounts.find(event.account_id)
+    if account is None:
+        raise AccountNotYetKnown(str(event.account_id))
+    entity = await uow.legal_entities.of(account)
+    invoice = Invoice(
+        id=new_id(),
+        account_id=event.account_id,
+        legal_entity_id=entity.id,
+        subscription_id=event.subscription_id,
+        billing_reason=reason_of(event),
+        billing_key=key,
+        currency=event.currency,
+        created_at=event.occurred_at,
+        supplied_at=event.occurred_at,
+        payment_method_id=event.payment_method_id,
+        dunning=event.dunning.model_dump(mode="json"),
+    )
+    bundles = [waiting.bundle for waiting in pending]
+    bundles.append(Bundle(event.charges, event.discounts, event.subscription_id))
+    totals = await fill_invoice(uow, invoice, bundles, account=account, entity=entity)
+    uow.invoices.add(invoice)
+    for waiting in pending:
+        waiting.invoice_id = invoice.id
+    await finalize_computed(
+        uow, invoice, entity=entity, carried_over=totals.carried_over, at=event.occurred_at
+    )
+    return invoice
+
+
+def _keep_for_later(uow: InvoicingUnitOfWork, event: Billable) -> None:
+    if event.charges:
+        uow.pending.add(
+            PendingCharges.of(
+                account_id=event.account_id,
+                subscription_id=event.subscription_id,
+                currency=event.currency,
+                charges=event.charges,
+                discounts=event.discounts,
+                at=event.occurred_at,
+            )
+        )

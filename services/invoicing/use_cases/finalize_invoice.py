@@ -1,0 +1,98 @@
+"""Compute an invoice from its charges, and finalize it."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from services.invoicing.domain.account import Account, CreditKind
+from services.invoicing.domain.exchange import convert
+from services.invoicing.domain.invoice import Invoice
+from services.invoicing.domain.legal_entity import LegalEntity
+from services.invoicing.domain.tax import TableTaxEngine, TaxDecision, TaxEngine
+from services.invoicing.domain.totals import Bundle, Totals, compute
+from services.invoicing.repository import InvoicingUnitOfWork
+
+TABLE = TableTaxEngine()
+
+
+async def compute_totals(
+    uow: InvoicingUnitOfWork,
+    bundles: Sequence[Bundle],
+    *,
+    account: Account,
+    entity: LegalEntity,
+    currency: str,
+    supplied_on: date,
+    engine: TaxEngine = TABLE,
+) -> Totals:
+    """What an invoice over these charges comes to: the one sum for previews and invoices."""
+    buyer = account.buyer
+    rate_of = await uow.rates.tax_on(buyer.country, supplied_on)
+
+    def decide(category: str) -> TaxDecision:
+        return engine.decide(seller=entity.seller, buyer=buyer, category=category, rate_of=rate_of)
+
+    return compute(bundles, currency=currency, decide=decide)
+
+
+async def fill_invoice(
+    uow: InvoicingUnitOfWork,
+    invoice: Invoice,
+    bundles: Sequence[Bundle],
+    *,
+    account: Account,
+    entity: LegalEntity,
+) -> Totals:
+    """Put lines and sums on a draft, and the parties as they are now."""
+    totals = await compute_totals(
+        uow,
+        bundles,
+        account=account,
+        entity=entity,
+        currency=invoice.currency,
+        supplied_on=invoice.supplied_at.date(),
+    )
+    invoice.fill(totals)
+    invoice.bill_to = account.frozen()
+    invoice.seller = entity.frozen()
+    return totals
+
+
+async def finalize_computed(
+    uow: InvoicingUnitOfWork,
+    invoice: Invoice,
+    *,
+    entity: LegalEntity,
+    carried_over: int,
+    at: datetime,
+) -> None:
+    """Settle it with the account's credit, and have it numbered when this commits."""
+    await _add_accounting_amounts(uow, invoice, entity.accounting_currency)
+    if carried_over:
+        await uow.credits.add(
+            invoice.account_id,
+            invoice.currency,
+            carried_over,
+            CreditKind.CARRIED_OVER,
+            at=at,
+            invoice_id=invoice.id,
+        )
+    await uow.credits.apply(invoice, at=at)
+    uow.finalize(invoice, entity, at=at)
+
+
+async def _add_accounting_amounts(
+    uow: InvoicingUnitOfWork, invoice: Invoice, accounting: str
+) -> None:
+    """A foreign-currency invoice also says what it is in the entity's own currency."""
+    if invoice.currency == accounting:
+        return
+    day = invoice.supplied_at.date()
+    rate = await uow.rates.exchange_on(invoice.currency, accounting, day)
+    if rate is None:
+        return
+    invoice.accounting_currency = accounting
+    invoice.exchange_rate = rate.rate
+    invoice.exchange_rate_on = rate.on
+    pair = {"base": invoice.currency, "quote": accounting}
+    invoice.accounting_total = convert(invoice.total, rate.rate, **pair)
+    invoice.accounting_tax = convert(invoice.tax, rate.rate, **pair)

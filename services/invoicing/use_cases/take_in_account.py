@@ -1,0 +1,34 @@
+"""Keep the projection of an account up to date."""
+
+from services.invoicing.domain.account import Account
+from services.invoicing.repository import InvoicingUnitOfWork
+from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
+
+
+async def take_in_account(
+    uow: InvoicingUnitOfWork, event: AccountRegistered | AccountUpdated
+) -> None:
+    """Store country and zone; an event that is older than what is known changes nothing."""
+    known = await uow.accounts.find_locked(event.account_id)
+    if known is None:
+        uow.session.add(
+            Account(
+                account_id=event.account_id,
+                country=event.country,
+                time_zone=event.time_zone,
+                sequence=event.sequence,
+            )
+        )
+        await uow.session.flush()
+    elif event.sequence > known.sequence:
+        known.country = event.country
+        known.time_zone = event.time_zone
+        known.sequence = event.sequence
+
+
+async def forget_account(uow: InvoicingUnitOfWork, event: AccountClosed) -> None:
+    """Erase whom to bill; finalized documents keep their copies."""
+    known = await uow.accounts.find_locked(event.account_id)
+    if known is not None:
+        known.erase()
+        known.sequence = max(known.sequence, event.sequence)
