@@ -1,96 +1,137 @@
-"""Events on the wire: CloudEvents 1.0, JSON, structured mode."""
+"""What travels: CloudEvents 1.0 in JSON, structured mode (https://cloudevents.io)."""
 
-import zlib
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
+from zlib import crc32
 
 import orjson
 
-from shared.context import Cause
-from shared.events import Event, catalog
+from shared.context import Cause, new_traceparent
+from shared.events.base import ENVELOPE_FIELDS, Event, catalog
 
-CONTENT_TYPE = "application/cloudevents+json"
 EVENTS_EXCHANGE = "billing.events"
+CONTENT_TYPE = "application/cloudevents+json"
 
-#: Aggregates are spread over this many partitions of the outbox, each relayed in order.
+#: Into how many parts the outbox is divided among relays; fixed, since rows keep theirs.
 PARTS = 16
 
-
-class UnknownEvent(Exception):  # noqa: N818
-    """A message whose type is in no catalog here: a newer publisher's, perhaps."""
+_EXCLUDED = set(ENVELOPE_FIELDS)
 
 
-class Malformed(Exception):  # noqa: N818
-    """A message that is no CloudEvent of ours."""
+class Malformed(Exception):
+    """Not an envelope of ours, or one whose data is not what its type promises."""
+
+
+class UnknownEvent(Exception):
+    """An envelope with an event that this release does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An event as it travels, before its data is looked at."""
+
+    id: UUID
+    type: str
+    subject: UUID
+    account_id: UUID
+    sequence: int
+    time: str
+    cause: Cause
+    data: dict[str, Any]
+
+    def event(self) -> Event:
+        """The event itself. Raises `UnknownEvent`, or `Malformed` when a promise is broken."""
+        kind = catalog_entry(self.type)
+        if kind is None:
+            raise UnknownEvent(self.type)
+        try:
+            return kind.model_validate(
+                {
+                    **self.data,
+                    "id": self.id,
+                    "occurred_at": self.time,
+                    "account_id": self.account_id,
+                    "sequence": self.sequence,
+                }
+            )
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+
+
+_known: dict[str, type[Event]] = {}
+
+
+def catalog_entry(name: str) -> type[Event] | None:
+    """The class of the event of this name; a copy of the catalog is kept."""
+    if name not in _known:
+        _known.update(catalog())
+    return _known.get(name)
+
+
+def publisher(kind: type[Event]) -> str:
+    """The service that reports this kind of event, by the module that promises it."""
+    return kind.__module__.rpartition(".")[2]
 
 
 def part_of(aggregate_id: UUID) -> int:
-    """The partition of an aggregate; the same in every process and release."""
-    return zlib.crc32(aggregate_id.bytes) % PARTS
+    """The part of the outbox that an aggregate's events are in, the same for ever."""
+    return crc32(aggregate_id.bytes) % PARTS
 
 
-def envelope(event: Event, cause: Cause) -> bytes:
-    """The event as it is published (https://github.com/cloudevents/spec, v1.0.2)."""
-    body: dict[str, Any] = {
+def write(event: Event, cause: Cause) -> bytes:
+    """The envelope of `event` as bytes."""
+    source = getattr(event, "service", None) or publisher(type(event))
+    head: dict[str, Any] = {
         "specversion": "1.0",
-        "id": str(event.id),
-        "source": f"/perennial/{type(event).__module__.rsplit('.', 1)[-1]}",
+        "id": event.id,
+        "source": f"perennial/{source}",
         "type": event.name,
-        "subject": str(event.subject),
-        "time": event.occurred_at.isoformat(),
+        "subject": event.subject,
+        "time": event.occurred_at,
         "datacontenttype": "application/json",
-        "accountid": str(event.account_id),
+        "accountid": event.account_id,
         "sequence": event.sequence,
         "correlationid": cause.correlation_id,
-        "causationid": cause.causation_id,
         "traceparent": cause.traceparent,
-        "data": event.data,
     }
-    return orjson.dumps(body)
+    if cause.causation_id is not None:
+        head["causationid"] = cause.causation_id
+    data = event.__pydantic_serializer__.to_json(event, exclude=_EXCLUDED)
+    return orjson.dumps(head)[:-1] + b',"data":' + data + b"}"
+
+
+def read(body: bytes) -> Envelope:
+    """The envelope in `body`; what it does not know, it lets pass. Raises `Malformed`."""
+    try:
+        raw = orjson.loads(body)
+        traceparent = raw.get("traceparent") or new_traceparent()
+        return Envelope(
+            id=UUID(raw["id"]),
+            type=str(raw["type"]),
+            subject=UUID(raw["subject"]),
+            account_id=UUID(raw["accountid"]),
+            sequence=int(raw["sequence"]),
+            time=str(raw["time"]),
+            cause=Cause(
+                correlation_id=str(raw.get("correlationid") or raw["id"]),
+                traceparent=traceparent,
+                causation_id=raw.get("causationid"),
+            ),
+            data=raw["data"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Malformed(f"{type(error).__name__}: {error}") from error
 
 
 def parse(body: bytes) -> Event:
-    """The event of an envelope; fields that are not known here are passed over."""
-    return event_of(read(body))
-
-
-def read(body: bytes) -> dict[str, Any]:
-    """The envelope as a mapping. Raises `Malformed`."""
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed("the body is not JSON") from error
-    if not isinstance(found, dict) or "type" not in found or "id" not in found:
-        raise Malformed("the body is not a CloudEvent")
-    return found
-
-
-def event_of(found: dict[str, Any]) -> Event:
-    """The event of a read envelope. Raises `UnknownEvent`, `Malformed`."""
-    kind = catalog().get(found["type"])
-    if kind is None:
-        raise UnknownEvent(str(found["type"]))
-    try:
-        return kind.model_validate(
-            {
-                **found["data"],
-                "id": found["id"],
-                "occurred_at": found["time"],
-                "account_id": found["accountid"],
-                "sequence": found["sequence"],
-            }
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Malformed(f"{found['type']} does not hold what it promises") from error
-
-
-def cause_of(found: dict[str, Any]) -> Cause:
-    """What the message was caused by."""
-    return Cause(found["correlationid"], found["traceparent"], found.get("causationid"))
+    """The event in `body`. Raises `Malformed` or `UnknownEvent`."""
+    return read(body).event()
 
 
 def outbox_row(event: Event, cause: Cause) -> dict[str, Any]:
-    """The row that the unit of work stores for `event`."""
+    """The outbox row of `event`, to be stored with the change that it reports."""
     return {
         "id": event.id,
         "part": part_of(event.subject),
@@ -99,5 +140,19 @@ def outbox_row(event: Event, cause: Cause) -> dict[str, Any]:
         "aggregate_id": event.subject,
         "account_id": event.account_id,
         "sequence": event.sequence,
-        "body": envelope(event, cause),
+        "body": write(event, cause),
+        "headers": None,
     }
+
+
+def edited(body: bytes, event_id: UUID, data: dict[str, Any]) -> bytes:
+    """The same envelope under a new id, caused by the old one, with other data."""
+    raw = orjson.loads(body)
+    raw["causationid"] = raw["id"]
+    raw["id"] = str(event_id)
+    raw["data"] = data
+    return orjson.dumps(raw)
+
+
+def occurred_at(envelope: Envelope) -> datetime:
+    return datetime.fromisoformat(envelope.time)

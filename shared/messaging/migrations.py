@@ -13,6 +13,7 @@ CREATE TABLE outbox (
     account_id uuid NOT NULL,
     sequence integer NOT NULL,
     body bytea NOT NULL,
+    headers jsonb,
     created_at timestamptz DEFAULT now() NOT NULL,
     sent_at timestamptz,
     refused_at timestamptz,
@@ -28,6 +29,7 @@ CREATE TABLE inbox (
     event_id uuid NOT NULL,
     attempts integer DEFAULT 0 NOT NULL,
     received_at timestamptz DEFAULT now() NOT NULL,
+    first_failed_at timestamptz,
     processed_at timestamptz,
     CONSTRAINT pk_inbox PRIMARY KEY (consumer, event_id)
 ) PARTITION BY RANGE (event_id);
@@ -61,6 +63,7 @@ CREATE TABLE dead_letters (
     body bytea NOT NULL,
     headers jsonb NOT NULL,
     reason text NOT NULL,
+    cause text NOT NULL,
     error text NOT NULL,
     traceback text,
     attempts integer NOT NULL,
@@ -69,12 +72,15 @@ CREATE TABLE dead_letters (
     status text DEFAULT 'parked' NOT NULL,
     closed_at timestamptz,
     closed_by text,
+    replaced_by uuid,
     CONSTRAINT pk_dead_letters PRIMARY KEY (id),
-    CONSTRAINT ck_dead_letters_status CHECK (status IN ('parked', 'replayed', 'discarded')),
+    CONSTRAINT ck_dead_letters_status
+        CHECK (status IN ('parked', 'replayed', 'edited', 'discarded')),
     CONSTRAINT ck_dead_letters_closed_at CHECK ((status = 'parked') = (closed_at IS NULL))
 );
 CREATE UNIQUE INDEX uq_dead_letters_open ON dead_letters (consumer, event_id)
     WHERE status = 'parked';
+CREATE INDEX ix_dead_letters_status ON dead_letters (status, id);
 """
 
 
