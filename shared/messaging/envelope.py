@@ -99,7 +99,8 @@ def write(event: Event, cause: Cause) -> bytes:
     if cause.causation_id is not None:
         head["causationid"] = cause.causation_id
     data = event.__pydantic_serializer__.to_json(event, exclude=_EXCLUDED)
-    return orjson.dumps(head)[:-1] + b',"data":' + data + b"}"
+    # `default`: ids from the database are a subclass of UUID that orjson does not take.
+    return orjson.dumps(head, default=str)[:-1] + b',"data":' + data + b"}"
 
 
 def read(body: bytes) -> Envelope:
