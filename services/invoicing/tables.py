@@ -39,6 +39,12 @@ INSTANT = DateTime(timezone=True)
 PERCENT = Numeric(7, 4)
 CURRENCY = "~ '^[A-Z]{3}$'"
 
+
+def of_invoice() -> ForeignKey:
+    """Checked at the commit: an invoice is written last, when it has its number."""
+    return ForeignKey("invoices.id", deferrable=True, initially="DEFERRED")
+
+
 accounts = Table(
     "accounts",
     metadata,
@@ -257,7 +263,7 @@ pending_charges = Table(
     Column("charges", JSONB, nullable=False),
     Column("discounts", JSONB, nullable=False),
     Column("created_at", INSTANT, nullable=False),
-    Column("invoice_id", Uuid, ForeignKey("invoices.id")),
+    Column("invoice_id", Uuid, of_invoice()),
     # What a subscription's next invoice takes in.
     Index(
         "ix_pending_charges_waiting",
@@ -271,7 +277,7 @@ received_payments = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("account_id", Uuid, nullable=False),
-    Column("invoice_id", Uuid, ForeignKey("invoices.id"), nullable=False),
+    Column("invoice_id", Uuid, of_invoice(), nullable=False),
     Column("means", stored(Means), nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("applied", BigInteger, nullable=False),
@@ -299,7 +305,7 @@ account_credit_entries = Table(
     Column("kind", stored(CreditKind), nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("balance_after", BigInteger, nullable=False),
-    Column("invoice_id", Uuid, ForeignKey("invoices.id")),
+    Column("invoice_id", Uuid, of_invoice()),
     Column("at", INSTANT, nullable=False),
     Column("note", Text),
     CheckConstraint("balance_after >= 0 AND amount <> 0", name="balance_after"),

@@ -4,7 +4,8 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.invoicing.domain.tax import TaxCode, TaxDecision
 from services.invoicing.domain.totals import CARRIED_OVER, Bundle, Totals, compute

@@ -162,7 +162,7 @@ CREATE TABLE account_credit_entries (
     CONSTRAINT pk_account_credit_entries PRIMARY KEY (id),
     CONSTRAINT ck_account_credit_entries_balance_after CHECK (balance_after >= 0 AND amount <> 0),
     CONSTRAINT ck_account_credit_entries_creditkind CHECK (kind IN ('carried_over', 'applied', 'returned', 'overpaid', 'credit_note', 'granted')),
-    CONSTRAINT fk_account_credit_entries_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id)
+    CONSTRAINT fk_account_credit_entries_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id) DEFERRABLE INITIALLY DEFERRED
 );
 CREATE INDEX ix_account_credit_entries_account_id_id ON account_credit_entries (account_id, id);
 
@@ -207,7 +207,7 @@ CREATE TABLE pending_charges (
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     invoice_id UUID,
     CONSTRAINT pk_pending_charges PRIMARY KEY (id),
-    CONSTRAINT fk_pending_charges_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id)
+    CONSTRAINT fk_pending_charges_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id) DEFERRABLE INITIALLY DEFERRED
 );
 CREATE INDEX ix_pending_charges_waiting ON pending_charges (subscription_id) WHERE invoice_id IS NULL;
 
@@ -222,7 +222,7 @@ CREATE TABLE received_payments (
     reference TEXT,
     CONSTRAINT pk_received_payments PRIMARY KEY (id),
     CONSTRAINT ck_received_payments_amount CHECK (amount > 0 AND applied BETWEEN 0 AND amount),
-    CONSTRAINT fk_received_payments_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id),
+    CONSTRAINT fk_received_payments_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id) DEFERRABLE INITIALLY DEFERRED,
     CONSTRAINT ck_received_payments_means CHECK (means IN ('provider', 'offline'))
 );
 CREATE INDEX ix_received_payments_invoice_id ON received_payments (invoice_id);
