@@ -175,6 +175,17 @@ class UnitOfWork:
                 return simulated
         return utc_now()
 
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """A part that may fail alone: when it raises, its rows and events are as never made."""
+        kept = (list(self._outbox), list(self._audits), set(self._wakes), Counter(self._activity))
+        try:
+            async with self.session.begin_nested():
+                yield
+        except BaseException:
+            self._outbox, self._audits, self._wakes, self._activity = kept
+            raise
+
     async def write(self) -> None:
         """Store what was emitted, audited and woken; called once, before the commit."""
         await self.session.flush()

@@ -55,7 +55,7 @@ async def lock(redis: "Redis", name: str, *, lease_seconds: float) -> AsyncItera
 async def release(redis: "Redis", name: str, token: str) -> bool:
     """Give the lock back if `token` still owns it; whether it did."""
     try:
-        return bool(await redis.eval(_RELEASE, 1, f"lock:{name}", token))  # type: ignore[misc]
+        return bool(await redis.eval(_RELEASE, 1, f"lock:{name}", token))
     except RedisError:
         return False  # the lease ends by itself
 
@@ -66,9 +66,7 @@ async def limit(redis: "Redis", name: str, *, most: int, per_seconds: float) -> 
     Without Redis nothing is limited: the gateway's own limits still hold.
     """
     try:
-        used, left = await redis.eval(  # type: ignore[misc]
-            _COUNT, 1, f"limit:{name}", str(int(per_seconds * 1000))
-        )
+        used, left = await redis.eval(_COUNT, 1, f"limit:{name}", str(int(per_seconds * 1000)))
     except RedisError:
         return
     if int(used) > most:

@@ -147,7 +147,7 @@ class ScheduleRunner:
         channel = f"jobs_{self._runtime.database.platform.schema}"
         while True:
             lost = asyncio.Event()
-            connection = None
+            connection: Any = None
             try:
                 connection = await asyncpg.connect(url, timeout=5)
                 connection.add_termination_listener(lambda _c, lost=lost: lost.set())

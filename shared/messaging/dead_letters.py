@@ -1,0 +1,228 @@
+"""Dead letters: what no handler could take, kept with its cause until a person decides."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+from sqlalchemy import Table, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from shared.clock import utc_now
+from shared.db import UnitOfWork
+from shared.errors import Conflict, Invalid, NotFound
+from shared.ids import new_id
+from shared.messaging import envelope, gate
+
+
+class DeadLetterNotFound(NotFound):
+    code = "dead-letter-not-found"
+
+
+class DeadLetterClosed(Conflict):
+    code = "dead-letter-closed"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One message that one handler gave up on. `reason` groups them; `error` tells more."""
+
+    id: UUID
+    consumer: str
+    event_id: UUID | None
+    event_name: str | None
+    account_id: UUID | None
+    aggregate_id: UUID | None
+    sequence: int | None
+    body: bytes
+    headers: dict[str, Any]
+    reason: str
+    cause: str
+    error: str
+    traceback: str | None
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+
+    @classmethod
+    def of(
+        cls,
+        consumer: str,
+        body: bytes,
+        *,
+        headers: dict[str, Any],
+        reason: str,
+        cause: str,
+        error: str,
+        traceback: str | None = None,
+        attempts: int,
+    ) -> Self:
+        """A letter about a message, with as much as can be read of it."""
+        now = utc_now()
+        try:
+            found: envelope.Envelope | None = envelope.read(body)
+        except envelope.Malformed:
+            found = None
+        return cls(
+            id=new_id(),
+            consumer=consumer,
+            event_id=found.id if found else None,
+            event_name=found.type if found else None,
+            account_id=found.account_id if found else None,
+            aggregate_id=found.subject if found else None,
+            sequence=found.sequence if found else None,
+            body=body,
+            headers=headers,
+            reason=reason,
+            cause=cause,
+            error=error,
+            traceback=traceback,
+            attempts=attempts,
+            first_failed_at=now,
+            last_failed_at=now,
+        )
+
+
+def table(uow: UnitOfWork) -> Table:
+    return uow.platform.table("dead_letters")
+
+
+async def park(uow: UnitOfWork, letter: DeadLetter) -> None:
+    """File it; a handler has one open letter per event, however often that comes."""
+    letters = table(uow)
+    statement = upsert(letters).values(**asdict(letter))
+    await uow.session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["consumer", "event_id"],
+            index_where=text("status = 'parked'"),
+            set_={
+                "last_failed_at": statement.excluded.last_failed_at,
+                "attempts": letters.c.attempts + statement.excluded.attempts,
+                "error": statement.excluded.error,
+                "traceback": statement.excluded.traceback,
+                "reason": statement.excluded.reason,
+                "cause": statement.excluded.cause,
+            },
+        )
+    )
+
+
+async def take_open(uow: UnitOfWork, letter_id: UUID) -> Any:
+    """The letter, locked. Raises `DeadLetterNotFound`, or `DeadLetterClosed` once decided."""
+    letters = table(uow)
+    found = (
+        await uow.session.execute(
+            select(letters).where(letters.c.id == letter_id).with_for_update()
+        )
+    ).one_or_none()
+    if found is None:
+        raise DeadLetterNotFound("There is no such dead letter.")
+    if found.status != "parked":
+        raise DeadLetterClosed(f"This dead letter was {found.status} before.")
+    return found
+
+
+async def replay(
+    uow: UnitOfWork, letter_id: UUID, *, data: dict[str, Any] | None = None
+) -> UUID | None:
+    """Send it again to its handler alone, and close it; answers with the event's id.
+
+    With `data` the event's payload is replaced: the copy is a new event, caused by the old one.
+    """
+    letter = await take_open(uow, letter_id)
+    body = bytes(letter.body)
+    event_id: UUID | None = letter.event_id
+    if data is not None:
+        event_id = new_id()
+        body = _edited(body, event_id, data)
+    uow.send(
+        {
+            "id": new_id(),
+            "part": envelope.part_of(letter.aggregate_id or letter_id),
+            "exchange": f"{uow.platform.schema}.deliver",
+            "routing_key": letter.consumer,
+            "aggregate_id": letter.aggregate_id or letter_id,
+            "account_id": letter.account_id or UUID(int=0),
+            "sequence": letter.sequence or 0,
+            "body": body,
+            "headers": None,
+        }
+    )
+    await _forget_done(uow, letter)
+    if data is None:
+        await _close(uow, letter, "replayed")
+    else:
+        await _close(uow, letter, "edited", replaced_by=event_id)
+    return event_id
+
+
+async def discard(uow: UnitOfWork, letter_id: UUID, *, ordered: bool) -> None:
+    """Give it up. An ordered handler then goes on with what waited behind it."""
+    letter = await take_open(uow, letter_id)
+    if ordered and letter.aggregate_id is not None and letter.sequence is not None:
+        await gate.skip(uow, letter.consumer, letter.aggregate_id, letter.sequence)
+    await _close(uow, letter, "discarded")
+
+
+async def by_cause(uow: UnitOfWork) -> list[dict[str, Any]]:
+    """The open ones, counted by handler, event and reason; the most first."""
+    letters = table(uow)
+    count = func.count().label("count")
+    columns = (letters.c.consumer, letters.c.event_name, letters.c.reason)
+    rows = await uow.session.execute(
+        select(
+            *columns,
+            count,
+            func.min(letters.c.first_failed_at).label("first_failed_at"),
+            func.max(letters.c.last_failed_at).label("last_failed_at"),
+        )
+        .where(letters.c.status == "parked")
+        .group_by(*columns)
+        .order_by(count.desc())
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def _edited(body: bytes, event_id: UUID, data: dict[str, Any]) -> bytes:
+    copy = envelope.edited(body, event_id, data)
+    try:
+        envelope.parse(copy)
+    except (envelope.Malformed, envelope.UnknownEvent) as error:
+        raise Invalid("The edited payload breaks the event's promise.", field="data") from error
+    return copy
+
+
+async def _forget_done(uow: UnitOfWork, letter: Any) -> None:
+    """A fresh start of the attempts, so that a replay is not parked at its first failure."""
+    inbox = uow.platform.table("inbox")
+    await uow.session.execute(
+        update(inbox)
+        .where(
+            inbox.c.consumer == letter.consumer,
+            inbox.c.event_id == letter.event_id,
+            inbox.c.processed_at.is_(None),
+        )
+        .values(attempts=0)
+    )
+
+
+async def _close(
+    uow: UnitOfWork, letter: Any, status: str, *, replaced_by: UUID | None = None
+) -> None:
+    letters = table(uow)
+    await uow.session.execute(
+        update(letters)
+        .where(letters.c.id == letter.id)
+        .values(
+            status=status,
+            closed_at=utc_now(),
+            closed_by=uow.scope.actor,
+            replaced_by=replaced_by,
+        )
+    )
+    uow.audit(
+        f"dead_letter.{status}",
+        letter.id,
+        account_id=letter.account_id,
+        before={"consumer": letter.consumer, "event_id": str(letter.event_id)},
+    )

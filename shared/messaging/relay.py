@@ -1,0 +1,257 @@
+"""The relay: publishes the outbox, in order per aggregate, with any number of processes."""
+
+import asyncio
+import contextlib
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import aio_pika
+import asyncpg
+from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aiormq.abc import AbstractChannel
+from pamqp.commands import Basic
+from prometheus_client import Counter, Gauge
+
+from shared.crashpoint import crashpoint
+from shared.messaging.envelope import CONTENT_TYPE, PARTS
+from shared.observability import logger
+
+log = logger(__name__)
+
+PUBLISHED = Counter("outbox_published_total", "Rows that the broker confirmed.", ["service"])
+REFUSED = Counter("outbox_refused_total", "Rows that the broker sent back.", ["service"])
+WAITING = Gauge("outbox_unpublished", "Rows that wait to be published.", ["service"])
+OLDEST = Gauge("outbox_oldest_unpublished_seconds", "Age of the oldest of them.", ["service"])
+
+BATCH = 500
+#: An alarmed broker hangs a publish without an error.
+CONFIRM_SECONDS = 10.0
+POLL_SECONDS = 1.0
+REBALANCE_SECONDS = 2.0
+NACKED = "nacked: a queue is full"
+
+NEXT = """
+SELECT o.id, o.exchange, o.routing_key, o.aggregate_id, o.body
+  FROM unnest($1::smallint[]) AS p(part)
+ CROSS JOIN LATERAL (
+       SELECT id, exchange, routing_key, aggregate_id, body
+         FROM {schema}.outbox
+        WHERE part = p.part AND sent_at IS NULL AND refused_at IS NULL
+        ORDER BY position
+        LIMIT $2) AS o
+"""
+MARK_SENT = "UPDATE {schema}.outbox SET sent_at = now(), error = NULL WHERE id = ANY($1::uuid[])"
+SET_ASIDE = "UPDATE {schema}.outbox SET refused_at = now(), error = $2 WHERE id = $1"
+TRY_AGAIN = """
+UPDATE {schema}.outbox SET refused_at = NULL
+ WHERE refused_at < now() - interval '30 seconds' AND error = $1
+"""
+MEASURE = """
+SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS age
+  FROM {schema}.outbox WHERE sent_at IS NULL AND refused_at IS NULL
+"""
+LIVE = """
+SELECT count(DISTINCT pid) FROM pg_locks
+ WHERE locktype = 'advisory' AND classid = $1 AND objid = 0 AND mode = 'ShareLock' AND granted
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+#: What ends a session with the servers; another one is begun.
+LOST = (
+    OSError,
+    AMQPError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncio.TimeoutError,
+    RuntimeError,
+)
+
+
+class Relay:
+    """Publishes one service's outbox until it is stopped; outages are waited out.
+
+    Each process owns a share of the partitions by advisory locks on the connection that also
+    reads and marks, so a process that lost its connection has lost the right to mark. A row
+    counts as sent only after the broker's confirm: a crash repeats some and loses none.
+    """
+
+    def __init__(self, service: str, database_url: str, broker_url: str) -> None:
+        self._service = service
+        self._database_url = database_url
+        self._broker_url = broker_url
+        # A class of advisory locks per service; signed, as Postgres wants it.
+        self._locks = zlib.crc32(f"relay {service}".encode()) - 2**31
+        self._stopping = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._parts: set[int] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"relay {self._service}")
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Finish the batch in hand and let go."""
+        self._stopping.set()
+        self._woken.set()
+        if self._task is not None:
+            _, late = await asyncio.wait([self._task], timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _run(self) -> None:
+        pause = 0.1
+        while not self._stopping.is_set():
+            try:
+                await self._session()
+                pause = 0.1
+            except LOST as error:
+                log.warning("The relay lost a server", error=type(error).__name__)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            pause = min(pause * 2, 2.0)
+
+    async def _session(self) -> None:
+        """Relay with one connection to each server, until one is lost or we stop."""
+        connection = await asyncpg.connect(
+            self._database_url,
+            timeout=5,
+            command_timeout=30,
+            # A relay that hangs must not keep its partitions.
+            server_settings={
+                "application_name": f"perennial-relay-{self._service}",
+                "idle_session_timeout": "60s",
+                "tcp_keepalives_idle": "10",
+                "tcp_keepalives_interval": "5",
+                "tcp_keepalives_count": "3",
+            },
+        )
+        self._parts = set()
+        try:
+            await connection.add_listener(f"outbox_{self._service}", self._wake)
+            connection.add_termination_listener(self._wake)
+            broker = await aio_pika.connect(self._broker_url, timeout=5, heartbeat=20)
+            async with broker:
+                channel = await broker.channel(publisher_confirms=True, on_return_raises=True)
+                await self._relay(connection, await channel.get_underlay_channel())
+        finally:
+            with contextlib.suppress(*LOST):
+                await connection.close(timeout=2)
+
+    async def _relay(self, connection: Any, channel: AbstractChannel) -> None:
+        loop = asyncio.get_running_loop()
+        await connection.execute("SELECT pg_advisory_lock_shared($1::int, 0)", self._locks)
+        rebalance_at = 0.0
+        while not self._stopping.is_set():
+            if loop.time() >= rebalance_at:
+                await self._rebalance(connection)
+                await self._measure(connection)
+                rebalance_at = loop.time() + REBALANCE_SECONDS
+            self._woken.clear()
+            if not await self._relay_batch(connection, channel):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+            if connection.is_closed() or channel.is_closed:
+                raise ConnectionError("a server closed the connection")
+
+    async def _relay_batch(self, connection: Any, channel: AbstractChannel) -> int:
+        """Publish what waits, oldest first in each partition, and return how many left."""
+        if not self._parts:
+            return 0
+        parts = sorted(self._parts)
+        share = math.ceil(BATCH / len(parts))
+        rows = await connection.fetch(self._sql(NEXT), parts, share)
+        if not rows:
+            return 0
+        confirmed, aside, lost = await self._publish(channel, rows)
+        crashpoint("relay.published_not_marked")
+        if confirmed:
+            await connection.execute(self._sql(MARK_SENT), confirmed)
+            PUBLISHED.labels(self._service).inc(len(confirmed))
+        for row_id, error in aside:
+            REFUSED.labels(self._service).inc()
+            log.error("The broker refused an event", event_id=str(row_id), error=error)
+            await connection.execute(self._sql(SET_ASIDE), row_id, error)
+        if lost is not None:
+            raise lost
+        return len(confirmed)
+
+    async def _publish(
+        self, channel: AbstractChannel, rows: Sequence[Any]
+    ) -> tuple[list[UUID], list[tuple[UUID, str]], BaseException | None]:
+        """Publish side by side, the events of one aggregate one after another.
+
+        Returns what was confirmed, what was refused for itself, and what ended it early.
+        """
+        confirmed: list[UUID] = []
+        aside: list[tuple[UUID, str]] = []
+        chains: defaultdict[UUID, list[Any]] = defaultdict(list)
+        for row in rows:
+            chains[row["aggregate_id"]].append(row)
+
+        async def in_order(chain: Iterable[Any]) -> None:
+            for row in chain:
+                try:
+                    await channel.basic_publish(
+                        row["body"],
+                        exchange=row["exchange"],
+                        routing_key=row["routing_key"],
+                        mandatory=True,
+                        properties=_properties(row),
+                        timeout=CONFIRM_SECONDS,
+                    )
+                except PublishError as error:  # returned: no queue for it
+                    reason = getattr(error.frame, "reply_text", None) or "returned"
+                    aside.append((row["id"], f"returned: {reason}"))
+                except DeliveryError:
+                    aside.append((row["id"], NACKED))
+                else:
+                    confirmed.append(row["id"])
+
+        ended = await asyncio.gather(
+            *(in_order(chain) for chain in chains.values()), return_exceptions=True
+        )
+        lost = next((error for error in ended if isinstance(error, BaseException)), None)
+        return confirmed, aside, lost
+
+    async def _rebalance(self, connection: Any) -> None:
+        """Own a fair share of the partitions; give back only between batches."""
+        live = max(1, await connection.fetchval(LIVE, self._locks % 2**32))
+        fair = math.ceil(PARTS / live)
+        for part in sorted(self._parts, reverse=True)[: max(0, len(self._parts) - fair)]:
+            await connection.execute(
+                "SELECT pg_advisory_unlock($1::int, $2)", self._locks, part + 1
+            )
+            self._parts.discard(part)
+        for part in range(PARTS):
+            if len(self._parts) >= fair:
+                break
+            if part not in self._parts and await connection.fetchval(
+                "SELECT pg_try_advisory_lock($1::int, $2)", self._locks, part + 1
+            ):
+                self._parts.add(part)
+        # A full queue is not the message's fault.
+        await connection.execute(self._sql(TRY_AGAIN), NACKED)
+
+    async def _measure(self, connection: Any) -> None:
+        row = await connection.fetchrow(self._sql(MEASURE))
+        WAITING.labels(self._service).set(row["waiting"])
+        OLDEST.labels(self._service).set(row["age"])
+
+    def _sql(self, statement: str) -> str:
+        return statement.format(schema=self._service)
+
+    def _wake(self, *_: object) -> None:
+        self._woken.set()
+
+
+def _properties(row: Any) -> Basic.Properties:
+    return Basic.Properties(
+        content_type=CONTENT_TYPE,
+        delivery_mode=2,
+        message_id=str(row["id"]),
+    )
