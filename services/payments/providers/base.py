@@ -263,8 +263,12 @@ class PaymentProvider(Protocol):
         """The provider's own books, oldest first."""
         ...
 
-    def notice(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:
-        """Verify a webhook over its raw body and say what it is about. Raises `ForgedWebhook`."""
+    def verify(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+        """Check a webhook's signature over its raw body. Raises `ForgedWebhook`."""
+        ...
+
+    def read(self, body: bytes) -> Notice:
+        """What a verified webhook is about. Raises `ForgedWebhook` when it is no event."""
         ...
 
     async def close(self) -> None: ...

@@ -216,8 +216,23 @@ class SandboxProvider:
                 created_at=datetime.fromtimestamp(row["created"], UTC),
             )
 
-    def notice(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:
-        self._verify(headers.get("sandbox-signature", ""), body, now)
+    def verify(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+        header = headers.get("sandbox-signature", "")
+        parts = [part.partition("=")[::2] for part in header.split(",")]
+        stamp = next((value for name, value in parts if name == "t"), "")
+        if not stamp.isdigit() or len(stamp) > len("9999999999"):
+            raise ForgedWebhook("The webhook carries no usable signature.")
+        if abs(now.timestamp() - int(stamp)) > TOLERANCE.total_seconds():
+            raise ForgedWebhook("The webhook's signature is too old.")
+        signed = f"{stamp}.".encode() + body
+        given = [value for name, value in parts if name == "v1"]
+        for secret in self._secrets:
+            expected = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+            if any(hmac.compare_digest(expected.encode(), value.encode()) for value in given):
+                return
+        raise ForgedWebhook("The webhook's signature does not fit its body.")
+
+    def read(self, body: bytes) -> Notice:
         try:
             event = orjson.loads(body)
             data = event["data"]
@@ -235,21 +250,6 @@ class SandboxProvider:
 
     async def close(self) -> None:
         await self._http.aclose()
-
-    def _verify(self, header: str, body: bytes, now: datetime) -> None:
-        parts = [part.partition("=")[::2] for part in header.split(",")]
-        stamp = next((value for name, value in parts if name == "t"), "")
-        if not stamp.isdigit() or len(stamp) > len("9999999999"):
-            raise ForgedWebhook("The webhook carries no usable signature.")
-        if abs(now.timestamp() - int(stamp)) > TOLERANCE.total_seconds():
-            raise ForgedWebhook("The webhook's signature is too old.")
-        signed = f"{stamp}.".encode() + body
-        given = [value for name, value in parts if name == "v1"]
-        for secret in self._secrets:
-            expected = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
-            if any(hmac.compare_digest(expected.encode(), value.encode()) for value in given):
-                return
-        raise ForgedWebhook("The webhook's signature does not fit its body.")
 
     async def _for_charge(
         self, path: str, *, key: str, json: dict[str, Any] | None = None

@@ -1,0 +1,28 @@
+"""What payments does when another service reports something."""
+
+from services.payments.repository import PaymentsUnitOfWork
+from services.payments.use_cases.take_up_invoice import leave_invoice, take_up_invoice
+from shared.clock import utc_now
+from shared.events.invoicing import (
+    InvoiceFinalized,
+    InvoiceMarkedUncollectible,
+    InvoicePaid,
+    InvoiceVoided,
+)
+from shared.messaging.consumers import Consumers
+
+consumers = Consumers("payments")
+
+Followed = InvoiceFinalized | InvoicePaid | InvoiceVoided | InvoiceMarkedUncollectible
+
+
+@consumers.handler(
+    on=[InvoiceFinalized, InvoicePaid, InvoiceVoided, InvoiceMarkedUncollectible],
+    ordered="invoice",
+)
+async def collect_invoice(uow: PaymentsUnitOfWork, event: Followed) -> None:
+    """A finalized invoice is collected; one that is paid, voided or given up is not."""
+    if isinstance(event, InvoiceFinalized):
+        await take_up_invoice(uow, event)
+    else:
+        await leave_invoice(uow, event, real_now=utc_now())

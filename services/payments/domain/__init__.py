@@ -1,0 +1,1 @@
+"""The rules of payments. Plain Python: no database, no broker, no provider, no clock."""

@@ -1,0 +1,42 @@
+"""The payments service, wired together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.payments.api import router
+from services.payments.collector import Collector
+from services.payments.consumers import consumers
+from services.payments.providers import close_providers, provider
+from services.payments.repository import PaymentsUnitOfWork
+from services.payments.schedule import schedule
+from services.payments.settings import PaymentsSettings
+from services.payments.tables import metadata
+from shared.runtime import Runtime
+from shared.service import Service
+
+
+@asynccontextmanager
+async def resources(runtime: Runtime[PaymentsUnitOfWork, PaymentsSettings]) -> AsyncIterator[None]:
+    """The providers in use and what sends charges to them; a wrong name stops the start."""
+    for name in runtime.settings.enabled_providers:
+        provider(name)
+    collector = Collector(runtime.begin, slots=runtime.settings.charges_in_flight)
+    runtime.own["collector"] = collector
+    try:
+        yield
+    finally:
+        await collector.drain()
+        await close_providers()
+
+
+service = Service(
+    name="payments",
+    description="Payment methods, payments and attempts, refunds, disputes, dunning, the ledger.",
+    settings=PaymentsSettings,
+    metadata=metadata,
+    unit_of_work=PaymentsUnitOfWork,
+    routers=[router],
+    consumers=consumers,
+    schedule=schedule,
+    resources=resources,
+)

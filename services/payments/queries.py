@@ -1,0 +1,345 @@
+"""Reading for an answer: no lock, and views instead of aggregates."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import func, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.payments.domain.ledger import LedgerEntry, LedgerTransaction
+from services.payments.domain.methods import PaymentMethod, PaymentMethodNotFound
+from services.payments.domain.payments import Attempt, Payment, PaymentNotFound
+from services.payments.domain.refunds import Dispute, Refund
+from services.payments.tables import (
+    attempts,
+    disputes,
+    ledger_entries,
+    ledger_transactions,
+    payment_methods,
+    payments,
+    refunds,
+)
+from shared.money import Money
+from shared.web import Page, PageRequest
+
+
+class PaymentMethodView(BaseModel):
+    id: UUID
+    account_id: UUID
+    provider: str
+    brand: str | None
+    last4: str | None
+    exp_month: int | None
+    exp_year: int | None
+    is_default: bool
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, method: PaymentMethod) -> Self:
+        return cls.model_validate(method, from_attributes=True)
+
+
+class AttemptView(BaseModel):
+    id: UUID
+    number: int
+    status: str
+    provider: str
+    payment_method_id: UUID
+    amount: Money
+    reference: str | None
+    decline_class: str | None
+    decline_code: str | None
+    message: str | None
+    started_at: datetime
+    settled_at: datetime | None
+
+
+class RefundView(BaseModel):
+    id: UUID
+    payment_id: UUID
+    invoice_id: UUID
+    status: str
+    amount: Money
+    reason: str
+    failure: str | None
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, refund: Refund) -> Self:
+        return cls(
+            id=refund.id,
+            payment_id=refund.payment_id,
+            invoice_id=refund.invoice_id,
+            status=refund.status,
+            amount=refund.money,
+            reason=refund.reason,
+            failure=refund.failure,
+            created_at=refund.created_at,
+            version=refund.version,
+        )
+
+
+class DisputeView(BaseModel):
+    id: UUID
+    status: str
+    amount: Money
+    reason: str
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+class NextAction(BaseModel):
+    """What the payer has to do before the money can be taken."""
+
+    type: Literal["redirect"] = "redirect"
+    url: str
+
+
+class PaymentView(BaseModel):
+    id: UUID
+    account_id: UUID
+    invoice_id: UUID
+    subscription_id: UUID | None
+    status: str
+    amount: Money
+    refunded: Money
+    billing_reason: str
+    decline_class: str | None
+    decline_code: str | None
+    next_attempt_at: datetime | None
+    next_action: NextAction | None
+    attempts: list[AttemptView]
+    refunds: list[RefundView]
+    disputes: list[DisputeView]
+    created_at: datetime
+    succeeded_at: datetime | None
+    version: int
+
+
+class BalanceView(BaseModel):
+    account: str
+    balance: Money
+
+
+class BalancesView(BaseModel):
+    at: datetime | None
+    data: list[BalanceView]
+
+
+class LegView(BaseModel):
+    account: str
+    amount: Money
+
+
+class EntryView(BaseModel):
+    """A movement with its legs, which sum to zero."""
+
+    id: UUID
+    kind: str
+    reference: str
+    account_id: UUID | None
+    occurred_at: datetime
+    recorded_at: datetime
+    legs: list[LegView]
+
+
+class StuckView(BaseModel):
+    """Something that will not go on without a person."""
+
+    kind: Literal["payment", "refund", "webhook"]
+    id: UUID
+    account_id: UUID | None
+    since: datetime
+    reason: str
+    next_step: str
+
+
+async def list_payment_methods(session: AsyncSession, page: PageRequest) -> Page[PaymentMethodView]:
+    statement = select(PaymentMethod).where(payment_methods.c.detached_at.is_(None))
+    rows = (await session.scalars(page.narrow(statement, payment_methods.c.id))).all()
+    return page.page(rows, PaymentMethodView.of, lambda method: method.id)
+
+
+async def show_payment_method(session: AsyncSession, method_id: UUID) -> PaymentMethodView:
+    statement = select(PaymentMethod).where(
+        payment_methods.c.id == method_id, payment_methods.c.detached_at.is_(None)
+    )
+    found = (await session.scalars(statement)).one_or_none()
+    if found is None:
+        raise PaymentMethodNotFound("There is no such payment method.")
+    return PaymentMethodView.of(found)
+
+
+async def show_payment(session: AsyncSession, payment_id: UUID) -> PaymentView:
+    """One payment with everything of it. Raises `PaymentNotFound`."""
+    found = (
+        await session.scalars(select(Payment).where(payments.c.id == payment_id))
+    ).one_or_none()
+    if found is None:
+        raise PaymentNotFound("There is no such payment.")
+    return (await _views(session, [found]))[0]
+
+
+async def list_payments(
+    session: AsyncSession,
+    page: PageRequest,
+    *,
+    invoice_id: UUID | None,
+    subscription_id: UUID | None,
+    status: str | None,
+) -> Page[PaymentView]:
+    statement = select(Payment)
+    if invoice_id is not None:
+        statement = statement.where(payments.c.invoice_id == invoice_id)
+    if subscription_id is not None:
+        statement = statement.where(payments.c.subscription_id == subscription_id)
+    if status is not None:
+        statement = statement.where(payments.c.status == status)
+    rows = (await session.scalars(page.narrow(statement, payments.c.id))).all()
+    views = {view.id: view for view in await _views(session, rows)}
+    return page.page(rows, lambda payment: views[payment.id], lambda payment: payment.id)
+
+
+async def list_refunds(session: AsyncSession, payment_id: UUID) -> list[RefundView]:
+    statement = select(Refund).where(refunds.c.payment_id == payment_id).order_by(refunds.c.id)
+    return [RefundView.of(refund) for refund in await session.scalars(statement)]
+
+
+async def _views(session: AsyncSession, found: Sequence[Payment]) -> list[PaymentView]:
+    ids = [payment.id for payment in found]
+    tries: dict[UUID, list[Attempt]] = {}
+    for attempt in await session.scalars(
+        select(Attempt).where(attempts.c.payment_id.in_(ids)).order_by(attempts.c.number)
+    ):
+        tries.setdefault(attempt.payment_id, []).append(attempt)
+    back: dict[UUID, list[Refund]] = {}
+    for refund in await session.scalars(
+        select(Refund).where(refunds.c.payment_id.in_(ids)).order_by(refunds.c.id)
+    ):
+        back.setdefault(refund.payment_id, []).append(refund)
+    fights: dict[UUID, list[Dispute]] = {}
+    for dispute in await session.scalars(
+        select(Dispute).where(disputes.c.payment_id.in_(ids)).order_by(disputes.c.id)
+    ):
+        fights.setdefault(dispute.payment_id, []).append(dispute)
+    return [
+        _view(
+            payment,
+            tries.get(payment.id, []),
+            back.get(payment.id, []),
+            fights.get(payment.id, []),
+        )
+        for payment in found
+    ]
+
+
+def _view(
+    payment: Payment, tries: list[Attempt], back: list[Refund], fights: list[Dispute]
+) -> PaymentView:
+    waiting = payment.status == "requires_action" and tries and tries[-1].action_url
+    return PaymentView(
+        id=payment.id,
+        account_id=payment.account_id,
+        invoice_id=payment.invoice_id,
+        subscription_id=payment.subscription_id,
+        status=payment.status,
+        amount=payment.money,
+        refunded=Money(payment.refunded, payment.currency),
+        billing_reason=payment.billing_reason,
+        decline_class=payment.decline_class,
+        decline_code=payment.decline_code,
+        next_attempt_at=payment.due_at,
+        next_action=NextAction(url=waiting) if waiting else None,
+        attempts=[
+            AttemptView(
+                id=attempt.id,
+                number=attempt.number,
+                status=attempt.status,
+                provider=attempt.provider,
+                payment_method_id=attempt.payment_method_id,
+                amount=attempt.money,
+                reference=attempt.reference,
+                decline_class=attempt.decline_class,
+                decline_code=attempt.decline_code,
+                message=attempt.message,
+                started_at=attempt.started_at,
+                settled_at=attempt.settled_at,
+            )
+            for attempt in tries
+        ],
+        refunds=[RefundView.of(refund) for refund in back],
+        disputes=[
+            DisputeView(
+                id=dispute.id,
+                status=dispute.status,
+                amount=dispute.money,
+                reason=dispute.reason,
+                opened_at=dispute.opened_at,
+                closed_at=dispute.closed_at,
+            )
+            for dispute in fights
+        ],
+        created_at=payment.created_at,
+        succeeded_at=payment.succeeded_at,
+        version=payment.version,
+    )
+
+
+async def ledger_balances(session: AsyncSession, *, at: datetime | None) -> BalancesView:
+    """What every account of the books stands at, or stood at an instant."""
+    statement = (
+        select(
+            ledger_entries.c.ledger_account,
+            ledger_entries.c.currency,
+            func.sum(ledger_entries.c.amount),
+        )
+        .select_from(LedgerEntry)
+        .where(ledger_entries.c.occurred_at <= at if at else true())
+        .group_by(ledger_entries.c.ledger_account, ledger_entries.c.currency)
+        .order_by(ledger_entries.c.ledger_account, ledger_entries.c.currency)
+    )
+    rows = (await session.execute(statement)).all()
+    return BalancesView(
+        at=at,
+        data=[
+            BalanceView(account=account, balance=Money(int(amount), currency))
+            for account, currency, amount in rows
+        ],
+    )
+
+
+async def list_ledger_entries(
+    session: AsyncSession, page: PageRequest, *, reference: str | None
+) -> Page[EntryView]:
+    """Movements with their legs, newest first."""
+    statement = select(LedgerTransaction)
+    if reference is not None:
+        statement = statement.where(ledger_transactions.c.reference == reference)
+    rows = (await session.scalars(page.narrow(statement, ledger_transactions.c.id))).all()
+    legs: dict[UUID, list[LegView]] = {}
+    for leg in await session.scalars(
+        select(LedgerEntry)
+        .where(ledger_entries.c.transaction_id.in_([row.id for row in rows]))
+        .order_by(ledger_entries.c.id)
+    ):
+        legs.setdefault(leg.transaction_id, []).append(
+            LegView(account=leg.ledger_account, amount=Money(leg.amount, leg.currency))
+        )
+
+    def view(row: Any) -> EntryView:
+        return EntryView(
+            id=row.id,
+            kind=row.kind,
+            reference=row.reference,
+            account_id=row.account_id,
+            occurred_at=row.occurred_at,
+            recorded_at=row.recorded_at,
+            legs=legs.get(row.id, []),
+        )
+
+    return page.page(rows, view, lambda row: row.id)

@@ -1,0 +1,114 @@
+"""Send money back: reserved under the payment's lock, sent outside any transaction."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+
+from services.payments.domain import ledger
+from services.payments.domain.payments import MARGIN, Payment, PaymentNotRefundable
+from services.payments.domain.refunds import Refund, RefundReason, RefundStatus
+from services.payments.providers import provider
+from services.payments.providers.base import (
+    NeverHeard,
+    Refunded,
+    RefundOutcome,
+    RefundRefused,
+    RefundRequest,
+    Uncertain,
+)
+from services.payments.repository import PaymentsUnitOfWork
+from services.payments.tables import refunds
+from services.payments.use_cases.ask_providers import Begin
+from shared.clock import utc_now
+from shared.observability import logger
+
+log = logger(__name__)
+
+
+async def request_refund(
+    uow: PaymentsUnitOfWork,
+    payment: Payment,
+    *,
+    amount: int | None,
+    reason: RefundReason,
+    now: datetime,
+    real_now: datetime,
+    credit_note_id: UUID | None = None,
+) -> Refund:
+    """Reserve the amount (by default all that is left) and have it sent.
+
+    Raises `RefundAboveCharge`, or `PaymentNotRefundable` when no money was taken.
+    """
+    attempt = await uow.attempts.successful_of(payment.id)
+    if attempt is None or attempt.reference is None:
+        raise PaymentNotRefundable("Only a payment that succeeded can be refunded.")
+    refund = Refund.of(
+        payment,
+        charge=attempt.reference,
+        amount=payment.amount - payment.refunded if amount is None else amount,
+        reason=reason,
+        at=now,
+        real_now=real_now,
+        credit_note_id=credit_note_id,
+    )
+    uow.session.add(refund)
+    uow.emit(refund.create(at=now))
+    uow.audit(
+        "payment.refund", payment.id, account_id=payment.account_id, after={"amount": refund.amount}
+    )
+    uow.wake("send_refunds")
+    return refund
+
+
+async def claim_refunds(uow: PaymentsUnitOfWork, *, limit: int, real_now: datetime) -> list[Refund]:
+    """Refunds to send or to ask about; others leave them alone until that must have ended."""
+    statement = (
+        select(Refund)
+        .where(refunds.c.ask_at <= real_now, refunds.c.status == RefundStatus.PENDING)
+        .order_by(refunds.c.ask_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    found = list(await uow.session.scalars(statement))
+    for refund in found:
+        refund.ask_at = real_now + 3 * provider(refund.provider).longest_call + MARGIN
+    return found
+
+
+async def send_refund(begin: Begin, refund: Refund) -> None:
+    """Send one refund under its own key; one that may have been sent is looked up first."""
+    to = provider(refund.provider)
+    key = str(refund.id)
+    outcome: RefundOutcome | NeverHeard = NeverHeard()
+    if refund.asked:
+        outcome = await to.look_up_refund(key=key, charge=refund.charge)
+    if isinstance(outcome, NeverHeard):
+        outcome = await to.refund(RefundRequest(key=key, charge=refund.charge, amount=refund.money))
+    async with begin() as uow:
+        await settle_refund(uow, refund, outcome, real_now=utc_now())
+
+
+async def settle_refund(
+    uow: PaymentsUnitOfWork, sent: Refund, outcome: RefundOutcome, *, real_now: datetime
+) -> None:
+    """Write down what became of it: state, ledger and event."""
+    payment = await uow.payments.get(sent.payment_id)
+    refund = await uow.refund(sent.id)
+    if refund is None or refund.status is not RefundStatus.PENDING:
+        return
+    at = max(refund.at, await uow.now(refund.account_id))
+    match outcome:
+        case Refunded():
+            uow.emit(refund.succeed(at=at, reference=outcome.reference))
+            surplus = refund.reason is RefundReason.SURPLUS
+            post = ledger.surplus_refund if surplus else ledger.refund
+            posting = post(refund.id, refund.provider, refund.money)
+            await uow.ledger.post(posting, account_id=refund.account_id, at=at)
+        case RefundRefused():
+            payment.release_refund(refund.amount)
+            uow.emit(refund.fail(at=at, reason=outcome.code))
+        case Uncertain():
+            refund.failure = outcome.reason
+            if not refund.postpone(real_now=real_now):
+                log.error("A refund needs a person", refund_id=str(refund.id))
