@@ -5,7 +5,7 @@ The first migration: nothing runs beside it yet.
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.messaging.migrations import create_messaging_tables, drop_messaging_tables
 from shared.platform_migration import create_platform_tables, drop_platform_tables
@@ -120,7 +120,8 @@ def _create_payments() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_payments")),
         sa.UniqueConstraint("invoice_id", name=op.f("uq_payments_invoice_id")),
         sa.CheckConstraint(
-            "status IN ('created', 'processing', 'requires_action', 'unknown', 'succeeded', 'failed', 'canceled')",
+            "status IN ('created', 'processing', 'requires_action', 'unknown', 'succeeded',"
+            " 'failed', 'canceled')",
             name=op.f("ck_payments_paymentstatus"),
         ),
     )
@@ -297,7 +298,7 @@ def _create_payments() -> None:
         sa.Column("about", sa.Text, nullable=False),
         sa.Column("reference", sa.Text, nullable=False),
         sa.Column("key", sa.Text),
-        sa.Column("body", postgresql.JSONB(astext_type=sa.Text), nullable=False),
+        sa.Column("body", JSONB, nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("process_at", sa.DateTime(timezone=True)),
         sa.Column("processed_at", sa.DateTime(timezone=True)),
@@ -329,7 +330,9 @@ def _create_payments() -> None:
             "kind", "reference", name=op.f("uq_ledger_transactions_kind_reference")
         ),
         sa.CheckConstraint(
-            "kind IN ('invoice_owed', 'invoice_paid', 'invoice_paid_offline', 'invoice_voided', 'charge', 'refund', 'surplus_refund', 'dispute_opened', 'dispute_won', 'dispute_lost', 'payout')",
+            "kind IN ('invoice_owed', 'invoice_paid', 'invoice_paid_offline', 'invoice_voided',"
+            " 'charge', 'refund', 'surplus_refund', 'dispute_opened', 'dispute_won',"
+            " 'dispute_lost', 'payout')",
             name=op.f("ck_ledger_transactions_entrykind"),
         ),
     )
