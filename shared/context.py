@@ -18,6 +18,8 @@ class Cause:
     correlation_id: str
     traceparent: str
     causation_id: str | None = None
+    #: While an event is handled: what had caused that event itself.
+    event_caused_by: str | None = None
 
 
 def new_traceparent() -> str:
@@ -63,4 +65,9 @@ def a_new_chain() -> Iterator[Cause]:
 
 def handling(cause: Cause, event_id: str) -> Cause:
     """The cause of what a handler does: the event, within the same chain and trace."""
-    return replace(cause, causation_id=event_id, traceparent=child_of(cause.traceparent))
+    return replace(
+        cause,
+        causation_id=event_id,
+        event_caused_by=cause.causation_id,
+        traceparent=child_of(cause.traceparent),
+    )
