@@ -69,7 +69,7 @@ class AttachRequest(Body):
     """A provider's token; a card number is refused."""
 
     provider: str = "sandbox"
-    token: str = Field(min_length=3, max_length=255, pattern=r"^(?!\d{13,19}$).*$")
+    token: str = Field(min_length=3, max_length=255, pattern=r"^[A-Za-z][A-Za-z0-9_:.-]+$")
     make_default: bool | None = None
 
 
