@@ -45,6 +45,8 @@ async def _make(session: Any, schema: str, table: str, day: datetime) -> None:
     if exists is None:
         low, high = first_id(day), first_id(day + timedelta(days=1))
         column = "id" if table == "outbox" else "event_id"
+        # An insert that was routed before the partition was there would fail: make it wait.
+        await session.execute(text(f"LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE"))
         # Rows of that day that came before their partition move over from the default one.
         await session.execute(
             text(f"CREATE TABLE {schema}.{name} (LIKE {schema}.{table} INCLUDING DEFAULTS)")
