@@ -1,0 +1,79 @@
+"""Real servers for the tests that need them, started once, and what most tests share."""
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import migrations
+from shared.messaging.topology import declare
+from tests.databases import FreshDatabase, fresh_database
+from tests.eventlog import EventLog, listening
+from tests.harness import Deployment
+from tests.servers import Servers, start_servers
+from tests.tokens import TokenIssuer
+
+SERVICES = ("auth", "subscriptions", "invoicing", "payments")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """Postgres, RabbitMQ and Redis: given, in containers, or private ones (tests/servers.py)."""
+    with start_servers() as started:
+        yield started
+
+
+@pytest.fixture
+async def empty_database(servers: Servers) -> AsyncIterator[FreshDatabase]:
+    async with fresh_database(servers.postgres_url) as database:
+        yield database
+
+
+@pytest.fixture
+async def second_empty_database(servers: Servers) -> AsyncIterator[FreshDatabase]:
+    async with fresh_database(servers.postgres_url) as database:
+        yield database
+
+
+def service_named(name: str) -> Any:
+    """A service as its `main.py` declares it."""
+    return importlib.import_module(f"services.{name}.main").service
+
+
+@pytest.fixture(scope="session")
+async def deployment(servers: Servers) -> AsyncIterator[Deployment]:
+    """All four services deployed: migrated, their topology declared, nothing running yet."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(fresh_database(servers.postgres_url))
+        made = Deployment(
+            {name: database.url(name) for name in SERVICES},
+            servers.rabbitmq_url,
+            servers.redis_url,
+        )
+        for name in SERVICES:
+            if not Path("services", name, "main.py").exists():
+                continue
+            await asyncio.to_thread(migrations.upgrade, name, made.database_urls[name])
+            service = service_named(name)
+            settings = made.settings(service)
+            await declare(name, service.consumers, settings)
+            if service.after_migrate is not None:
+                async with service.open(settings) as runtime:
+                    await service.after_migrate(runtime)
+        yield made
+
+
+@pytest.fixture(scope="session")
+async def events(deployment: Deployment) -> AsyncIterator[EventLog]:
+    """Everything that is published, from the first test on; look events up by subject."""
+    async with listening(deployment.broker_url) as log:
+        yield log
+
+
+@pytest.fixture(scope="session")
+def issuer() -> TokenIssuer:
+    return TokenIssuer()
