@@ -1,0 +1,27 @@
+"""The HTTP edge, one file per thing that clients work with."""
+
+from services.auth.api import (
+    accounts,
+    admin,
+    api_keys,
+    invitations,
+    keys,
+    me,
+    members,
+    mfa,
+    projects,
+    sign_in,
+)
+
+routers = [
+    sign_in.router,
+    me.router,
+    mfa.router,
+    accounts.router,
+    members.router,
+    invitations.router,
+    api_keys.router,
+    projects.router,
+    admin.router,
+    keys.router,
+]

@@ -1,0 +1,144 @@
+"""What auth's endpoints work with: a person beyond any one account, or the account in the path."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Request
+
+from services.auth.domain.accounts import AccountNotFound
+from services.auth.domain.roles import Role, StaffRole
+from services.auth.domain.sessions import FRESH
+from services.auth.repository import AuthUnitOfWork
+from services.auth.resources import Resources, own
+from services.auth.use_cases.grants import Device
+from shared.clock import utc_now
+from shared.db import Scope
+from shared.errors import Forbidden
+from shared.locks import limit
+from shared.security import Caller
+from shared.web import Edge, Reading, command, public_command, reading
+
+
+class LogInAgain(Forbidden):
+    code = "log-in-again"
+
+
+PublicCommand = Annotated[Edge[AuthUnitOfWork], Depends(public_command)]
+
+
+class PersonReading(Reading[AuthUnitOfWork]):
+    """A person looking at what is theirs, over all accounts."""
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(account_id=None, actor=self.caller.actor)
+
+    @property
+    def user_id(self) -> UUID:
+        return person(self.caller)
+
+
+class PersonEdge(Edge[AuthUnitOfWork]):
+    """A person changing what is theirs, over all accounts."""
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(account_id=None, actor=self.caller.actor)
+
+    @property
+    def user_id(self) -> UUID:
+        return person(self.caller)
+
+    def require_fresh(self) -> None:
+        """How somebody signs in is changed only soon after they gave their password."""
+        at = self.caller.authenticated_at
+        if at is None or utc_now() - at > FRESH:
+            raise LogInAgain("Log in again first: this needs a log-in of the last ten minutes.")
+
+
+def person(caller: Caller) -> UUID:
+    """The user who asks; a key is nobody."""
+    if caller.scopes is not None:
+        raise Forbidden("This is for people; an API key cannot do it.")
+    return UUID(caller.subject)
+
+
+async def person_reading(
+    edge: Annotated[Reading[AuthUnitOfWork], Depends(reading)],
+) -> PersonReading:
+    return PersonReading(edge.request, edge.caller, None)
+
+
+async def person_command(edge: Annotated[Edge[AuthUnitOfWork], Depends(command)]) -> PersonEdge:
+    return PersonEdge(edge.request, edge.caller, None, edge.key, await edge.request.body())
+
+
+MyReading = Annotated[PersonReading, Depends(person_reading)]
+MyCommand = Annotated[PersonEdge, Depends(person_command)]
+
+
+def _about(caller: Caller, account_id: UUID) -> UUID | None:
+    """For whom to act: a token is for one account, and another's is not found."""
+    if caller.staff is not None:
+        return account_id
+    if caller.account_id != account_id:
+        raise AccountNotFound("There is no such account.")
+    return None
+
+
+async def account_reading(
+    account_id: UUID, edge: Annotated[Reading[AuthUnitOfWork], Depends(reading)]
+) -> Reading[AuthUnitOfWork]:
+    edge.caller.require_scope("accounts:read")
+    return Reading(edge.request, edge.caller, _about(edge.caller, account_id))
+
+
+async def account_command(
+    account_id: UUID, edge: Annotated[Edge[AuthUnitOfWork], Depends(command)]
+) -> Edge[AuthUnitOfWork]:
+    edge.caller.require_scope("accounts:write")
+    act_for = _about(edge.caller, account_id)
+    return Edge(edge.request, edge.caller, act_for, edge.key, await edge.request.body())
+
+
+AccountReading = Annotated[Reading[AuthUnitOfWork], Depends(account_reading)]
+AccountCommand = Annotated[Edge[AuthUnitOfWork], Depends(account_command)]
+
+
+async def role_of(uow: AuthUnitOfWork, edge: Reading[AuthUnitOfWork]) -> Role:
+    """The caller's role in the account as it is now, not as it was when their token was made.
+
+    Staff (`support`, `admin`) act as an owner does, and the audit log says that it was they.
+    """
+    caller = edge.caller
+    if caller.staff is not None:
+        caller.require_staff(StaffRole.SUPPORT)
+        return Role.OWNER
+    if caller.scopes is not None:
+        return Role(caller.role or Role.MEMBER)
+    membership = await uow.memberships.find(edge.account_id, UUID(caller.subject))
+    if membership is None:
+        raise AccountNotFound("There is no such account.")
+    return membership.role
+
+
+def auth_of(request: Request) -> Resources:
+    return own(request.app.state.runtime)
+
+
+Auth = Annotated[Resources, Depends(auth_of)]
+
+
+def device_of(request: Request) -> Device:
+    return Device(
+        ip=request.client.host if request.client else None,
+        user_agent=request.headers.get("user-agent"),
+    )
+
+
+From = Annotated[Device, Depends(device_of)]
+
+
+async def limit_mails(edge: Reading[AuthUnitOfWork], address: str) -> None:
+    """One address gets three asked-for mails an hour, whoever asks, known or not."""
+    await limit(edge.runtime.redis, f"auth:mails:{address}", most=3, per_seconds=3600)

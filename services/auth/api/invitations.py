@@ -1,0 +1,162 @@
+"""Invitations to an account, and accepting them."""
+
+# ruff: noqa: FAST003 -- the dependency of the edge takes `account_id` from the path
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel
+
+from services.auth import queries
+from services.auth.api.edges import (
+    AccountCommand,
+    AccountReading,
+    Auth,
+    PublicCommand,
+    person,
+    role_of,
+)
+from services.auth.api.views import Address, Name, Password, Strict, Token
+from services.auth.domain.accounts import (
+    AccountIsClosed,
+    AlreadyMember,
+    Invitation,
+    InvitationNotFound,
+    InvitationOver,
+    InvitationStatus,
+    RoleTooWeak,
+    require_manager,
+)
+from services.auth.domain.roles import Role
+from services.auth.domain.sessions import TokenRefused
+from services.auth.domain.users import PasswordRefused
+from services.auth.passwords import check_strength
+from services.auth.use_cases.invite import accept_invitation, invite, withdraw_invitation
+from shared.locks import limit
+from shared.web import Page, PageRequest, page_request, problems
+
+router = APIRouter(tags=["accounts"])
+
+#: Mails that one account may have us send to strangers in a day.
+INVITATIONS_A_DAY = 100
+
+
+class InvitationView(BaseModel):
+    """The address is shown while the invitation is open, and wiped after."""
+
+    id: UUID
+    account_id: UUID
+    email: str | None
+    role: Role
+    status: InvitationStatus
+    expires_at: datetime
+    created_at: datetime
+
+
+def _view(invitation: Invitation) -> InvitationView:
+    return InvitationView(
+        id=invitation.id,
+        account_id=invitation.account_id,
+        email=invitation.email,
+        role=invitation.role,
+        status=invitation.status,
+        expires_at=invitation.expires_at,
+        created_at=invitation.created_at,
+    )
+
+
+@router.get("/v1/accounts/{account_id}/invitations")
+async def list_invitations(
+    edge: AccountReading, page: Annotated[PageRequest, Depends(page_request)]
+) -> Page[InvitationView]:
+    """Who was invited."""
+    async with edge.begin() as uow:
+        require_manager(await role_of(uow, edge))
+        found = await queries.invitations(uow, edge.account_id, page)
+        return page.page(found, _view, lambda one: one.id)
+
+
+class InviteRequest(Strict):
+    email: Address
+    role: Role = Role.MEMBER
+
+
+@router.post(
+    "/v1/accounts/{account_id}/invitations",
+    status_code=201,
+    response_model=InvitationView,
+    responses=problems(RoleTooWeak, AlreadyMember, AccountIsClosed),
+)
+async def offer(body: InviteRequest, edge: AccountCommand) -> Response:
+    """Mail somebody an invitation. Owners invite to any role, admins to all but owner."""
+    user_id = person(edge.caller)
+    await limit(
+        edge.runtime.redis,
+        f"auth:invitations:{edge.account_id}",
+        most=INVITATIONS_A_DAY,
+        per_seconds=86_400,
+    )
+    async with edge.begin() as uow:
+        invitation = await invite(
+            uow,
+            edge.account_id,
+            email=body.email,
+            role=body.role,
+            invited_by=user_id,
+            by=await role_of(uow, edge),
+            now=edge.now,
+        )
+        return await edge.answer(uow, _view(invitation), status=201)
+
+
+@router.delete(
+    "/v1/accounts/{account_id}/invitations/{invitation_id}",
+    status_code=204,
+    responses=problems(InvitationNotFound, InvitationOver, RoleTooWeak),
+)
+async def withdraw(invitation_id: UUID, edge: AccountCommand) -> Response:
+    """Take an invitation back."""
+    async with edge.begin() as uow:
+        await withdraw_invitation(uow, invitation_id, by=await role_of(uow, edge))
+        return await edge.answer(uow)
+
+
+class AcceptRequest(Strict):
+    """Name and password are for people who are new here; others keep theirs."""
+
+    token: Token
+    password: Password | None = None
+    full_name: Name | None = None
+
+
+class JoinedView(BaseModel):
+    user_id: UUID
+    account_id: UUID
+    role: Role
+
+
+@router.post(
+    "/v1/auth/invitations/accept",
+    response_model=JoinedView,
+    responses=problems(TokenRefused, InvitationOver, AlreadyMember, PasswordRefused),
+)
+async def accept(body: AcceptRequest, edge: PublicCommand, auth: Auth) -> Response:
+    """Join, with the token from the mail: it proves the address. Log in afterwards."""
+    password_hash = None
+    if body.password is not None:
+        check_strength(body.password, personal=(body.full_name or "",))
+        password_hash = await auth.passwords.hash(body.password)
+    async with edge.begin() as uow:
+        membership = await accept_invitation(
+            uow,
+            token=body.token,
+            password_hash=password_hash,
+            full_name=body.full_name,
+            now=edge.now,
+        )
+        view = JoinedView(
+            user_id=membership.user_id, account_id=membership.account_id, role=membership.role
+        )
+        return await edge.answer(uow, view)

@@ -1,0 +1,255 @@
+"""Coming in: register, verify, log in, refresh, log out, forgotten passwords, API keys' tokens."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from services.auth.api.edges import Auth, From, PublicCommand, limit_mails
+from services.auth.api.views import (
+    Accepted,
+    AccountView,
+    Address,
+    Name,
+    Password,
+    Strict,
+    Token,
+    UserView,
+)
+from services.auth.domain.accounts import AccountNotFound, UnknownCountry, UnknownTimeZone
+from services.auth.domain.api_keys import KEY_PREFIX, ApiKeyRefused
+from services.auth.domain.keys import ACCESS_LIFE
+from services.auth.domain.mail import Template
+from services.auth.domain.mfa import SecondFactorRequired, SecondFactorWrong
+from services.auth.domain.sessions import RefreshTokenRefused, TokenRefused
+from services.auth.domain.users import (
+    AddressNotVerified,
+    AddressTaken,
+    PasswordRefused,
+    UserIsSuspended,
+    WrongCredentials,
+    address_key,
+)
+from services.auth.passwords import PasswordBusy, check_strength
+from services.auth.resources import Resources
+from services.auth.throttle import TooManyTries
+from services.auth.use_cases.exchange_api_key import exchange_api_key
+from services.auth.use_cases.grants import Grant
+from services.auth.use_cases.log_in import log_in
+from services.auth.use_cases.log_out import log_out
+from services.auth.use_cases.mail_tokens import ask_for_mail
+from services.auth.use_cases.refresh_session import refresh_session
+from services.auth.use_cases.register_user import register_user
+from services.auth.use_cases.reset_password import check_reset, reset_password
+from services.auth.use_cases.verify_email import verify_email
+from shared.clock import utc_now
+from shared.web import problems
+
+router = APIRouter(prefix="/v1/auth", tags=["sign-in"])
+
+
+class RegisterRequest(Strict):
+    email: Address
+    password: Password
+    full_name: Name | None = None
+    account_name: Name | None = None
+    country: str | None = Field(None, max_length=2, description="ISO 3166-1 alpha-2.")
+    time_zone: str | None = Field(None, max_length=64, description="An IANA name.")
+
+
+class RegisteredView(BaseModel):
+    user: UserView
+    account: AccountView
+
+
+@router.post(
+    "/register",
+    status_code=201,
+    response_model=RegisteredView,
+    responses=problems(AddressTaken, PasswordRefused, UnknownCountry, UnknownTimeZone),
+)
+async def register(body: RegisterRequest, edge: PublicCommand, auth: Auth) -> Response:
+    """Sign up. A mail with a token goes to the address; log-in works once it is verified."""
+    check_strength(body.password, personal=(body.email, body.full_name or ""))
+    password_hash = await auth.passwords.hash(body.password)
+    settings = edge.runtime.settings
+    async with edge.begin() as uow:
+        user, details, account = await register_user(
+            uow,
+            email=body.email,
+            password_hash=password_hash,
+            full_name=body.full_name,
+            account_name=body.account_name,
+            country=body.country or settings.default_country,
+            time_zone=body.time_zone or settings.default_time_zone,
+            now=edge.now,
+        )
+        view = RegisteredView(user=UserView.of(user, details), account=AccountView.of(account))
+        return await edge.answer(uow, view, status=201)
+
+
+class TokenRequest(Strict):
+    token: Token
+
+
+class VerifiedView(BaseModel):
+    id: UUID
+    status: str
+
+
+@router.post("/verify-email", response_model=VerifiedView, responses=problems(TokenRefused))
+async def verify(body: TokenRequest, edge: PublicCommand) -> Response:
+    """Confirm the address with the token from the mail. It works once."""
+    async with edge.begin() as uow:
+        user = await verify_email(uow, token=body.token, now=edge.now)
+        return await edge.answer(uow, VerifiedView(id=user.id, status=user.status))
+
+
+class AddressRequest(Strict):
+    email: Address
+
+
+@router.post("/verify-email/resend", status_code=202, response_model=Accepted)
+async def resend_verification(body: AddressRequest, edge: PublicCommand) -> Response:
+    """Have the mail sent again. The answer is the same for every address."""
+    await limit_mails(edge, address_key(body.email))
+    async with edge.begin() as uow:
+        ask_for_mail(uow, body.email, Template.VERIFY_EMAIL, now=edge.now)
+        return await edge.answer(uow, Accepted(), status=202)
+
+
+class LogInRequest(Strict):
+    email: Address
+    password: Password
+    totp: str | None = Field(
+        None, min_length=6, max_length=40, description="A code, or a backup code."
+    )
+    account_id: UUID | None = Field(None, description="Which account the token is for.")
+
+
+class GrantView(BaseModel):
+    access_token: str
+    refresh_token: str
+    token_type: str = "Bearer"  # noqa: S105 -- the kind of token
+    expires_in: int
+
+
+async def _granted(auth: Resources, grant: Grant, response: Response) -> GrantView:
+    response.headers["cache-control"] = "no-store"
+    return GrantView(
+        access_token=await auth.issuer.access_token(grant.bearer, at=utc_now()),
+        refresh_token=grant.refresh_token,
+        expires_in=int(ACCESS_LIFE.total_seconds()),
+    )
+
+
+@router.post(
+    "/login",
+    responses=problems(
+        WrongCredentials,
+        SecondFactorRequired,
+        SecondFactorWrong,
+        AddressNotVerified,
+        UserIsSuspended,
+        AccountNotFound,
+        TooManyTries,
+        PasswordBusy,
+    ),
+)
+async def login(
+    body: LogInRequest, edge: PublicCommand, auth: Auth, device: From, response: Response
+) -> GrantView:
+    """Trade address and password for tokens to one account, by default the first one joined.
+
+    Nothing of the answer is kept, so an Idempotency-Key has no effect here.
+    """
+    grant = await log_in(
+        edge.runtime.begin,
+        auth.passwords,
+        auth.throttle,
+        email=body.email,
+        password=body.password,
+        code=body.totp,
+        account_id=body.account_id,
+        device=device,
+        now=edge.now,
+    )
+    return await _granted(auth, grant, response)
+
+
+class RefreshRequest(Strict):
+    refresh_token: Token
+
+
+@router.post("/refresh", responses=problems(RefreshTokenRefused))
+async def refresh(
+    body: RefreshRequest, edge: PublicCommand, auth: Auth, response: Response
+) -> GrantView:
+    """Trade a refresh token for the next pair. Used twice, it ends the whole session."""
+    async with edge.runtime.begin() as uow:
+        grant = await refresh_session(uow, refresh_token=body.refresh_token, now=edge.now)
+    if grant is None:  # said after the commit: a reuse has ended the session
+        raise RefreshTokenRefused
+    return await _granted(auth, grant, response)
+
+
+@router.post("/logout", status_code=204)
+async def logout(body: RefreshRequest, edge: PublicCommand) -> Response:
+    """End the session that a refresh token belongs to."""
+    async with edge.runtime.begin() as uow:
+        await log_out(uow, refresh_token=body.refresh_token, now=edge.now)
+    return Response(status_code=204)
+
+
+@router.post("/password/forgot", status_code=202, response_model=Accepted)
+async def forgot(body: AddressRequest, edge: PublicCommand) -> Response:
+    """Have a token mailed to choose a new password with. Same answer for every address."""
+    await limit_mails(edge, address_key(body.email))
+    async with edge.begin() as uow:
+        ask_for_mail(uow, body.email, Template.RESET_PASSWORD, now=edge.now)
+        return await edge.answer(uow, Accepted(), status=202)
+
+
+class ResetRequest(Strict):
+    token: Token
+    password: Password
+
+
+@router.post("/password/reset", status_code=204, responses=problems(TokenRefused, PasswordRefused))
+async def reset(body: ResetRequest, edge: PublicCommand, auth: Auth) -> Response:
+    """Choose a new password with the token from the mail. Every session ends."""
+    async with edge.runtime.begin() as uow:
+        personal = await check_reset(uow, token=body.token, now=edge.now)
+    check_strength(body.password, personal=personal)
+    password_hash = await auth.passwords.hash(body.password)
+    async with edge.runtime.begin() as uow:
+        await reset_password(uow, token=body.token, password_hash=password_hash, now=edge.now)
+    return Response(status_code=204)
+
+
+class AccessView(BaseModel):
+    access_token: str
+    token_type: str = "Bearer"  # noqa: S105 -- the kind of token
+    expires_in: int
+    scope: str
+
+
+@router.post("/token", responses=problems(ApiKeyRefused))
+async def token(edge: PublicCommand, auth: Auth, response: Response) -> AccessView:
+    """Trade an API key, sent as the bearer token, for a short-lived access token.
+
+    The token is in the header `X-Access-Token` too, for gateways that ask on a client's behalf.
+    """
+    _, _, secret = edge.request.headers.get("authorization", "").partition(" ")
+    if not secret.startswith(KEY_PREFIX):
+        raise ApiKeyRefused
+    async with edge.runtime.begin() as uow:
+        bearer = await exchange_api_key(uow, secret=secret, now=edge.now)
+    access_token = await auth.issuer.access_token(bearer, at=utc_now())
+    response.headers["cache-control"] = "no-store"
+    response.headers["x-access-token"] = access_token
+    return AccessView(
+        access_token=access_token,
+        expires_in=int(ACCESS_LIFE.total_seconds()),
+        scope=" ".join(bearer.scopes or ()),
+    )

@@ -1,0 +1,99 @@
+"""What answers look like, and what request bodies have in common."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from services.auth.domain.accounts import Account, AccountStatus
+from services.auth.domain.roles import Role, StaffRole
+from services.auth.domain.users import PersonalDetails, User, UserStatus
+
+
+def _address(text: str) -> str:
+    try:
+        # A company's own mail may live in a domain that the world does not know.
+        return validate_email(
+            text.strip(), check_deliverability=False, globally_deliverable=False
+        ).normalized
+    except EmailNotValidError as error:
+        raise ValueError(str(error)) from None
+
+
+#: An e-mail address by RFC 5321; whether it exists is for the mail to find out.
+Address = Annotated[str, Field(max_length=254), AfterValidator(_address)]
+#: A name that people gave: anything but control characters.
+Name = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$"
+    ),
+]
+#: An opaque token; longer ones are not ours.
+Token = Annotated[str, Field(min_length=1, max_length=200)]
+#: Bounded here, judged by the domain.
+Password = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class Strict(BaseModel):
+    """A request body: an unknown field is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class UserView(BaseModel):
+    id: UUID
+    email: str
+    full_name: str | None
+    status: UserStatus
+    staff: StaffRole | None
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, user: User, details: PersonalDetails) -> "UserView":
+        return cls(
+            id=user.id,
+            email=details.email,
+            full_name=details.full_name,
+            status=user.status,
+            staff=user.staff_role,
+            created_at=user.created_at,
+            version=user.version,
+        )
+
+
+class AccountView(BaseModel):
+    id: UUID
+    name: str | None
+    country: str
+    time_zone: str
+    status: AccountStatus
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, account: Account) -> "AccountView":
+        return cls(
+            id=account.id,
+            name=account.name,
+            country=account.country,
+            time_zone=account.time_zone,
+            status=account.status,
+            created_at=account.created_at,
+            version=account.version,
+        )
+
+
+class MyAccountView(AccountView):
+    """An account of mine, and what I am in it."""
+
+    role: Role | None
+
+
+class Accepted(BaseModel):
+    """What is said whether or not anything will happen."""
+
+    status: str = "accepted"

@@ -1,0 +1,82 @@
+"""`python -m services.auth staff EMAIL`, `rotate-keys`, and what each deployment makes sure of."""
+
+import argparse
+import sys
+
+from pydantic import TypeAdapter, ValidationError
+
+from services.auth import queries
+from services.auth.api.views import Address
+from services.auth.domain.roles import StaffRole
+from services.auth.domain.users import PasswordRefused
+from services.auth.passwords import check_strength
+from services.auth.resources import AuthRuntime, own
+from services.auth.use_cases.create_staff import create_staff
+from services.auth.use_cases.rotate_keys import ensure_key, rotate_keys
+from shared.clock import utc_now
+from shared.errors import Invalid
+from shared.observability import logger
+
+log = logger(__name__)
+
+
+class NotAnAddress(Invalid):
+    code = "not-an-address"
+
+
+async def staff(runtime: AuthRuntime, arguments: list[str]) -> int:
+    """Make a staff user. The password comes from PERENNIAL_STAFF_PASSWORD or standard input."""
+    parser = argparse.ArgumentParser(prog="python -m services.auth staff")
+    parser.add_argument("email", help="the address that they log in with")
+    parser.add_argument("--role", type=StaffRole, choices=list(StaffRole), default=StaffRole.ADMIN)
+    given = parser.parse_args(arguments)
+    password = _password(runtime)
+    is_new = await _make_staff(runtime, given.email, password, given.role)
+    done = "is a new staff user" if is_new else "was registered already, and is staff now"
+    sys.stdout.write(f"{given.email} {done} ({given.role}).\n")
+    return 0
+
+
+def _password(runtime: AuthRuntime) -> str:
+    set_one = runtime.settings.staff_password
+    if set_one is not None:
+        return set_one.get_secret_value()
+    typed = sys.stdin.readline().rstrip("\n")
+    if not typed:
+        raise PasswordRefused("Give the password in PERENNIAL_STAFF_PASSWORD or on standard input.")
+    return typed
+
+
+async def _make_staff(runtime: AuthRuntime, email: str, password: str, role: StaffRole) -> bool:
+    try:
+        address: str = TypeAdapter(Address).validate_python(email)
+    except ValidationError as error:
+        raise NotAnAddress(f"{email!r} is not an e-mail address.") from error
+    check_strength(password, personal=(address,))
+    password_hash = await own(runtime).passwords.hash(password)
+    async with runtime.begin() as uow:
+        _, is_new = await create_staff(
+            uow, email=address, password_hash=password_hash, role=role, now=utc_now()
+        )
+        return is_new
+
+
+async def rotate(runtime: AuthRuntime, arguments: list[str]) -> int:
+    """Bring the next signing key. Nobody is logged out by it."""
+    argparse.ArgumentParser(prog="python -m services.auth rotate-keys").parse_args(arguments)
+    async with runtime.begin() as uow:
+        key = await rotate_keys(uow, now=utc_now())
+    sys.stdout.write(f"Key {key.kid} is published and signs from {key.signs_from:%H:%M:%S} UTC.\n")
+    return 0
+
+
+async def after_migrate(runtime: AuthRuntime) -> None:
+    """A key to sign with, and the first staff user where the environment names one."""
+    settings = runtime.settings
+    async with runtime.begin() as uow:
+        await ensure_key(uow, now=utc_now())
+        staffed = await queries.is_staffed(uow)
+    if settings.staff_email and settings.staff_password and not staffed:
+        password = settings.staff_password.get_secret_value()
+        await _make_staff(runtime, settings.staff_email, password, StaffRole.ADMIN)
+        log.info("The first staff user was made")

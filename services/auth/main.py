@@ -1,0 +1,26 @@
+"""The auth service, wired together."""
+
+from services.auth.api import routers
+from services.auth.commands import after_migrate, rotate, staff
+from services.auth.consumers import consumers
+from services.auth.repository import AuthUnitOfWork
+from services.auth.resources import fetch_keys, resources
+from services.auth.schedule import schedule
+from services.auth.settings import AuthSettings
+from services.auth.tables import metadata
+from shared.service import Service
+
+service = Service(
+    name="auth",
+    description="Users, accounts and their members, sessions, keys, projects, and all mail.",
+    settings=AuthSettings,
+    metadata=metadata,
+    unit_of_work=AuthUnitOfWork,
+    routers=routers,
+    consumers=consumers,
+    schedule=schedule,
+    resources=resources,
+    fetch_keys=fetch_keys,
+    commands={"staff": staff, "rotate-keys": rotate},
+    after_migrate=after_migrate,
+)

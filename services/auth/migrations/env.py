@@ -1,0 +1,6 @@
+"""Migrations of the auth schema."""
+
+from services.auth.tables import metadata
+from shared.migrations import run
+
+run(metadata)

@@ -1,0 +1,43 @@
+"""Users and their details, accounts, sessions, keys, projects and mail."""
+
+from pathlib import Path
+
+from alembic import op
+
+from shared.messaging.migrations import create_messaging_tables, drop_messaging_tables
+from shared.platform_migration import create_platform_tables, drop_platform_tables
+
+revision = "0001"
+down_revision = None
+
+TABLES = Path(__file__).with_suffix(".sql")
+
+
+def upgrade() -> None:
+    create_messaging_tables()
+    create_platform_tables()
+    for statement in TABLES.read_text().split(";\n"):
+        if statement.strip():
+            op.execute(statement)
+
+
+def downgrade() -> None:
+    for table in (
+        "settled_invoices",
+        "mails",
+        "signing_keys",
+        "api_keys",
+        "totps",
+        "mailed_tokens",
+        "refresh_tokens",
+        "sessions",
+        "projects",
+        "invitations",
+        "memberships",
+        "accounts",
+        "personal_details",
+        "users",
+    ):
+        op.drop_table(table)
+    drop_platform_tables()
+    drop_messaging_tables()

@@ -1,0 +1,198 @@
+"""Reading for an answer: no locks."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, or_, select
+
+from services.auth import tables
+from services.auth.domain.accounts import Account, AccountNotFound, Invitation, Membership
+from services.auth.domain.api_keys import ApiKey
+from services.auth.domain.mail import Mail
+from services.auth.domain.mfa import Totp
+from services.auth.domain.projects import Project, ProjectNotFound
+from services.auth.domain.roles import StaffRole
+from services.auth.domain.sessions import Session
+from services.auth.domain.users import PersonalDetails, User, UserNotFound, UserStatus
+from services.auth.repository import AuthUnitOfWork
+from shared.web import PageRequest
+
+
+async def user_with_details(uow: AuthUnitOfWork, user_id: UUID) -> tuple[User, PersonalDetails]:
+    statement = (
+        select(User, PersonalDetails)
+        .join(PersonalDetails, tables.personal_details.c.user_id == tables.users.c.id)
+        .where(tables.users.c.id == user_id)
+    )
+    row = (await uow.session.execute(statement)).one_or_none()
+    if row is None:
+        raise UserNotFound("There is no such user.")
+    return row[0], row[1]
+
+
+async def has_second_factor(uow: AuthUnitOfWork, user_id: UUID) -> bool:
+    statement = select(Totp).where(
+        tables.totps.c.user_id == user_id, tables.totps.c.confirmed_at.is_not(None)
+    )
+    return (await uow.session.scalars(statement)).one_or_none() is not None
+
+
+def _my_accounts(user_id: UUID) -> Any:
+    return (
+        select(Account, Membership)
+        .join(Membership, tables.memberships.c.account_id == tables.accounts.c.id)
+        .where(tables.memberships.c.user_id == user_id)
+    )
+
+
+async def accounts_of_user(
+    uow: AuthUnitOfWork, user_id: UUID, page: PageRequest
+) -> Sequence[Row[Any]]:
+    statement = page.narrow(_my_accounts(user_id), tables.accounts.c.id)
+    rows: Sequence[Row[Any]] = (await uow.session.execute(statement)).all()
+    return rows
+
+
+async def all_accounts(uow: AuthUnitOfWork, page: PageRequest) -> Sequence[Account]:
+    statement = page.narrow(select(Account), tables.accounts.c.id)
+    return (await uow.session.scalars(statement)).all()
+
+
+async def account(uow: AuthUnitOfWork, account_id: UUID) -> Account:
+    found = await uow.session.get(Account, account_id)
+    if found is None:
+        raise AccountNotFound("There is no such account.")
+    return found
+
+
+async def members(uow: AuthUnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
+    statement: Any = (
+        select(Membership, PersonalDetails)
+        .outerjoin(
+            PersonalDetails, tables.personal_details.c.user_id == tables.memberships.c.user_id
+        )
+        .where(tables.memberships.c.account_id == account_id)
+    )
+    rows: Sequence[Row[Any]] = (
+        await uow.session.execute(page.narrow(statement, tables.memberships.c.id))
+    ).all()
+    return rows
+
+
+async def invitations(
+    uow: AuthUnitOfWork, account_id: UUID, page: PageRequest
+) -> Sequence[Invitation]:
+    statement = select(Invitation).where(tables.invitations.c.account_id == account_id)
+    return (await uow.session.scalars(page.narrow(statement, tables.invitations.c.id))).all()
+
+
+async def api_keys(uow: AuthUnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[ApiKey]:
+    statement = select(ApiKey).where(tables.api_keys.c.account_id == account_id)
+    return (await uow.session.scalars(page.narrow(statement, tables.api_keys.c.id))).all()
+
+
+async def projects(
+    uow: AuthUnitOfWork, account_id: UUID, page: PageRequest, *, status: str | None
+) -> Sequence[Project]:
+    statement = select(Project).where(tables.projects.c.account_id == account_id)
+    if status is not None:
+        statement = statement.where(tables.projects.c.status == status)
+    return (await uow.session.scalars(page.narrow(statement, tables.projects.c.id))).all()
+
+
+async def project(uow: AuthUnitOfWork, project_id: UUID) -> Project:
+    statement = select(Project).where(tables.projects.c.id == project_id)
+    found = (await uow.session.scalars(statement)).one_or_none()
+    if found is None:
+        raise ProjectNotFound("There is no such project.")
+    return found
+
+
+async def living_sessions(
+    uow: AuthUnitOfWork, user_id: UUID, page: PageRequest, *, now: datetime
+) -> Sequence[Session]:
+    statement = select(Session).where(
+        tables.sessions.c.user_id == user_id,
+        tables.sessions.c.revoked_at.is_(None),
+        tables.sessions.c.expires_at > now,
+    )
+    return (await uow.session.scalars(page.narrow(statement, tables.sessions.c.id))).all()
+
+
+async def users(
+    uow: AuthUnitOfWork,
+    page: PageRequest,
+    *,
+    beginning: str | None,
+    status: UserStatus | None,
+    staff: bool | None,
+) -> Sequence[Row[Any]]:
+    statement: Any = select(User, PersonalDetails).outerjoin(
+        PersonalDetails, tables.personal_details.c.user_id == tables.users.c.id
+    )
+    if beginning:
+        statement = statement.where(
+            tables.personal_details.c.address_key.startswith(beginning.lower(), autoescape=True)
+        )
+    if status is not None:
+        statement = statement.where(tables.users.c.status == status)
+    if staff is not None:
+        role = tables.users.c.staff_role
+        statement = statement.where(role.is_not(None) if staff else role.is_(None))
+    rows: Sequence[Row[Any]] = (
+        await uow.session.execute(page.narrow(statement, tables.users.c.id))
+    ).all()
+    return rows
+
+
+async def audit_log(
+    uow: AuthUnitOfWork,
+    page: PageRequest,
+    *,
+    account_id: UUID | None,
+    subject: str | None,
+    actor: str | None,
+) -> Sequence[Row[Any]]:
+    log = uow.platform.audit_log
+    statement = select(log)
+    if account_id is not None:
+        statement = statement.where(log.c.account_id == account_id)
+    if subject is not None:
+        statement = statement.where(log.c.subject == subject)
+    if actor is not None:
+        statement = statement.where(log.c.actor == actor)
+    rows: Sequence[Row[Any]] = (await uow.session.execute(page.narrow(statement, log.c.id))).all()
+    return rows
+
+
+async def everything_about(uow: AuthUnitOfWork, user_id: UUID) -> dict[str, Sequence[Any]]:
+    """All rows about one person, for the export that the law gives them (GDPR, Art. 15)."""
+    log = uow.platform.audit_log
+    who = str(user_id)
+    return {
+        "accounts": (await uow.session.execute(_my_accounts(user_id))).all(),
+        "sessions": (
+            await uow.session.scalars(select(Session).where(tables.sessions.c.user_id == user_id))
+        ).all(),
+        "api_keys": (
+            await uow.session.scalars(select(ApiKey).where(tables.api_keys.c.created_by == user_id))
+        ).all(),
+        "mails": (
+            await uow.session.scalars(select(Mail).where(tables.mails.c.user_id == user_id))
+        ).all(),
+        "audit_log": (
+            await uow.session.execute(
+                select(log)
+                .where(or_(log.c.actor == f"user:{who}", log.c.subject == who))
+                .order_by(log.c.id)
+            )
+        ).all(),
+    }
+
+
+async def is_staffed(uow: AuthUnitOfWork) -> bool:
+    """Whether anybody can administer this deployment."""
+    statement = select(User).where(tables.users.c.staff_role == StaffRole.ADMIN).limit(1)
+    return (await uow.session.scalars(statement)).one_or_none() is not None

@@ -1,0 +1,406 @@
+"""Loading for a change: locked, in the caller's scope. And the unit of work that holds it all."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.auth import tables
+from services.auth.domain.accounts import (
+    Account,
+    AccountNotFound,
+    Invitation,
+    InvitationNotFound,
+    InvitationStatus,
+    MemberNotFound,
+    Membership,
+)
+from services.auth.domain.api_keys import ApiKey, ApiKeyNotFound
+from services.auth.domain.keys import SigningKey
+from services.auth.domain.mail import Mail, MailStatus
+from services.auth.domain.mfa import Totp
+from services.auth.domain.projects import Project, ProjectNotFound
+from services.auth.domain.roles import Role
+from services.auth.domain.sessions import (
+    MailedToken,
+    Purpose,
+    RefreshToken,
+    Session,
+    SessionNotFound,
+    TokenRefused,
+    fingerprint,
+)
+from services.auth.domain.users import (
+    PersonalDetails,
+    User,
+    UserNotFound,
+    UserStatus,
+    address_key,
+)
+from shared.db import Platform, Scope, UnitOfWork
+
+#: One worker at a time makes or rotates keys.
+KEYS_LOCK = 7_310_575_184_661_021
+
+
+class Users:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def add(self, user: User, details: PersonalDetails) -> None:
+        self._session.add(user)
+        await self._session.flush()  # what refers to it comes after it
+        self._session.add(details)
+        await self._session.flush()
+
+    async def get(self, user_id: UUID) -> User:
+        user = await self._session.get(User, user_id, with_for_update=True)
+        if user is None or user.status is UserStatus.ERASED:
+            raise UserNotFound("There is no such user.")
+        return user
+
+    async def details(self, user_id: UUID) -> PersonalDetails | None:
+        return await self._session.get(PersonalDetails, user_id)
+
+    async def find_by_address(self, email: str) -> User | None:
+        statement = (
+            select(User)
+            .join(PersonalDetails, tables.personal_details.c.user_id == tables.users.c.id)
+            .where(tables.personal_details.c.address_key == address_key(email))
+            .with_for_update(of=User)
+        )
+        return (await self._session.scalars(statement)).one_or_none()
+
+    async def password_of(self, email: str) -> tuple[UUID, str | None] | None:
+        """Whose address it is and their hash. No lock: hashing takes its time."""
+        statement = (
+            select(tables.users.c.id, tables.users.c.password_hash)
+            .join(tables.personal_details)
+            .where(tables.personal_details.c.address_key == address_key(email))
+        )
+        row = (await self._session.execute(statement)).one_or_none()
+        return None if row is None else (row.id, row.password_hash)
+
+    async def is_taken(self, email: str) -> bool:
+        statement = select(tables.personal_details.c.user_id).where(
+            tables.personal_details.c.address_key == address_key(email)
+        )
+        return (await self._session.scalar(statement)) is not None
+
+
+class Accounts:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def add(self, account: Account) -> None:
+        self._session.add(account)
+        await self._session.flush()
+
+    async def get(self, account_id: UUID) -> Account:
+        account = await self._session.get(Account, account_id, with_for_update=True)
+        if account is None:
+            raise AccountNotFound("There is no such account.")
+        return account
+
+
+class Memberships:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, membership: Membership) -> None:
+        self._session.add(membership)
+
+    async def find(self, account_id: UUID, user_id: UUID) -> Membership | None:
+        statement = select(Membership).where(
+            tables.memberships.c.account_id == account_id,
+            tables.memberships.c.user_id == user_id,
+        )
+        return (await self._session.scalars(statement)).one_or_none()
+
+    async def get(self, account_id: UUID, user_id: UUID) -> Membership:
+        statement = (
+            select(Membership)
+            .where(
+                tables.memberships.c.account_id == account_id,
+                tables.memberships.c.user_id == user_id,
+            )
+            .with_for_update()
+        )
+        found = (await self._session.scalars(statement)).one_or_none()
+        if found is None:
+            raise MemberNotFound("There is no such member in the account.")
+        return found
+
+    async def list_of_user(self, user_id: UUID) -> Sequence[Membership]:
+        """Oldest first: the first is where they log in to by default."""
+        statement = (
+            select(Membership)
+            .where(tables.memberships.c.user_id == user_id)
+            .order_by(tables.memberships.c.id)
+        )
+        return (await self._session.scalars(statement)).all()
+
+    async def list_of_account(
+        self, account_id: UUID, *, roles: tuple[Role, ...] | None = None
+    ) -> Sequence[Membership]:
+        """Oldest first."""
+        statement = (
+            select(Membership)
+            .where(tables.memberships.c.account_id == account_id)
+            .order_by(tables.memberships.c.id)
+        )
+        if roles is not None:
+            statement = statement.where(tables.memberships.c.role.in_(roles))
+        return (await self._session.scalars(statement)).all()
+
+    async def remove(self, membership: Membership) -> None:
+        await self._session.delete(membership)
+
+
+class Invitations:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, invitation: Invitation) -> None:
+        self._session.add(invitation)
+
+    async def get(self, invitation_id: UUID) -> Invitation:
+        statement = (
+            select(Invitation).where(tables.invitations.c.id == invitation_id).with_for_update()
+        )
+        found = (await self._session.scalars(statement)).one_or_none()
+        if found is None:
+            raise InvitationNotFound("There is no such invitation.")
+        return found
+
+    async def by_token(self, token: str) -> Invitation:
+        statement = (
+            select(Invitation)
+            .where(tables.invitations.c.token_hash == fingerprint(token))
+            .with_for_update()
+        )
+        found = (await self._session.scalars(statement)).one_or_none()
+        if found is None:
+            raise TokenRefused
+        return found
+
+    async def erase(self, key: str) -> None:
+        """Withdraw what was offered to an address that is to be forgotten."""
+        await self._session.execute(
+            update(Invitation)
+            .where(func.lower(tables.invitations.c.email) == key)
+            .values(status=InvitationStatus.WITHDRAWN, email=None)
+        )
+
+
+class Projects:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, project: Project) -> None:
+        self._session.add(project)
+
+    async def get(self, project_id: UUID) -> Project:
+        statement = select(Project).where(tables.projects.c.id == project_id).with_for_update()
+        found = (await self._session.scalars(statement)).one_or_none()
+        if found is None:
+            raise ProjectNotFound("There is no such project.")
+        return found
+
+
+class Sessions:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def add(self, opened: Session, token: RefreshToken) -> None:
+        self._session.add(opened)
+        await self._session.flush()
+        self._session.add(token)
+
+    def add_token(self, token: RefreshToken) -> None:
+        self._session.add(token)
+
+    async def get(self, session_id: UUID, *, user_id: UUID) -> Session:
+        found = await self._session.get(Session, session_id, with_for_update=True)
+        if found is None or found.user_id != user_id:
+            raise SessionNotFound("There is no such session.")
+        return found
+
+    async def find_by_token(self, secret: str) -> tuple[Session, RefreshToken] | None:
+        """The session and the token, both locked: of two uses at once, one comes second."""
+        token_hash = fingerprint(secret)
+        token = await self._session.get(RefreshToken, token_hash)
+        if token is None:
+            return None
+        session = await self._session.get(Session, token.session_id, with_for_update=True)
+        await self._session.refresh(token, with_for_update=True)
+        return (session, token) if session is not None else None
+
+    async def revoke_all(
+        self,
+        user_id: UUID,
+        *,
+        because: str,
+        at: datetime,
+        account_id: UUID | None = None,
+        but: UUID | None = None,
+    ) -> None:
+        """End every session of a user, or those into one account."""
+        statement = (
+            update(Session)
+            .where(
+                tables.sessions.c.user_id == user_id,
+                tables.sessions.c.revoked_at.is_(None),
+            )
+            .values(revoked_at=at, revoked_because=because)
+        )
+        if account_id is not None:
+            statement = statement.where(tables.sessions.c.signed_in_to == account_id)
+        if but is not None:
+            statement = statement.where(tables.sessions.c.id != but)
+        await self._session.execute(statement)
+
+
+class MailedTokens:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def replace(self, token: MailedToken) -> None:
+        """Add it and void the user's older ones for the same purpose."""
+        await self._session.execute(
+            delete(MailedToken).where(
+                tables.mailed_tokens.c.user_id == token.user_id,
+                tables.mailed_tokens.c.purpose == token.purpose,
+                tables.mailed_tokens.c.used_at.is_(None),
+            )
+        )
+        self._session.add(token)
+
+    async def get(self, secret: str, purpose: Purpose) -> MailedToken:
+        found = await self._session.get(MailedToken, fingerprint(secret), with_for_update=True)
+        if found is None or found.purpose is not purpose:
+            raise TokenRefused
+        return found
+
+
+class Totps:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, totp: Totp) -> None:
+        self._session.add(totp)
+
+    async def find(self, user_id: UUID) -> Totp | None:
+        return await self._session.get(Totp, user_id, with_for_update=True)
+
+    async def remove(self, totp: Totp) -> None:
+        await self._session.delete(totp)
+
+
+class ApiKeys:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, key: ApiKey) -> None:
+        self._session.add(key)
+
+    async def get(self, key_id: UUID) -> ApiKey:
+        statement = select(ApiKey).where(tables.api_keys.c.id == key_id).with_for_update()
+        found = (await self._session.scalars(statement)).one_or_none()
+        if found is None:
+            raise ApiKeyNotFound("There is no such API key.")
+        return found
+
+    async def find_by_secret(self, secret: str) -> ApiKey | None:
+        statement = select(ApiKey).where(tables.api_keys.c.key_hash == fingerprint(secret))
+        return (await self._session.scalars(statement)).one_or_none()
+
+    async def revoke_all(self, account_id: UUID, *, at: datetime) -> None:
+        await self._session.execute(
+            update(ApiKey)
+            .where(
+                tables.api_keys.c.account_id == account_id,
+                tables.api_keys.c.revoked_at.is_(None),
+            )
+            .values(revoked_at=at)
+        )
+
+
+class SigningKeys:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def lock(self) -> None:
+        """One process at a time makes or rotates keys; the others wait, then see the result."""
+        await self._session.execute(select(func.pg_advisory_xact_lock(KEYS_LOCK)))
+
+    async def list_all(self) -> list[SigningKey]:
+        statement = select(SigningKey).order_by(tables.signing_keys.c.signs_from)
+        return list((await self._session.scalars(statement)).all())
+
+    def add(self, key: SigningKey) -> None:
+        self._session.add(key)
+
+    async def remove(self, key: SigningKey) -> None:
+        await self._session.delete(key)
+
+
+class Mails:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, mail: Mail) -> None:
+        self._session.add(mail)
+
+    async def get(self, mail_id: UUID) -> Mail | None:
+        return await self._session.get(Mail, mail_id, with_for_update=True)
+
+    async def next_due(self, *, at: datetime, limit: int) -> Sequence[Mail]:
+        """What waits, oldest first, leaving out what another worker has in hand."""
+        statement = (
+            select(Mail)
+            .where(
+                tables.mails.c.status == MailStatus.WAITING,
+                tables.mails.c.next_attempt_at <= at,
+            )
+            .order_by(tables.mails.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return (await self._session.scalars(statement)).all()
+
+    async def erase(self, user_id: UUID, key: str) -> None:
+        """Drop what waits for them: nothing may be sent to somebody who asked to be forgotten."""
+        await self._session.execute(
+            update(Mail)
+            .where(
+                or_(tables.mails.c.user_id == user_id, func.lower(tables.mails.c.address) == key),
+                tables.mails.c.status == MailStatus.WAITING,
+            )
+            .values(status=MailStatus.DROPPED, address=None, facts={})
+        )
+
+
+class AuthUnitOfWork(UnitOfWork):
+    """One transaction over what auth owns."""
+
+    def __init__(self, session: AsyncSession, scope: Scope, platform: Platform) -> None:
+        super().__init__(session, scope, platform)
+        self.users = Users(session)
+        self.accounts = Accounts(session)
+        self.memberships = Memberships(session)
+        self.invitations = Invitations(session)
+        self.projects = Projects(session)
+        self.sessions = Sessions(session)
+        self.mailed_tokens = MailedTokens(session)
+        self.totps = Totps(session)
+        self.api_keys = ApiKeys(session)
+        self.signing_keys = SigningKeys(session)
+        self.mails = Mails(session)
+
+    def mail(self, mail: Mail) -> None:
+        """Have a worker send it, once this has committed."""
+        self.mails.add(mail)
+        self.wake("send_waiting_mails")

@@ -1,0 +1,29 @@
+"""The environment of the auth service."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from shared.settings import Settings
+
+
+class AuthSettings(Settings):
+    """What auth needs beside what every service does."""
+
+    mail_dir: Path = Field(
+        Path(".run/mailbox"), description="Where mails go as files while no SMTP server is set."
+    )
+    mail_from: str = Field(
+        "Perennial <no-reply@perennial.localhost>", description="The sender of all mails."
+    )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="`smtp://user:password@host:587` (STARTTLS where offered) or `smtps://…:465`.",
+    )
+    staff_email: str | None = Field(None, description="The first staff user, made at start.")
+    staff_password: SecretStr | None = Field(None, description="Their password.")
+    default_country: str = Field("DE", description="Of accounts that name none (ISO 3166).")
+    default_time_zone: str = Field("UTC", description="Of accounts that name none (IANA).")
+    password_workers: int = Field(
+        2, ge=1, le=64, description="Passwords hashed side by side; 19 MiB and one core each."
+    )

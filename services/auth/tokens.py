@@ -1,0 +1,113 @@
+"""Access tokens: ES256 JWTs (RFC 9068), signed with keys from the database."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from services.auth.domain.keys import ACCESS_LIFE, PUBLISHED_BEFORE, SigningKey, signing
+from services.auth.domain.roles import Role, StaffRole
+from shared.ids import new_id
+from shared.security import TOKEN_TYPE
+
+ALGORITHM = "ES256"
+#: How long an API process signs and publishes from memory. A new key is published long before it
+#: signs, so that this delay is never seen.
+KEPT_SECONDS = 30
+
+
+def new_key(*, signs_from: datetime, at: datetime) -> SigningKey:
+    pair = ECKey.generate_key("P-256", private=True)
+    return SigningKey(
+        kid=pair.thumbprint(),
+        private_jwk=dict(pair.as_dict(private=True)),
+        signs_from=signs_from,
+        created_at=at,
+    )
+
+
+def next_key(*, at: datetime) -> SigningKey:
+    """A successor: published now, signing once every verifier has fetched it."""
+    return new_key(signs_from=at + PUBLISHED_BEFORE, at=at)
+
+
+def public_jwk(key: SigningKey) -> dict[str, Any]:
+    pair = ECKey.import_key(dict(key.private_jwk))
+    return {**pair.as_dict(private=False), "kid": key.kid, "alg": ALGORITHM, "use": "sig"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bearer:
+    """Whom an access token speaks for."""
+
+    subject: str
+    account_id: UUID | None
+    role: Role | None = None
+    staff: StaffRole | None = None
+    #: What an API key may do; None for a person.
+    scopes: tuple[str, ...] | None = None
+    session_id: UUID | None = None
+    #: When the person gave their password.
+    authenticated_at: datetime | None = None
+
+
+class KeyRing:
+    """The keys that are in use, from memory for half a minute at a time."""
+
+    def __init__(self, load: Callable[[], Awaitable[list[SigningKey]]]) -> None:
+        self._load = load
+        self._keys: list[SigningKey] = []
+        self._loaded = -float("inf")
+
+    async def current(self) -> list[SigningKey]:
+        if not self._keys or time.monotonic() - self._loaded > KEPT_SECONDS:
+            self._keys = await self._load()
+            self._loaded = time.monotonic()
+        return self._keys
+
+    async def published(self, *, at: datetime) -> dict[str, Any]:
+        """The JWK set (RFC 7517) that verifiers fetch."""
+        keys = await self.current()
+        return {"keys": [public_jwk(key) for key in keys if key.is_published(at=at)]}
+
+    def forget(self) -> None:
+        """Read them again at the next use."""
+        self._keys = []
+
+
+class Issuer:
+    """Signs access tokens."""
+
+    def __init__(self, keys: KeyRing, *, issuer: str, audience: str) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+
+    async def access_token(self, bearer: Bearer, *, at: datetime) -> str:
+        key = signing(await self._keys.current(), at=at)
+        issued = int(at.timestamp())
+        claims: dict[str, Any] = {
+            "iss": self._issuer,
+            "aud": self._audience,
+            "sub": bearer.subject,
+            "account_id": str(bearer.account_id) if bearer.account_id else None,
+            "role": bearer.role,
+            "staff": bearer.staff,
+            "jti": str(new_id()),
+            "iat": issued,
+            "exp": issued + int(ACCESS_LIFE.total_seconds()),
+        }
+        if bearer.scopes is not None:
+            claims["scope"] = " ".join(bearer.scopes)
+        if bearer.session_id is not None:
+            claims["sid"] = str(bearer.session_id)
+        if bearer.authenticated_at is not None:
+            claims["auth_time"] = int(bearer.authenticated_at.timestamp())
+        header = {"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": key.kid}
+        pair = ECKey.import_key(dict(key.private_jwk))
+        return jwt.encode(header, claims, pair, algorithms=[ALGORITHM])

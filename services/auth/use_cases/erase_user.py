@@ -1,0 +1,55 @@
+"""Forget a person (GDPR, Art. 17): all that says who they are goes; ids stay for the books."""
+
+from datetime import datetime
+
+from sqlalchemy import delete, update
+
+from services.auth import tables
+from services.auth.domain.accounts import Account, AccountStatus, LastOwner, Membership
+from services.auth.domain.roles import Role
+from services.auth.domain.sessions import MailedToken, Session
+from services.auth.domain.users import PersonalDetails, User
+from services.auth.repository import AuthUnitOfWork
+from services.auth.use_cases.update_account import close_account
+
+
+async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
+    """Erase them and close the accounts that nobody else is in.
+
+    Raises `LastOwner` while others are in an account that nobody else owns.
+    """
+    for membership in await uow.memberships.list_of_user(user.id):
+        await _leave(uow, membership, now=now)
+    totp = await uow.totps.find(user.id)
+    if totp is not None:
+        await uow.totps.remove(totp)
+    details = await uow.users.details(user.id)
+    if details is not None:
+        await uow.mails.erase(user.id, details.address_key)
+        await uow.invitations.erase(details.address_key)
+    for kind, column in (
+        (MailedToken, tables.mailed_tokens.c.user_id),
+        (PersonalDetails, tables.personal_details.c.user_id),
+    ):
+        await uow.session.execute(delete(kind).where(column == user.id))
+    await uow.sessions.revoke_all(user.id, because="erasure", at=now)
+    await uow.session.execute(
+        update(Session).where(tables.sessions.c.user_id == user.id).values(ip=None, user_agent=None)
+    )
+    uow.emit(user.erase(at=now))
+    uow.audit("user.erased", user.id)
+
+
+async def _leave(uow: AuthUnitOfWork, membership: Membership, *, now: datetime) -> None:
+    account: Account = await uow.accounts.get(membership.account_id)
+    others = [
+        one
+        for one in await uow.memberships.list_of_account(account.id)
+        if one.user_id != membership.user_id
+    ]
+    if account.status is AccountStatus.OPEN:
+        if not others:
+            await close_account(uow, account, now=now)
+        elif membership.role is Role.OWNER and all(one.role is not Role.OWNER for one in others):
+            raise LastOwner("Make somebody else an owner of the account first.")
+    await uow.memberships.remove(membership)

@@ -1,0 +1,27 @@
+"""A program trades its API key for an access token that every service understands."""
+
+from datetime import datetime, timedelta
+
+from services.auth.domain.accounts import Account, AccountStatus
+from services.auth.domain.api_keys import ApiKeyRefused
+from services.auth.repository import AuthUnitOfWork
+from services.auth.tokens import Bearer
+
+#: "Last used" is written at most this often.
+NOTED_EVERY = timedelta(minutes=1)
+
+
+async def exchange_api_key(uow: AuthUnitOfWork, *, secret: str, now: datetime) -> Bearer:
+    """Whom the key speaks for. Raises `ApiKeyRefused`."""
+    key = await uow.api_keys.find_by_secret(secret)
+    if key is None:
+        raise ApiKeyRefused
+    key.require_alive(at=now)
+    account = await uow.session.get(Account, key.account_id)
+    if account is None or account.status is AccountStatus.CLOSED:
+        raise ApiKeyRefused
+    if key.last_used_at is None or now - key.last_used_at > NOTED_EVERY:
+        key.last_used_at = now
+    return Bearer(
+        subject=str(key.id), account_id=key.account_id, role=key.role, scopes=tuple(key.scopes)
+    )
