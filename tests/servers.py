@@ -1,25 +1,109 @@
-"""Where the tests' servers come from."""
+"""Where a test run's Postgres, RabbitMQ and Redis come from: given, containers, or native.
 
+In this order: `TEST_POSTGRES_URL`, `TEST_RABBITMQ_URL` and `TEST_REDIS_URL` when all are given;
+containers where a Docker daemon answers (unless `TEST_SERVERS=native`); else private servers from
+the machine's own programs. Whatever was started ends with the run, also when the run is killed.
+"""
+
+import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+GIVEN = ("TEST_POSTGRES_URL", "TEST_RABBITMQ_URL", "TEST_REDIS_URL")
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Real servers, and URLs with all rights on them."""
+    """The three servers, each with every right: roles, databases and topology are made by tests."""
 
     postgres_url: str
     rabbitmq_url: str
     redis_url: str
+    #: given, containers or native
+    kind: str
 
 
 @contextmanager
 def start_servers() -> Iterator[Servers]:
-    """Those that TEST_POSTGRES_URL, TEST_RABBITMQ_URL and TEST_REDIS_URL name."""
-    yield Servers(
-        os.environ["TEST_POSTGRES_URL"],
-        os.environ["TEST_RABBITMQ_URL"],
-        os.environ["TEST_REDIS_URL"],
+    """The servers of this run, until the block ends."""
+    given = [os.environ[name] for name in GIVEN if os.environ.get(name)]
+    if len(given) == len(GIVEN):
+        postgres, rabbitmq, redis = given
+        yield Servers(postgres, rabbitmq, redis, kind="given")
+    elif given:
+        raise RuntimeError(f"Give all of {', '.join(GIVEN)} or none.")
+    elif os.environ.get("TEST_SERVERS") != "native" and docker_answers():
+        with _containers() as started:
+            yield started
+    else:
+        with _native() as started:
+            yield started
+
+
+def docker_answers() -> bool:
+    """Whether a Docker daemon can be used."""
+    if shutil.which("docker") is None:
+        return False
+    try:
+        asked = subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0
+
+
+@contextmanager
+def _containers() -> Iterator[Servers]:
+    """Ryuk, the reaper of testcontainers, removes them when this process is killed."""
+    os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415
+    from testcontainers.community.rabbitmq import RabbitMqContainer  # noqa: PLC0415
+    from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
+
+    fast = "postgres -c fsync=off -c synchronous_commit=off -c max_connections=300"
+    with (
+        RabbitMqContainer("rabbitmq:4-management") as rabbitmq,
+        PostgresContainer("postgres:17", driver=None)
+        .with_command(fast)
+        .with_tmpfs_mount("/var/lib/postgresql/data") as postgres,
+        RedisContainer("redis:8") as redis,
+    ):
+        broker = f"{rabbitmq.get_container_host_ip()}:{rabbitmq.get_exposed_port(rabbitmq.port)}"
+        cache = f"{redis.get_container_host_ip()}:{redis.get_exposed_port(redis.port)}"
+        yield Servers(
+            postgres_url=postgres.get_connection_url(),
+            rabbitmq_url=f"amqp://{rabbitmq.username}:{rabbitmq.password}@{broker}/%2F",
+            redis_url=f"redis://{cache}/0",
+            kind="containers",
+        )
+
+
+@contextmanager
+def _native() -> Iterator[Servers]:
+    """A launcher that keeps them for as long as the pipe to it is open."""
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "infra.native", "servers"],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
+    with launcher:
+        assert launcher.stdin
+        assert launcher.stdout
+        assert launcher.stderr
+        # Lines before it tell about packages being installed.
+        urls = next((line for line in launcher.stdout if line.startswith("{")), None)
+        if urls is None:
+            raise RuntimeError(f"The test servers did not start: {launcher.stderr.read().strip()}")
+        try:
+            yield Servers(**json.loads(urls), kind="native")
+        finally:
+            launcher.stdin.close()
