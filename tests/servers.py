@@ -22,7 +22,7 @@ GIVEN = ("TEST_POSTGRES_URL", "TEST_RABBITMQ_URL", "TEST_REDIS_URL")
 class Servers:
     """The three servers, each with every right: roles, databases and topology are made by tests."""
 
-    postgres_url: str
+    postgres_admin_url: str
     rabbitmq_url: str
     redis_url: str
     #: given, containers or native
@@ -30,7 +30,7 @@ class Servers:
 
 
 @contextmanager
-def start_servers() -> Iterator[Servers]:
+def servers() -> Iterator[Servers]:
     """The servers of this run, until the block ends."""
     given = [os.environ[name] for name in GIVEN if os.environ.get(name)]
     if len(given) == len(GIVEN):
@@ -76,7 +76,7 @@ def _containers() -> Iterator[Servers]:
         broker = f"{rabbitmq.get_container_host_ip()}:{rabbitmq.get_exposed_port(rabbitmq.port)}"
         cache = f"{redis.get_container_host_ip()}:{redis.get_exposed_port(redis.port)}"
         yield Servers(
-            postgres_url=postgres.get_connection_url(),
+            postgres_admin_url=postgres.get_connection_url(),
             rabbitmq_url=f"amqp://{rabbitmq.username}:{rabbitmq.password}@{broker}/%2F",
             redis_url=f"redis://{cache}/0",
             kind="containers",

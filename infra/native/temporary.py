@@ -67,7 +67,7 @@ def _start(folder: Path, started: list[Process]) -> dict[str, str]:
         ready[process] = lambda server=server, process=process: server.ready(process)
     wait_ready(ready, START_SECONDS)
     return {
-        "postgres_url": postgres.url,
+        "postgres_admin_url": postgres.url,
         "rabbitmq_url": rabbitmq.url,
         "redis_url": redis.url,
     }
