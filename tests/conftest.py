@@ -2,19 +2,20 @@
 
 import asyncio
 import importlib
+import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared import migrations
 from shared.messaging.topology import declare
+from tests import servers as sources
 from tests.databases import FreshDatabase, fresh_database
 from tests.eventlog import EventLog, listening
 from tests.harness import Deployment
-from tests.servers import Servers, start_servers
+from tests.servers import Servers
 from tests.tokens import TokenIssuer
 
 SERVICES = ("auth", "subscriptions", "invoicing", "payments")
@@ -23,19 +24,19 @@ SERVICES = ("auth", "subscriptions", "invoicing", "payments")
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """Postgres, RabbitMQ and Redis: given, in containers, or private ones (tests/servers.py)."""
-    with start_servers() as started:
+    with sources.servers() as started:
         yield started
 
 
 @pytest.fixture
 async def empty_database(servers: Servers) -> AsyncIterator[FreshDatabase]:
-    async with fresh_database(servers.postgres_url) as database:
+    async with fresh_database(servers.postgres_admin_url) as database:
         yield database
 
 
 @pytest.fixture
 async def second_empty_database(servers: Servers) -> AsyncIterator[FreshDatabase]:
-    async with fresh_database(servers.postgres_url) as database:
+    async with fresh_database(servers.postgres_admin_url) as database:
         yield database
 
 
@@ -48,14 +49,14 @@ def service_named(name: str) -> Any:
 async def deployment(servers: Servers) -> AsyncIterator[Deployment]:
     """All four services deployed: migrated, their topology declared, nothing running yet."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(fresh_database(servers.postgres_url))
+        database = await stack.enter_async_context(fresh_database(servers.postgres_admin_url))
         made = Deployment(
             {name: database.url(name) for name in SERVICES},
             servers.rabbitmq_url,
             servers.redis_url,
         )
         for name in SERVICES:
-            if not Path("services", name, "main.py").exists():
+            if importlib.util.find_spec(f"services.{name}.main") is None:
                 continue
             await asyncio.to_thread(migrations.upgrade, name, made.database_urls[name])
             service = service_named(name)
