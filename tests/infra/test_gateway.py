@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -137,6 +138,20 @@ def start(run_dir: Path, configuration: str) -> "subprocess.Popen[bytes]":
     )
 
 
+def until_it_listens(process: "subprocess.Popen[bytes]", listen: str) -> None:
+    host, _, port = listen.partition(":")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            assert process.poll() is None, "nginx did not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return
+
+
 @asynccontextmanager
 async def nginx(
     run_dir: Path,
@@ -149,12 +164,8 @@ async def nginx(
     gateway = Gateway(run_dir, listen, upstreams, {"WORKERS": "1", **(settings or {})})
     process = start(run_dir, gateway.render())
     try:
-        transport = httpx.AsyncHTTPTransport(retries=5)  # until it listens
-        async with httpx.AsyncClient(
-            base_url=f"http://{listen}", timeout=20, transport=transport
-        ) as client:
-            await client.get("/health/live")
-            assert process.poll() is None
+        await asyncio.to_thread(until_it_listens, process, listen)
+        async with httpx.AsyncClient(base_url=f"http://{listen}", timeout=20) as client:
             yield client
     finally:
         process.terminate()
@@ -312,6 +323,17 @@ async def test_a_client_cannot_say_where_it_comes_from(client: httpx.AsyncClient
 
     assert sent["x-forwarded-for"] == sent["x-real-ip"] == "127.0.0.1"
     assert "forwarded" not in sent
+
+
+async def test_a_load_balancer_may_if_it_is_trusted(
+    services: dict[str, StandIn], run_dir: Path
+) -> None:
+    trusted = {"TRUSTED_PROXY": "127.0.0.0/8"}
+    async with nginx(run_dir / "trusted", addresses(services), trusted) as client:
+        given = {"X-Forwarded-For": "10.6.6.6, 203.0.113.9"}
+        sent = (await client.get("/v1/plans", headers=given)).json()["headers"]
+
+    assert sent["x-forwarded-for"] == "203.0.113.9"
 
 
 async def test_a_weak_etag_made_by_compression_comes_back_strong(
