@@ -149,10 +149,8 @@ def _errors() -> str:
 
 def _words(error: type[DomainError]) -> str:
     """A class name as a sentence, where it says all there is to say."""
-    words = "".join(
-        f" {letter.lower()}" if letter.isupper() else letter for letter in error.__name__
-    )
-    return words.strip().capitalize() + "."
+    letters = (f" {char.lower()}" if char.isupper() else char for char in error.__name__)
+    return "".join(letters).strip().capitalize() + "."
 
 
 def _all(kind: type[DomainError]) -> Iterator[type[DomainError]]:
