@@ -141,10 +141,11 @@ def test_a_process_may_finish_what_it_has_in_hand(services: dict[str, Any]) -> N
         assert grace < 30
 
 
-def test_nothing_starts_before_its_schema_and_queues_are_there(services: dict[str, Any]) -> None:
-    for service in SERVICES:
-        for kind in ("api", "worker"):
-            waits = services[f"{service}-{kind}"]["depends_on"]
+def test_nothing_starts_before_all_schemas_and_queues_are_there(services: dict[str, Any]) -> None:
+    """All: an event that is published before its consumer's queue is there is set aside."""
+    for name in PROCESSES:
+        waits = services[name]["depends_on"]
+        for service in SERVICES:
             assert waits[f"{service}-migrate"]["condition"] == "service_completed_successfully"
 
 
