@@ -9,10 +9,15 @@ from sqlalchemy import Table, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.clock import utc_now
-from shared.db import UnitOfWork
+from shared.db import OPERATOR, UnitOfWork
 from shared.errors import Conflict, Invalid, NotFound
 from shared.ids import new_id
-from shared.messaging import envelope, gate
+from shared.messaging import envelope
+from shared.messaging.inbox import Inbox
+
+#: A header of messages that go to one handler again. `replay` goes round what Redis remembers;
+#: `discard` has an ordered handler pass over the event, and any other ignore it.
+ACTION = "perennial-action"
 
 
 class DeadLetterNotFound(NotFound):
@@ -56,6 +61,7 @@ class DeadLetter:
         error: str,
         traceback: str | None = None,
         attempts: int,
+        first_failed_at: datetime | None = None,
     ) -> Self:
         """A letter about a message, with as much as can be read of it."""
         now = utc_now()
@@ -78,7 +84,7 @@ class DeadLetter:
             error=error,
             traceback=traceback,
             attempts=attempts,
-            first_failed_at=now,
+            first_failed_at=first_failed_at or now,
             last_failed_at=now,
         )
 
@@ -87,8 +93,15 @@ def table(uow: UnitOfWork) -> Table:
     return uow.platform.table("dead_letters")
 
 
-async def park(uow: UnitOfWork, letter: DeadLetter) -> None:
-    """File it; a handler has one open letter per event, however often that comes."""
+async def park(uow: UnitOfWork, letter: DeadLetter) -> bool:
+    """File it, unless its handler has taken the event meanwhile; whether it was filed.
+
+    From then on the inbox holds the event off, like one that is done.
+    """
+    if letter.event_id is not None:
+        inbox = Inbox(uow.platform.schema, letter.consumer)
+        if not await inbox.claim(uow, [letter.event_id]):
+            return False
     letters = table(uow)
     statement = upsert(letters).values(**asdict(letter))
     await uow.session.execute(
@@ -96,15 +109,12 @@ async def park(uow: UnitOfWork, letter: DeadLetter) -> None:
             index_elements=["consumer", "event_id"],
             index_where=text("status = 'parked'"),
             set_={
-                "last_failed_at": statement.excluded.last_failed_at,
-                "attempts": letters.c.attempts + statement.excluded.attempts,
-                "error": statement.excluded.error,
-                "traceback": statement.excluded.traceback,
-                "reason": statement.excluded.reason,
-                "cause": statement.excluded.cause,
+                name: statement.excluded[name]
+                for name in ("last_failed_at", "attempts", "error", "traceback", "reason", "cause")
             },
         )
     )
+    return True
 
 
 async def take_open(uow: UnitOfWork, letter_id: UUID) -> Any:
@@ -135,20 +145,9 @@ async def replay(
     if data is not None:
         event_id = new_id()
         body = _edited(body, event_id, data)
-    uow.send(
-        {
-            "id": new_id(),
-            "part": envelope.part_of(letter.aggregate_id or letter_id),
-            "exchange": f"{uow.platform.schema}.deliver",
-            "routing_key": letter.consumer,
-            "aggregate_id": letter.aggregate_id or letter_id,
-            "account_id": letter.account_id or UUID(int=0),
-            "sequence": letter.sequence or 0,
-            "body": body,
-            "headers": None,
-        }
-    )
-    await _forget_done(uow, letter)
+    await _send_back(uow, letter, body, "replay")
+    if event_id is not None:
+        await Inbox(uow.platform.schema, letter.consumer).reopen(uow, event_id)
     if data is None:
         await _close(uow, letter, "replayed")
     else:
@@ -156,12 +155,29 @@ async def replay(
     return event_id
 
 
-async def discard(uow: UnitOfWork, letter_id: UUID, *, ordered: bool) -> None:
-    """Give it up. An ordered handler then goes on with what waited behind it."""
+async def discard(uow: UnitOfWork, letter_id: UUID) -> None:
+    """Give it up. An ordered handler passes over it and goes on with what waited behind it."""
     letter = await take_open(uow, letter_id)
-    if ordered and letter.aggregate_id is not None and letter.sequence is not None:
-        await gate.skip(uow, letter.consumer, letter.aggregate_id, letter.sequence)
+    if letter.event_id is not None:
+        await _send_back(uow, letter, bytes(letter.body), "discard")
     await _close(uow, letter, "discarded")
+
+
+async def _send_back(uow: UnitOfWork, letter: Any, body: bytes, action: str) -> None:
+    """Put a message to the letter's handler alone into the outbox."""
+    uow.send(
+        {
+            "id": new_id(),
+            "part": envelope.part_of(letter.aggregate_id or letter.id),
+            "exchange": f"{uow.platform.schema}.deliver",
+            "routing_key": letter.consumer,
+            "aggregate_id": letter.aggregate_id or letter.id,
+            "account_id": letter.account_id or OPERATOR,
+            "sequence": letter.sequence or 0,
+            "body": body,
+            "headers": {ACTION: action},
+        }
+    )
 
 
 async def by_cause(uow: UnitOfWork) -> list[dict[str, Any]]:
@@ -190,20 +206,6 @@ def _edited(body: bytes, event_id: UUID, data: dict[str, Any]) -> bytes:
     except (envelope.Malformed, envelope.UnknownEvent) as error:
         raise Invalid("The edited payload breaks the event's promise.", field="data") from error
     return copy
-
-
-async def _forget_done(uow: UnitOfWork, letter: Any) -> None:
-    """A fresh start of the attempts, so that a replay is not parked at its first failure."""
-    inbox = uow.platform.table("inbox")
-    await uow.session.execute(
-        update(inbox)
-        .where(
-            inbox.c.consumer == letter.consumer,
-            inbox.c.event_id == letter.event_id,
-            inbox.c.processed_at.is_(None),
-        )
-        .values(attempts=0)
-    )
 
 
 async def _close(

@@ -2,19 +2,14 @@
 
 import asyncio
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from uuid import UUID
 
-import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
 from prometheus_client import Counter, Histogram
-from redis.exceptions import RedisError
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm.exc import StaleDataError
 
 from shared.clock import utc_now
 from shared.context import caused_by, handling
@@ -22,10 +17,13 @@ from shared.crashpoint import crashpoint
 from shared.db import UnitOfWork
 from shared.errors import DomainError
 from shared.events import Event
-from shared.messaging import envelope, gate
+from shared.messaging import gate, inbox
 from shared.messaging.consumers import Handler
-from shared.messaging.dead_letters import DeadLetter, park
-from shared.messaging.envelope import Envelope, Malformed, UnknownEvent
+from shared.messaging.dead_letters import ACTION, DeadLetter, park
+from shared.messaging.envelope import Envelope, Malformed, UnknownEvent, catalog_entry, read
+from shared.messaging.marks import Marks
+from shared.messaging.outages import Patience, is_collision
+from shared.messaging.publishing import Publisher
 from shared.observability import logger, redact_text
 from shared.runtime import Runtime
 
@@ -34,268 +32,371 @@ log = logger(__name__)
 EVENTS = Counter("consumer_events_total", "Messages by outcome.", ["consumer", "outcome"])
 LAG = Histogram(
     "consumer_lag_seconds",
-    "From publication to the committed effect.",
+    "From the event to its committed effect.",
     ["consumer"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30, 120),
 )
 
 #: Messages that share a transaction, at most. Whatever waits is taken; nothing is waited for.
 BATCH = 100
-DONE_SECONDS = 24 * 3600
 #: In place, before a message is put off: two writers met.
 QUICK_TRIES = 5
 
-CLAIM = """
-INSERT INTO {schema}.inbox (consumer, event_id, processed_at)
-SELECT :consumer, id, now() FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id
-    ON CONFLICT (consumer, event_id) DO UPDATE SET processed_at = now()
- WHERE inbox.processed_at IS NULL
-RETURNING event_id
-"""
-COUNT_ATTEMPT = """
-INSERT INTO {schema}.inbox (consumer, event_id, attempts) VALUES (:consumer, :id, 1)
-    ON CONFLICT (consumer, event_id) DO UPDATE SET attempts = inbox.attempts + 1
-RETURNING attempts
-"""
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Delivery:
-    """A message in hand, read once."""
+    """An event for one handler: from a message in hand, or back from the early table."""
 
-    message: AbstractIncomingMessage
+    body: bytes
     found: Envelope
-    event: Event
+    #: None where the handler only has its cursor moved.
+    event: Event | None
+    #: `replay` goes round what Redis remembers; `discard` moves the cursor and does nothing else.
+    action: str | None = None
+    is_early: bool = False
 
     @property
     def id(self) -> UUID:
-        return self.event.id
+        return self.found.id
+
+    @property
+    def is_discarded(self) -> bool:
+        return self.action == "discard"
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether the database was out of reach: nobody's fault, and no attempt of the message."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeout | OSError)
-
-
-def is_collision(error: BaseException) -> bool:
-    """Whether two writers met: a deadlock, a serialization failure, a stale version."""
-    if isinstance(error, StaleDataError):
-        return True
-    state = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return state in {"40001", "40P01", "55P03"}
-
-
+@dataclass(eq=False)
 class Deliveries:
     """The consumer path of one handler in one process.
 
-    Effects happen once: the inbox row commits with them, and a message is acknowledged after.
-    A batch that fails is done again one by one, so that one bad message spoils none beside it.
+    Effects happen once: the inbox row commits with them, and messages are acknowledged after.
+    A batch that fails is halved until the message that spoils it stands alone; that one is put
+    off or parked, and the others are none the worse.
     """
 
-    def __init__(
-        self,
-        handler: Handler,
-        runtime: Runtime[Any, Any],
-        channel: AbstractChannel,
-        delays_ms: Sequence[int],
-    ) -> None:
-        self._handler = handler
-        self._runtime = runtime
-        self._channel = channel
-        self._delays_ms = delays_ms
-        self._service = runtime.database.platform.schema
-        self._waiting: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+    handler: Handler
+    runtime: Runtime[Any, Any]
+    publisher: Publisher
+    delays_ms: Sequence[int]
+    marks: Marks
+    batch: int = BATCH
+    _waiting: deque[DeliveredMessage] = field(default_factory=deque)
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_stopping: bool = False
 
-    async def receive(self, message: AbstractIncomingMessage) -> None:
+    def __post_init__(self) -> None:
+        self._service = self.runtime.database.platform.schema
+        self._queue = self.handler.queue
+        self._inbox = inbox.Inbox(self._service, self._queue)
+        self._gate = gate.Gate(self._service, self._queue)
+        self._wanted = frozenset(event.name for event in self.handler.events)
+        self._drained = 0
+        counts = {name: EVENTS.labels(self._queue, name) for name in OUTCOMES}
+        self._count = counts
+        self._lag = LAG.labels(self._queue)
+
+    async def receive(self, message: DeliveredMessage) -> None:
         """Take a message in hand; the channel's prefetch bounds how many."""
-        self._waiting.put_nowait(message)
+        self._waiting.append(message)
+        self._arrived.set()
+
+    def stop(self) -> None:
+        """Finish the batch in hand, and begin no other."""
+        self._is_stopping = True
+        self._arrived.set()
 
     async def run(self) -> None:
-        """Work until canceled. What is then in hand and not committed goes back to the broker."""
-        while True:
-            batch = [await self._waiting.get()]
-            while len(batch) < BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            await asyncio.shield(asyncio.ensure_future(self.process(batch)))
+        """Work until stopped. What is then in hand and not done goes back to the broker."""
+        while not self._is_stopping:
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            size = min(self.batch, len(self._waiting))
+            await self.process([self._waiting.popleft() for _ in range(size)])
 
-    async def process(self, messages: Sequence[AbstractIncomingMessage]) -> None:
-        """See every message through: committed, put off or parked; then acknowledge it."""
-        deliveries = await self._not_yet_done(await self._read(messages))
-        if not deliveries:
-            return
-        try:
-            await self._commit(deliveries)
-        except Exception:  # noqa: BLE001  (whose fault it was shows one by one)
-            for delivery in deliveries:
-                await self._process_alone(delivery)
-            return
-        await self._finish(deliveries)
+    async def process(self, messages: Sequence[DeliveredMessage]) -> None:
+        """See every message through (committed, put off or parked), then acknowledge them."""
+        deliveries = await self._read(messages)
+        fresh = await self._not_yet_done(deliveries)
+        if fresh:
+            await self._see_through(fresh)
+            crashpoint("delivery.done_not_acknowledged")
+        # They came in this order on this channel, and whatever came before them is settled.
+        last = messages[-1]
+        await last.channel.basic_ack(last.delivery_tag or 0, multiple=True, wait=False)
+        crashpoint("delivery.acknowledged_not_marked")
 
-    async def _read(self, messages: Sequence[AbstractIncomingMessage]) -> list[Delivery]:
-        read = []
+    async def _read(self, messages: Sequence[DeliveredMessage]) -> list[Delivery]:
+        """What the messages say, each event once; what cannot be read is parked."""
+        read_once: dict[UUID, Delivery] = {}
         for message in messages:
+            headers = message.header.properties.headers or {}
+            action = headers.get(ACTION)
             try:
-                found = envelope.read(message.body)
-                read.append(Delivery(message, found, found.event()))
+                delivery = self._delivery(message.body, str(action) if action else None)
             except (Malformed, UnknownEvent) as error:
                 reason = "unknown-event" if isinstance(error, UnknownEvent) else "malformed"
-                await self._park(message, reason, error, attempts=1)
-        return read
+                await self._park(message.body, reason, error, plain(headers))
+            else:
+                if delivery.id not in read_once or delivery.action:
+                    read_once[delivery.id] = delivery
+        repeated = len(messages) - len(read_once)
+        if repeated:
+            self._count["duplicate"].inc(repeated)
+        return list(read_once.values())
+
+    def _delivery(self, body: bytes, action: str | None = None, *, early: bool = False) -> Delivery:
+        found = read(body)
+        if catalog_entry(found.type) is None:
+            raise UnknownEvent(f"this release knows no event {found.type}")
+        wanted = (not self._wanted or found.type in self._wanted) and action != "discard"
+        return Delivery(body, found, found.event() if wanted else None, action, early)
 
     async def _not_yet_done(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Leave out what Redis remembers as done. It only saves work: the inbox decides."""
-        if not deliveries:
+        asked = [one for one in deliveries if one.action is None]
+        done = await self.marks.done(self._queue, [one.id for one in asked])
+        if not done:
             return deliveries
-        try:
-            marks = await self._runtime.redis.mget([self._mark(one.id) for one in deliveries])
-        except (RedisError, OSError):
-            return deliveries
-        left = []
-        for delivery, mark in zip(deliveries, marks, strict=True):
-            if mark:
-                await delivery.message.ack()
-                EVENTS.labels(self._handler.queue, "duplicate").inc()
-            else:
-                left.append(delivery)
-        return left
+        self._count["duplicate"].inc(len(done))
+        return [one for one in deliveries if one.action is not None or one.id not in done]
 
-    async def _commit(self, deliveries: Sequence[Delivery]) -> None:
-        """One transaction for all of them."""
-        async with self._runtime.begin() as uow:
-            first = await self._claim(uow, deliveries)
-            if self._handler.ordered:
-                await gate.apply(uow, self._handler, first, self._handle)
-            else:
-                await self._handle(uow, first)
-            await uow.session.flush()
-            crashpoint("consumer.before_commit")
-        crashpoint("consumer.committed_not_acknowledged")
-
-    async def _claim(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that this handler sees for the first time; the claim commits with the effect."""
-        by_id = {delivery.id: delivery for delivery in deliveries}
-        claimed = await uow.session.scalars(
-            text(CLAIM.format(schema=self._service)),
-            {"consumer": self._handler.queue, "ids": list(by_id)},
-        )
-        mine = set(claimed)
-        return [delivery for delivery in by_id.values() if delivery.id in mine]
-
-    async def _handle(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
-        acted_on = [
-            one
-            for one in deliveries
-            if not self._handler.events or isinstance(one.event, self._handler.events)
-        ]
-        if self._handler.batch and acted_on:
-            with caused_by(handling(acted_on[0].found.cause, str(acted_on[0].id))):
-                await self._handler.handle(uow, [one.event for one in acted_on])
-        elif not self._handler.batch:
-            for one in acted_on:
-                with caused_by(handling(one.found.cause, str(one.id))):
-                    await self._handler.handle(uow, one.event)
-        for one in deliveries:
-            uow.handled(self._handler.queue, one.event.name, one.event.account_id)
-
-    async def _process_alone(self, delivery: Delivery) -> None:
-        """One message, to its end: committed, put off, or parked."""
-        tries, pause = 0, 0.1
+    async def _see_through(self, deliveries: Sequence[Delivery]) -> None:
+        """Commit them together, or find out which one spoils it."""
+        if len(deliveries) == 1:
+            await self._see_one_through(deliveries[0])
+            return
+        patience = Patience(self.runtime)
         while True:
             try:
-                await self._commit([delivery])
-            except DomainError as refusal:
-                await self._park(delivery.message, f"refused:{refusal.code}", refusal, attempts=1)
-                return
-            except Exception as error:  # noqa: BLE001  (sorted below)
-                if is_outage(error):
-                    log.warning("The database is out of reach", consumer=self._handler.queue)
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, 5.0)
+                committed = await self._commit(deliveries)
+            except Exception as error:  # noqa: BLE001  (whose fault it is shows in the halves)
+                if await patience.waits_out(error):
                     continue
-                tries += 1
-                if is_collision(error) and tries < QUICK_TRIES:
-                    continue
-                await self._put_off(delivery, error)
-                return
-            await self._finish([delivery])
+                log.info("A batch failed", consumer=self._queue, error=type(error).__name__)
+                middle = len(deliveries) // 2
+                await self._see_through(deliveries[:middle])
+                await self._see_through(deliveries[middle:])
+            else:
+                await self._finish(committed)
             return
+
+    async def _see_one_through(self, delivery: Delivery) -> None:
+        try:
+            committed = await self._commit([delivery])
+        except Exception as error:  # noqa: BLE001  (sorted by _attempt)
+            # Early events that would follow it must not be what fails it.
+            alone = self._drained > 0
+            if not await self._attempt(delivery, None if alone else error):
+                return
+            committed = []
+        await self._finish(committed)
+        if self.handler.ordered and not committed:
+            await self._drain(delivery.found.subject)
+
+    async def _attempt(self, delivery: Delivery, error: Exception | None) -> bool:
+        """One event by itself, to its end: whether it was committed; else put off or parked.
+
+        `error` is what the first try ended with, if there was one.
+        """
+        patience, quick = Patience(self.runtime), 0
+        while True:
+            if error is not None:
+                if isinstance(error, DomainError):
+                    reason = f"refused:{error.code}"
+                    await self._park(delivery.body, reason, error, delivery=delivery)
+                    return False
+                if is_collision(error) and quick < QUICK_TRIES:
+                    quick += 1
+                elif not await patience.waits_out(error):
+                    await self._put_off(delivery, error)
+                    return False
+            try:
+                await self._finish(await self._commit([delivery], drain=False))
+            except Exception as again:  # noqa: BLE001  (sorted above)
+                error = again
+            else:
+                return True
+
+    async def _drain(self, aggregate_id: UUID) -> None:
+        """Apply the early events that follow, each in a transaction of its own."""
+        while True:
+            body = await self._insist(lambda uow: self._gate.next_early(uow, aggregate_id))
+            if body is None:
+                return
+            try:
+                delivery = self._delivery(body, early=True)
+            except (Malformed, UnknownEvent) as error:
+                await self._park(body, "malformed", error)
+                return
+            if not await self._attempt(delivery, None):
+                return
+
+    async def _commit(
+        self, deliveries: Sequence[Delivery], *, drain: bool = True
+    ) -> list[Delivery]:
+        """One transaction for all of them; returns those that took effect here."""
+        self._drained = 0
+        async with self.runtime.begin() as uow:
+            if self.handler.ordered:
+                taken = await self._take_in_order(uow, deliveries, drain=drain)
+            else:
+                claimed = await self._inbox.claim(uow, [one.id for one in deliveries])
+                taken = [one for one in deliveries if one.id in claimed]
+                self._repeats(len(deliveries) - len(taken))
+                await self._handle(uow, taken)
+            crashpoint("delivery.before_commit")
+        crashpoint("delivery.committed_not_acknowledged")
+        return taken
+
+    async def _take_in_order(
+        self, uow: UnitOfWork, deliveries: Sequence[Delivery], *, drain: bool
+    ) -> list[Delivery]:
+        """What is next in its aggregate's sequence; the early is kept, the stale is dropped."""
+        turn = await self._gate.open(uow, deliveries, self._early if drain else None)
+        self._drained = sum(one.is_early for one in turn.due)
+        asked = [one.id for one in (*turn.due, *turn.stale) if not one.is_discarded]
+        claimed = await self._inbox.claim(uow, asked)
+        if held := turn.hold_back(claimed):
+            await self._inbox.give_back(uow, [one.id for one in held if one.id in claimed])
+        due = turn.due
+        await self._handle(uow, [one for one in due if not one.is_discarded])
+        stale = [one for one in turn.stale if one.id in claimed]
+        self._note(uow, stale)
+        await self._gate.close(uow, turn)
+        self._count["stale"].inc(len(stale))
+        self._count["early"].inc(len(turn.early))
+        self._repeats(len(turn.stale) - len(stale))
+        return due
+
+    def _early(self, body: bytes) -> Delivery:
+        return self._delivery(body, early=True)
+
+    async def _handle(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
+        handler = self.handler
+        acted_on = [one for one in deliveries if one.event is not None]
+        if handler.batch and acted_on:
+            with caused_by(handling(acted_on[0].found.cause, str(acted_on[0].id))):
+                await handler.handle(uow, [one.event for one in acted_on])
+        elif not handler.batch:
+            for one in acted_on:
+                with caused_by(handling(one.found.cause, str(one.id))):
+                    await handler.handle(uow, one.event)
+        self._note(uow, deliveries)
+
+    def _note(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
+        for one in deliveries:
+            if one.action is None:  # those that come again were noted when they were parked
+                uow.handled(self._queue, one.found.type, one.found.account_id)
+
+    def _repeats(self, number: int) -> None:
+        if number:
+            self._count["duplicate"].inc(number)
 
     async def _put_off(self, delivery: Delivery, error: Exception) -> None:
         """Have it come back later, or park it when it came often enough."""
-        attempts = await self._count_attempt(delivery)
+        counted = await self._insist(lambda uow: self._inbox.count_attempt(uow, delivery.id))
+        if counted is None:  # another worker has done it meanwhile
+            return
+        attempts, first_failed_at = counted
         log.warning(
             "A handler failed",
-            consumer=self._handler.queue,
+            consumer=self._queue,
             event_id=str(delivery.id),
             attempts=attempts,
             error=f"{type(error).__name__}: {error}",
         )
-        if attempts > len(self._delays_ms):
-            await self._park(delivery.message, type(error).__name__, error, attempts=attempts)
-            return
-        exchange = await self._channel.get_exchange(
-            f"{self._service}.retry.{self._delays_ms[attempts - 1]}", ensure=False
-        )
-        again = aio_pika.Message(
-            delivery.message.body,
-            content_type=delivery.message.content_type,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            message_id=delivery.message.message_id,
-        )
-        await exchange.publish(again, routing_key=self._handler.queue, mandatory=True, timeout=10)
-        await delivery.message.ack()
-        EVENTS.labels(self._handler.queue, "retried").inc()
-
-    async def _count_attempt(self, delivery: Delivery) -> int:
-        async with self._runtime.begin() as uow:
-            attempts = await uow.session.scalar(
-                text(COUNT_ATTEMPT.format(schema=self._service)),
-                {"consumer": self._handler.queue, "id": delivery.id},
+        crashpoint("delivery.counted_not_put_off")
+        if attempts > len(self.delays_ms):
+            await self._park(
+                delivery.body,
+                f"failed:{type(error).__name__}",
+                error,
+                delivery=delivery,
+                attempts=attempts,
+                first_failed_at=first_failed_at,
             )
-        return int(attempts or 1)
+            return
+        await self.publisher.publish(
+            f"{self._service}.retry.{self.delays_ms[attempts - 1]}",
+            self._queue,
+            delivery.body,
+            headers={ACTION: delivery.action} if delivery.action else None,
+        )
+        crashpoint("delivery.put_off_not_acknowledged")
+        self._count["retried"].inc()
 
     async def _park(
-        self, message: AbstractIncomingMessage, reason: str, error: BaseException, *, attempts: int
+        self,
+        body: bytes,
+        reason: str,
+        error: BaseException,
+        headers: dict[str, Any] | None = None,
+        *,
+        delivery: Delivery | None = None,
+        attempts: int = 1,
+        first_failed_at: Any = None,
     ) -> None:
+        """Give it up until a person decides; the inbox then holds it off like one that is done."""
         letter = DeadLetter.of(
-            self._handler.queue,
-            message.body,
-            headers=plain(message.headers),
+            self._queue,
+            body,
+            headers=headers or ({ACTION: delivery.action} if delivery and delivery.action else {}),
             reason=reason,
+            cause=cause_of(error),
             error=redact_text(f"{type(error).__name__}: {error}"),
             traceback=redact_text("".join(traceback.format_exception(error))),
-            cause=_cause(error),
             attempts=attempts,
+            first_failed_at=first_failed_at,
         )
-        async with self._runtime.begin() as uow:
-            await park(uow, letter)
-        await message.ack()
-        log.error("A message was parked", consumer=self._handler.queue, reason=reason)
-        EVENTS.labels(self._handler.queue, "parked").inc()
 
-    async def _finish(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge, and have Redis remember; losing either only repeats a look."""
-        now = utc_now()
-        for delivery in deliveries:
-            await delivery.message.ack()
-            made = delivery.id.int >> 80  # milliseconds, by RFC 9562
-            LAG.labels(self._handler.queue).observe(max(0.0, now.timestamp() - made / 1000))
-        EVENTS.labels(self._handler.queue, "handled").inc(len(deliveries))
-        try:
-            async with self._runtime.redis.pipeline(transaction=False) as pipe:
-                for delivery in deliveries:
-                    pipe.set(self._mark(delivery.id), b"1", ex=DONE_SECONDS)
-                await pipe.execute()
-        except (RedisError, OSError):
+        async def store(uow: UnitOfWork) -> bool:
+            is_parked = await park(uow, letter)
+            if is_parked and delivery is not None:
+                self._note(uow, [delivery])
+                if delivery.is_early:
+                    await self._gate.drop(uow, delivery.found.subject, delivery.found.sequence)
+            return is_parked
+
+        if await self._insist(store):
+            crashpoint("delivery.parked_not_acknowledged")
+            log.error(
+                "A message was parked",
+                consumer=self._queue,
+                event_id=str(letter.event_id),
+                reason=reason,
+            )
+            self._count["parked"].inc()
+
+    async def _insist(self, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """A transaction of our own, tried until the database takes it."""
+        patience = Patience(self.runtime)
+        while True:
+            try:
+                async with self.runtime.begin() as uow:
+                    return await work(uow)
+            except Exception as error:
+                if not await patience.waits_out(error) and not is_collision(error):
+                    raise
+
+    async def _finish(self, committed: Sequence[Delivery]) -> None:
+        """Count what took effect, and have Redis remember it; losing that only repeats a look."""
+        if not committed:
             return
+        now = utc_now().timestamp()
+        for delivery in committed:
+            made = delivery.id.int >> 80  # milliseconds, by RFC 9562
+            self._lag.observe(max(0.0, now - made / 1000))
+        self._count["handled"].inc(len(committed))
+        await self.marks.remember(self._queue, [one.id for one in committed])
 
-    def _mark(self, event_id: UUID) -> str:
-        return f"done:{self._handler.queue}:{event_id}"
+
+OUTCOMES = ("handled", "duplicate", "stale", "early", "retried", "parked")
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The kind of error and where it was raised: what many letters have in common."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" in {frames[-1].name}" if frames else ""

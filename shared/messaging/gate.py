@@ -1,177 +1,208 @@
 """The sequence gate: an aggregate's events take effect in order, whatever the broker does."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from prometheus_client import Counter
-from sqlalchemy import text
-
 from shared.db import UnitOfWork
-from shared.messaging import envelope
-from shared.messaging.consumers import Handler
 
 if TYPE_CHECKING:
     from shared.messaging.delivery import Delivery
 
-EARLY = Counter("consumer_early_total", "Events that came before an earlier one.", ["consumer"])
-
-#: Reads and locks the cursors, in one order for everybody.
+#: Makes, reads and locks the cursors in one statement.
 LOCK = """
 INSERT INTO {schema}.cursors AS c (consumer, aggregate_id, last_sequence)
-SELECT :consumer, id, 0 FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY id
+SELECT $1::text, id, 0 FROM unnest($2::uuid[]) AS id
     ON CONFLICT (consumer, aggregate_id) DO UPDATE SET last_sequence = c.last_sequence
 RETURNING aggregate_id, last_sequence
 """
 MOVE = """
 UPDATE {schema}.cursors AS c SET last_sequence = new.sequence
-  FROM unnest(CAST(:ids AS uuid[]), CAST(:sequences AS int[])) AS new(id, sequence)
- WHERE c.consumer = :consumer AND c.aggregate_id = new.id
+  FROM unnest($2::uuid[], $3::int[]) AS new(id, sequence)
+ WHERE c.consumer = $1 AND c.aggregate_id = new.id
 """
+#: A discarded event is kept without its body, and takes the place of one that has it.
 KEEP = """
-INSERT INTO {schema}.early_events (consumer, aggregate_id, sequence, body)
-VALUES (:consumer, :aggregate_id, :sequence, :body) ON CONFLICT DO NOTHING
+INSERT INTO {schema}.early_events AS e (consumer, aggregate_id, sequence, body)
+SELECT $1::text, * FROM unnest($2::uuid[], $3::int[], $4::bytea[])
+    ON CONFLICT (consumer, aggregate_id, sequence)
+    DO UPDATE SET body = NULL WHERE excluded.body IS NULL
 """
 WAITING = """
 SELECT aggregate_id, sequence, body FROM {schema}.early_events
- WHERE consumer = :consumer AND aggregate_id = ANY(CAST(:ids AS uuid[]))
+ WHERE consumer = $1 AND aggregate_id = ANY($2::uuid[])
 """
 DROP = """
-DELETE FROM {schema}.early_events
- WHERE consumer = :consumer AND aggregate_id = :aggregate_id AND sequence <= :sequence
+DELETE FROM {schema}.early_events AS e
+ USING unnest($2::uuid[], $3::int[]) AS done(id, sequence)
+ WHERE e.consumer = $1 AND e.aggregate_id = done.id AND e.sequence <= done.sequence
 """
-#: Early events whose turn has come, because applying them failed or a gap was discarded.
-READY = """
-SELECT e.aggregate_id FROM {schema}.early_events e
+DROP_ONE = """
+DELETE FROM {schema}.early_events WHERE consumer = $1 AND aggregate_id = $2 AND sequence = $3
+"""
+NEXT = """
+SELECT e.body FROM {schema}.early_events e
   JOIN {schema}.cursors c USING (consumer, aggregate_id)
- WHERE e.consumer = :consumer AND e.sequence = c.last_sequence + 1
- LIMIT 100
+ WHERE e.consumer = $1 AND e.aggregate_id = $2 AND e.sequence = c.last_sequence + 1
+   AND e.body IS NOT NULL
+"""
+#: Moves the cursor over discarded events that are next.
+SKIP = """
+WITH RECURSIVE skipped(sequence) AS (
+    SELECT last_sequence FROM {schema}.cursors WHERE consumer = $1 AND aggregate_id = $2
+    UNION ALL
+    SELECT e.sequence FROM skipped s JOIN {schema}.early_events e
+        ON e.consumer = $1 AND e.aggregate_id = $2 AND e.sequence = s.sequence + 1
+       AND e.body IS NULL
+)
+UPDATE {schema}.cursors SET last_sequence = (SELECT max(sequence) FROM skipped)
+ WHERE consumer = $1 AND aggregate_id = $2
+   AND last_sequence < (SELECT max(sequence) FROM skipped)
 """
 
-Handle = Callable[[UnitOfWork, Sequence[Any]], Awaitable[None]]
+
+@dataclass
+class Turn:
+    """What a transaction does with the events before it: each aggregate's due ones in order."""
+
+    #: To be applied, and (without a delivery) discarded ones to be passed over.
+    due: list["Delivery"] = field(default_factory=list)
+    #: Before their turn: kept.
+    early: list["Delivery"] = field(default_factory=list)
+    #: Behind the cursor: dropped.
+    stale: list["Delivery"] = field(default_factory=list)
+    cursors: dict[UUID, int] = field(default_factory=dict)
+    moved: dict[UUID, int] = field(default_factory=dict)
+    with_early: set[UUID] = field(default_factory=set)
+
+    def hold_back(self, claimed: Collection[UUID]) -> list["Delivery"]:
+        """Stop each aggregate before an event that may not be taken, for it is parked.
+
+        Returns what does not take effect after all; of these, what came by message is early now.
+        """
+        blocked: dict[UUID, int] = {}
+        for one in self.due:
+            if not one.is_discarded and one.id not in claimed:
+                blocked.setdefault(one.found.subject, one.found.sequence)
+        if not blocked:
+            return []
+
+        def is_held(one: "Delivery") -> bool:
+            limit = blocked.get(one.found.subject)
+            return limit is not None and one.found.sequence >= limit
+
+        held = [one for one in self.due if is_held(one)]
+        self.due = [one for one in self.due if not is_held(one)]
+        for aggregate_id, limit in blocked.items():
+            if limit - 1 > self.cursors[aggregate_id]:
+                self.moved[aggregate_id] = limit - 1
+            else:
+                del self.moved[aggregate_id]
+        self.early += [
+            one for one in held if not one.is_early and (one.id in claimed or one.is_discarded)
+        ]
+        return held
 
 
-async def apply(
-    uow: UnitOfWork, handler: Handler, deliveries: Sequence["Delivery"], handle: Handle
-) -> None:
-    """Handle what is next in its aggregate's sequence, keep what is early, drop what is old.
+class Gate:
+    """One handler's cursors and early events."""
 
-    After an event, those that waited for it follow. The events that are applied go to `handle`
-    in one call, each aggregate's in order.
-    """
-    if not deliveries:
-        return
-    schema = uow.platform.schema
-    by_aggregate: defaultdict[UUID, dict[int, Any]] = defaultdict(dict)
-    for delivery in deliveries:
-        by_aggregate[delivery.event.subject][delivery.event.sequence] = delivery
-    names = {"consumer": handler.queue, "ids": list(by_aggregate)}
-    cursors: dict[UUID, int] = dict(
-        (await uow.session.execute(text(LOCK.format(schema=schema)), names)).tuples().all()
-    )
-    waiting = (await uow.session.execute(text(WAITING.format(schema=schema)), names)).all()
-    for row in waiting:
-        by_aggregate[row.aggregate_id].setdefault(row.sequence, row.body)
-    due: list[Any] = []
-    moved: dict[UUID, int] = {}
-    for aggregate_id, found in by_aggregate.items():
-        last = cursors[aggregate_id]
+    def __init__(self, schema: str, consumer: str) -> None:
+        self._consumer = consumer
+        self._lock, self._move, self._keep, self._waiting, self._drop, self._drop_one = (
+            statement.format(schema=schema)
+            for statement in (LOCK, MOVE, KEEP, WAITING, DROP, DROP_ONE)
+        )
+        self._next, self._skip = NEXT.format(schema=schema), SKIP.format(schema=schema)
+
+    async def open(
+        self,
+        uow: UnitOfWork,
+        deliveries: Sequence["Delivery"],
+        read_early: Callable[[bytes], "Delivery"] | None,
+    ) -> Turn:
+        """Lock the aggregates' cursors and sort the events.
+
+        With `read_early`, those that waited follow the ones they waited for.
+        """
+        by_aggregate: defaultdict[UUID, dict[int, Delivery | None]] = defaultdict(dict)
+        turn = Turn()
+        for delivery in deliveries:
+            found = by_aggregate[delivery.found.subject]
+            rival = found.get(delivery.found.sequence)
+            if rival is not None and rival.id != delivery.id and delivery.action is None:
+                turn.stale.append(delivery)  # an edited copy has taken its place
+                continue
+            found[delivery.found.sequence] = delivery
+        connection = await uow.session.connection()
+        # In one order for everybody, so that two workers never wait for each other.
+        names = (self._consumer, sorted(by_aggregate))
+        rows: Any = await connection.exec_driver_sql(self._lock, names)
+        turn.cursors = {row[0]: row[1] for row in rows}
+        waiting: Any = await connection.exec_driver_sql(self._waiting, names)
+        for aggregate_id, sequence, body in waiting:
+            turn.with_early.add(aggregate_id)
+            if body is None:
+                by_aggregate[aggregate_id][sequence] = None
+            elif read_early is not None and sequence not in by_aggregate[aggregate_id]:
+                by_aggregate[aggregate_id][sequence] = read_early(bytes(body))
+        for aggregate_id, found in by_aggregate.items():
+            self._sort(turn, aggregate_id, found)
+        return turn
+
+    @staticmethod
+    def _sort(turn: Turn, aggregate_id: UUID, found: dict[int, "Delivery | None"]) -> None:
+        last = start = turn.cursors[aggregate_id]
         while last + 1 in found:
             last += 1
-            due.append(found[last])
-        if last > cursors[aggregate_id]:
-            moved[aggregate_id] = last
-        cursors[aggregate_id] = last
-    await handle(uow, [_delivery(one) for one in due if one is not None])
-    await _move(uow, handler, moved, {row.aggregate_id for row in waiting})
-    await _keep_early(uow, handler, deliveries, cursors)
+            one = found[last]
+            if one is not None:
+                turn.due.append(one)
+        if last > start:
+            turn.moved[aggregate_id] = last
+        for sequence, one in found.items():
+            if one is None or one.is_early:
+                continue
+            if sequence <= start:
+                turn.stale.append(one)
+            elif sequence > last:
+                turn.early.append(one)
 
+    async def close(self, uow: UnitOfWork, turn: Turn) -> None:
+        """Write down how far each aggregate has come, and what still waits."""
+        connection = await uow.session.connection()
+        if turn.moved:
+            await connection.exec_driver_sql(
+                self._move, (self._consumer, list(turn.moved), list(turn.moved.values()))
+            )
+        passed = turn.with_early & turn.moved.keys()
+        if passed:
+            await connection.exec_driver_sql(
+                self._drop,
+                (self._consumer, list(passed), [turn.moved[one] for one in passed]),
+            )
+        if turn.early:
+            await connection.exec_driver_sql(
+                self._keep,
+                (
+                    self._consumer,
+                    [one.found.subject for one in turn.early],
+                    [one.found.sequence for one in turn.early],
+                    [None if one.is_discarded else one.body for one in turn.early],
+                ),
+            )
 
-async def ready(uow: UnitOfWork, handler: Handler) -> list[UUID]:
-    """The aggregates with an early event whose turn has come."""
-    found = await uow.session.scalars(
-        text(READY.format(schema=uow.platform.schema)), {"consumer": handler.queue}
-    )
-    return list(found)
+    async def next_early(self, uow: UnitOfWork, aggregate_id: UUID) -> bytes | None:
+        """The early event whose turn has come, if there is one."""
+        connection = await uow.session.connection()
+        names = (self._consumer, aggregate_id)
+        await connection.exec_driver_sql(self._skip, names)
+        row = (await connection.exec_driver_sql(self._next, names)).one_or_none()
+        return bytes(row[0]) if row else None
 
-
-async def advance(uow: UnitOfWork, handler: Handler, aggregate_id: UUID, handle: Handle) -> None:
-    """Apply one aggregate's early events as far as they follow the cursor."""
-    schema = uow.platform.schema
-    names = {"consumer": handler.queue, "ids": [aggregate_id]}
-    last = (await uow.session.execute(text(LOCK.format(schema=schema)), names)).one().last_sequence
-    waiting = (await uow.session.execute(text(WAITING.format(schema=schema)), names)).all()
-    found = {row.sequence: row.body for row in waiting}
-    start = last
-    while last + 1 in found:
-        last += 1
-    due = [found[number] for number in range(start + 1, last + 1)]
-    await handle(uow, [_delivery(body) for body in due if body is not None])
-    if last > start:
-        await _move(uow, handler, {aggregate_id: last}, {aggregate_id})
-
-
-async def skip(uow: UnitOfWork, consumer: str, aggregate_id: UUID, sequence: int) -> None:
-    """Have the gate pass over an event that was given up: an early one without a body."""
-    await uow.session.execute(
-        text(KEEP.format(schema=uow.platform.schema)),
-        {
-            "consumer": consumer,
-            "aggregate_id": aggregate_id,
-            "sequence": sequence,
-            "body": None,
-        },
-    )
-
-
-async def _move(
-    uow: UnitOfWork, handler: Handler, moved: dict[UUID, int], with_early: set[UUID]
-) -> None:
-    if not moved:
-        return
-    schema = uow.platform.schema
-    await uow.session.execute(
-        text(MOVE.format(schema=schema)),
-        {"consumer": handler.queue, "ids": list(moved), "sequences": list(moved.values())},
-    )
-    for aggregate_id in with_early & moved.keys():
-        await uow.session.execute(
-            text(DROP.format(schema=schema)),
-            {
-                "consumer": handler.queue,
-                "aggregate_id": aggregate_id,
-                "sequence": moved[aggregate_id],
-            },
-        )
-
-
-async def _keep_early(
-    uow: UnitOfWork, handler: Handler, deliveries: Sequence["Delivery"], cursors: dict[UUID, int]
-) -> None:
-    early = [
-        {
-            "consumer": handler.queue,
-            "aggregate_id": one.event.subject,
-            "sequence": one.event.sequence,
-            "body": one.message.body,
-        }
-        for one in deliveries
-        if one.event.sequence > cursors[one.event.subject]
-    ]
-    if early:
-        EARLY.labels(handler.queue).inc(len(early))
-        await uow.session.execute(text(KEEP.format(schema=uow.platform.schema)), early)
-
-
-class _Kept:
-    """An early event, read back; what `Delivery` is for one in hand."""
-
-    def __init__(self, body: bytes) -> None:
-        self.found = envelope.read(body)
-        self.event = self.found.event()
-        self.id = self.event.id
-
-
-def _delivery(one: Any) -> Any:
-    return _Kept(bytes(one)) if isinstance(one, bytes | memoryview) else one
+    async def drop(self, uow: UnitOfWork, aggregate_id: UUID, sequence: int) -> None:
+        """Forget an early event that was parked."""
+        connection = await uow.session.connection()
+        await connection.exec_driver_sql(self._drop_one, (self._consumer, aggregate_id, sequence))

@@ -11,13 +11,14 @@ from uuid import UUID
 
 import aio_pika
 import asyncpg
+import orjson
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 from aiormq.abc import AbstractChannel
-from pamqp.commands import Basic
 from prometheus_client import Counter, Gauge
 
 from shared.crashpoint import crashpoint
-from shared.messaging.envelope import CONTENT_TYPE, PARTS
+from shared.messaging.envelope import PARTS
+from shared.messaging.publishing import CONFIRM_SECONDS, properties
 from shared.observability import logger
 
 log = logger(__name__)
@@ -28,17 +29,15 @@ WAITING = Gauge("outbox_unpublished", "Rows that wait to be published.", ["servi
 OLDEST = Gauge("outbox_oldest_unpublished_seconds", "Age of the oldest of them.", ["service"])
 
 BATCH = 500
-#: An alarmed broker hangs a publish without an error.
-CONFIRM_SECONDS = 10.0
 POLL_SECONDS = 1.0
 REBALANCE_SECONDS = 2.0
 NACKED = "nacked: a queue is full"
 
 NEXT = """
-SELECT o.id, o.exchange, o.routing_key, o.aggregate_id, o.body
+SELECT o.id, o.exchange, o.routing_key, o.aggregate_id, o.body, o.headers
   FROM unnest($1::smallint[]) AS p(part)
  CROSS JOIN LATERAL (
-       SELECT id, exchange, routing_key, aggregate_id, body
+       SELECT id, exchange, routing_key, aggregate_id, body, headers
          FROM {schema}.outbox
         WHERE part = p.part AND sent_at IS NULL AND refused_at IS NULL
         ORDER BY position
@@ -46,9 +45,10 @@ SELECT o.id, o.exchange, o.routing_key, o.aggregate_id, o.body
 """
 MARK_SENT = "UPDATE {schema}.outbox SET sent_at = now(), error = NULL WHERE id = ANY($1::uuid[])"
 SET_ASIDE = "UPDATE {schema}.outbox SET refused_at = now(), error = $2 WHERE id = $1"
+#: What was refused is offered again after half a minute, and then after gaps that double.
 TRY_AGAIN = """
 UPDATE {schema}.outbox SET refused_at = NULL
- WHERE refused_at < now() - interval '30 seconds' AND error = $1
+ WHERE refused_at < now() - greatest(interval '30 seconds', refused_at - created_at)
 """
 MEASURE = """
 SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS age
@@ -167,11 +167,13 @@ class Relay:
         rows = await connection.fetch(self._sql(NEXT), parts, share)
         if not rows:
             return 0
+        crashpoint("relay.fetched_not_published")
         confirmed, aside, lost = await self._publish(channel, rows)
         crashpoint("relay.published_not_marked")
         if confirmed:
             await connection.execute(self._sql(MARK_SENT), confirmed)
             PUBLISHED.labels(self._service).inc(len(confirmed))
+            crashpoint("relay.marked")
         for row_id, error in aside:
             REFUSED.labels(self._service).inc()
             log.error("The broker refused an event", event_id=str(row_id), error=error)
@@ -201,7 +203,7 @@ class Relay:
                         exchange=row["exchange"],
                         routing_key=row["routing_key"],
                         mandatory=True,
-                        properties=_properties(row),
+                        properties=properties(str(row["id"]), _headers(row)),
                         timeout=CONFIRM_SECONDS,
                     )
                 except PublishError as error:  # returned: no queue for it
@@ -235,7 +237,7 @@ class Relay:
             ):
                 self._parts.add(part)
         # A full queue is not the message's fault.
-        await connection.execute(self._sql(TRY_AGAIN), NACKED)
+        await connection.execute(self._sql(TRY_AGAIN))
 
     async def _measure(self, connection: Any) -> None:
         row = await connection.fetchrow(self._sql(MEASURE))
@@ -249,9 +251,6 @@ class Relay:
         self._woken.set()
 
 
-def _properties(row: Any) -> Basic.Properties:
-    return Basic.Properties(
-        content_type=CONTENT_TYPE,
-        delivery_mode=2,
-        message_id=str(row["id"]),
-    )
+def _headers(row: Any) -> dict[str, Any] | None:
+    headers: dict[str, Any] | None = orjson.loads(row["headers"]) if row["headers"] else None
+    return headers

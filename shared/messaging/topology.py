@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from aio_pika.abc import AbstractConnection
 from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas.queue import QueueType, QuorumQueueArgs
 
-from shared.messaging.consumers import Consumers
+from shared.messaging.consumers import Consumers, Handler
 from shared.messaging.envelope import EVENTS_EXCHANGE
 from shared.settings import Settings
 
@@ -106,3 +107,24 @@ async def declare(
             exchange = await broker.declare_exchange(retry_exchange(service, delay))
             waiting = await broker.declare_queue(retry_queue(service, delay))
             await waiting.bind(exchange)
+
+
+async def require(
+    connection: AbstractConnection,
+    service: str,
+    handlers: Sequence[Handler],
+    delays_ms: Sequence[int] = RETRY_DELAYS_MS,
+) -> None:
+    """Look whether all of it is there; declares nothing. Raises `ChannelNotFoundEntity`."""
+    channel = await connection.channel()
+    try:
+        for exchange in (EVENTS, dead_exchange(service), deliver_exchange(service)):
+            await channel.get_exchange(exchange.name)
+        for handler in handlers:
+            await channel.get_queue(handler.queue)
+        await channel.get_queue(dead_queue(service).name)
+        for delay in delays_ms:
+            await channel.get_exchange(retry_exchange(service, delay).name)
+            await channel.get_queue(retry_queue(service, delay).name)
+    finally:
+        await channel.close()
