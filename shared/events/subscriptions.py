@@ -208,6 +208,12 @@ class SubscriptionPauseScheduled(SubscriptionEvent):
     resumes_at: datetime | None = None
 
 
+class SubscriptionPauseWithdrawn(SubscriptionEvent):
+    """The scheduled pause will not happen."""
+
+    name: ClassVar[str] = "subscription.pause_withdrawn"
+
+
 class SubscriptionResumed(Billable):
     """A new period began after a pause."""
 

@@ -33,11 +33,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the items of a subscription refer to: its plan, and prices by id."""
+    """What the items of a subscription refer to: its plan, prices, and what each is called."""
 
     plan: Plan
     prices: Mapping[UUID, Price]
-    addons: Mapping[UUID, str]
+    names: Mapping[UUID, str]
 
     def price(self, item: Item) -> Price:
         try:
@@ -46,7 +46,7 @@ class Terms:
             raise PriceNotFound(f"There is no price {item.price_id}.") from None
 
     def name(self, item: Item) -> str:
-        return self.plan.name if item.addon_id is None else self.addons[item.addon_id]
+        return self.names[item.price_id]
 
 
 def charge_ahead(item: Item, terms: Terms, period: BillingPeriod, factor: Factor) -> Charge:

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from services.subscriptions.domain.catalog import Grant
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.subscriptions import DunningPolicy, PlanArchived, PlanPublished
 
@@ -60,7 +61,7 @@ class Plan:
     name: str
     description: str = ""
     product_id: UUID | None = None
-    features: tuple[str, ...] = ()
+    features: tuple[Grant, ...] = ()
     trial_days: int = 0
     trial_end_behavior: TrialEndBehavior = TrialEndBehavior.CANCEL
     trial_requires_payment_method: bool = False

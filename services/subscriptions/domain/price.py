@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from services.subscriptions.domain.period import Interval, IntervalUnit
-from shared.errors import Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 
 
 class PriceType(StrEnum):
@@ -38,6 +38,10 @@ class TaxBehavior(StrEnum):
 
 class PriceNotFound(NotFound):
     code = "price-not-found"
+
+
+class PriceNotOnSale(Conflict):
+    code = "price-not-on-sale"
 
 
 class PriceInvalid(Invalid):
@@ -90,7 +94,7 @@ class Price:
     unit_amount: Decimal | None = None
     tiers: tuple[Tier, ...] = ()
     #: How tiers of a metered price are read.
-    tier_mode: PriceType | None = None
+    tier_mode: str | None = None
     package_size: int | None = None
     free_units: int = 0
     meter_id: UUID | None = None
@@ -131,7 +135,7 @@ class Price:
             mode = self.tier_mode if self.type is PriceType.METERED else self.type
             quote = (
                 volume(self.tiers, units)
-                if mode is PriceType.VOLUME
+                if mode == PriceType.VOLUME
                 else graduated(self.tiers, units)
             )
         else:

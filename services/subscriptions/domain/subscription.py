@@ -48,6 +48,7 @@ from shared.events.subscriptions import (
     SubscriptionMarkedUnpaid,
     SubscriptionPaused,
     SubscriptionPauseScheduled,
+    SubscriptionPauseWithdrawn,
     SubscriptionRenewed,
     SubscriptionResumed,
     SubscriptionStarted,
@@ -140,6 +141,18 @@ class IntervalMismatch(Invalid):
 
 class DateInvalid(Invalid):
     code = "date-invalid"
+
+
+class TrialUsed(Conflict):
+    code = "trial-used"
+
+
+class TrialTooLong(Invalid):
+    code = "trial-too-long"
+
+
+class PaymentMethodNeeded(Conflict):
+    code = "payment-method-needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -656,6 +669,13 @@ class Subscription:
             effective_at=self.period_end,
             resumes_at=resumes_at,
         )
+
+    def withdraw_pause(self, *, at: datetime) -> SubscriptionPauseWithdrawn:
+        """It will not pause after all."""
+        if not self.pause_at_period_end or self.status in FINAL:
+            raise NothingScheduled("No pause is scheduled.")
+        self.pause_at_period_end, self.resumes_at = False, None
+        return self._event(SubscriptionPauseWithdrawn, now=at)
 
     def pause(
         self, terms: Terms, *, at: datetime, now: datetime, usage: Usage = NO_USAGE

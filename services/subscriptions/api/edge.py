@@ -1,0 +1,49 @@
+"""What every endpoint here asks for."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from pydantic import BaseModel, ConfigDict
+
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from shared.web import Edge, PageRequest, Reading, command, keyed_command, page_request, reading
+from shared.web.edge import ANONYMOUS, AccountHeader, caller
+
+Command = Annotated[Edge[SubscriptionsUnitOfWork], Depends(command)]
+KeyedCommand = Annotated[Edge[SubscriptionsUnitOfWork], Depends(keyed_command)]
+Query = Annotated[Reading[SubscriptionsUnitOfWork], Depends(reading)]
+Paging = Annotated[PageRequest, Depends(page_request)]
+
+
+async def browsing(
+    request: Request,
+    act_for: AccountHeader = None,
+    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Reading[Any]:
+    """For what anybody may read; who signs in also sees what is theirs alone."""
+    if authorization is None:
+        return Reading(request, ANONYMOUS, None)
+    return await reading(request, await caller(request, authorization), act_for)
+
+
+Browse = Annotated[Reading[SubscriptionsUnitOfWork], Depends(browsing)]
+
+
+def is_anonymous(query: Reading[Any]) -> bool:
+    return query.caller is ANONYMOUS
+
+
+def may_write(edge: Edge[Any]) -> None:
+    """Whoever may spend the account's money."""
+    edge.caller.require_role("admin", "billing")
+    edge.caller.require_scope("subscriptions:write")
+
+
+def may_read(query: Reading[Any]) -> None:
+    query.caller.require_scope("subscriptions:read")
+
+
+class RequestModel(BaseModel):
+    """A request body: what is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid")

@@ -1,0 +1,65 @@
+"""What needs a person: subscriptions that could not be billed."""
+
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from sqlalchemy import select
+
+from services.subscriptions import tables
+from services.subscriptions.api.edge import Command, Paging, Query
+from services.subscriptions.api.views import SubscriptionView
+from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
+from shared.web import Page, problems
+
+router = APIRouter(prefix="/v1/ops/subscriptions", tags=["operations"])
+
+
+class StuckView(BaseModel):
+    """A subscription that was parked, why, and what to do about it."""
+
+    subscription_id: UUID
+    account_id: UUID
+    since: datetime | None
+    reason: str | None
+    next_step: str
+
+    @classmethod
+    def of(cls, subscription: Subscription) -> "StuckView":
+        return cls(
+            subscription_id=subscription.id,
+            account_id=subscription.account_id,
+            since=subscription.parked_at,
+            reason=subscription.parked_reason,
+            next_step=(
+                "Mend the cause, then POST "
+                f"/v1/ops/subscriptions/stuck/{subscription.id}/release: what is due is billed."
+            ),
+        )
+
+
+@router.get("/stuck")
+async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
+    """Subscriptions that could not be billed and wait for a person (staff)."""
+    query.caller.require_staff()
+    async with query.begin() as uow:
+        parked = select(Subscription).where(tables.subscriptions.c.parked_at.is_not(None))
+        found = (await uow.session.scalars(page.narrow(parked, tables.subscriptions.c.id))).all()
+        return page.page(found, StuckView.of, lambda subscription: subscription.id)
+
+
+@router.post(
+    "/stuck/{subscription_id}/release",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound),
+)
+async def release(subscription_id: UUID, command: Command) -> Response:
+    """Take a parked subscription up again (staff)."""
+    command.caller.require_staff("finance", "support")
+    async with command.begin() as uow:
+        subscription = await uow.subscriptions.get(subscription_id)
+        subscription.release()
+        uow.audit("subscription.release", subscription_id)
+        uow.wake("advance_due_subscriptions")
+        return await command.answer(uow, SubscriptionView.of(subscription))

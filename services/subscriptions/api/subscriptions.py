@@ -1,0 +1,367 @@
+"""Subscriptions: starting, looking, changing, ending."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from fastapi import Query as Param
+from pydantic import AwareDatetime, Field
+
+from services.subscriptions import queries
+from services.subscriptions.api.edge import (
+    Command,
+    KeyedCommand,
+    Paging,
+    Query,
+    RequestModel,
+    may_read,
+    may_write,
+)
+from services.subscriptions.api.views import (
+    PreviewView,
+    SubscriptionView,
+    TimelineEntryView,
+)
+from services.subscriptions.domain.account import AccountNotReady
+from services.subscriptions.domain.catalog import AddonNotFound, NotOnSale
+from services.subscriptions.domain.coupon import (
+    CouponExhausted,
+    CouponExpired,
+    CouponNotForPlan,
+    CouponNotFound,
+)
+from services.subscriptions.domain.period import Billing
+from services.subscriptions.domain.plan import PlanNotPublished
+from services.subscriptions.domain.price import PriceInvalid, PriceNotFound, PriceNotOnSale
+from services.subscriptions.domain.subscription import (
+    CurrencyMismatch,
+    DateInvalid,
+    IllegalTransition,
+    IntervalMismatch,
+    NothingChanges,
+    NothingScheduled,
+    PaymentMethodNeeded,
+    Proration,
+    QuantityInvalid,
+    Status,
+    Subscription,
+    SubscriptionNotFound,
+    TrialTooLong,
+    TrialUsed,
+)
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.cancel_subscription import (
+    Notice,
+    cancel_subscription,
+    uncancel_subscription,
+)
+from services.subscriptions.use_cases.change_subscription import (
+    Wish,
+    change_subscription,
+    preview_change,
+    withdraw_change,
+)
+from services.subscriptions.use_cases.choose_items import AddonChoice
+from services.subscriptions.use_cases.pause_subscription import (
+    pause_subscription,
+    resume_subscription,
+)
+from services.subscriptions.use_cases.start_subscription import Order, start_subscription
+from shared.errors import Invalid
+from shared.web import Cursor, Edge, Page, problems
+
+router = APIRouter(prefix="/v1/subscriptions", tags=["subscriptions"])
+
+Quantity = Annotated[int, Field(ge=1, le=1_000_000)]
+Reason = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class AddonRequest(RequestModel):
+    """An add-on, by itself or by one of its prices."""
+
+    addon_id: UUID | None = None
+    price_id: UUID | None = None
+    quantity: Quantity = 1
+
+
+Addons = Annotated[list[AddonRequest], Field(max_length=50)]
+
+
+class StartRequest(RequestModel):
+    price_id: UUID
+    quantity: Quantity = 1
+    addons: Addons = Field(default_factory=list)
+    coupon: str | None = Field(None, max_length=100)
+    project_id: UUID | None = None
+    trial_days: int | None = Field(None, ge=0, le=730)
+    payment_method_id: UUID | None = None
+    billing: Billing = Billing.ANNIVERSARY
+    start_at: AwareDatetime | None = Field(None, description="In the past: bill from then on.")
+    imported: bool = Field(
+        default=False, description="Staff: it runs elsewhere; bill from the next period on."
+    )
+
+
+class ChangeRequest(RequestModel):
+    """What should be different. Without `proration`: up at once, down at the period's end."""
+
+    price_id: UUID | None = None
+    quantity: Quantity | None = None
+    addons: Addons | None = None
+    proration: Proration | None = None
+
+    def wish(self) -> Wish:
+        return Wish(
+            price_id=self.price_id,
+            quantity=self.quantity,
+            addons=None if self.addons is None else choices(self.addons),
+            proration=self.proration,
+        )
+
+
+class CancelRequest(RequestModel):
+    """By default at the period's end."""
+
+    at_period_end: bool = True
+    cancel_at: AwareDatetime | None = None
+    credit: bool = Field(default=False, description="Give back the unused part of the period.")
+    reason: Reason | None = None
+
+
+class PauseRequest(RequestModel):
+    """From the period's end; `resumes_at` wakes it by itself."""
+
+    resumes_at: AwareDatetime | None = None
+
+
+def choices(addons: list[AddonRequest]) -> list[AddonChoice]:
+    return [
+        AddonChoice(addon_id=addon.addon_id, price_id=addon.price_id, quantity=addon.quantity)
+        for addon in addons
+    ]
+
+
+CHOICE_REFUSALS = (
+    PriceNotFound,
+    PriceNotOnSale,
+    PriceInvalid,
+    AddonNotFound,
+    NotOnSale,
+    PlanNotPublished,
+    CurrencyMismatch,
+    IntervalMismatch,
+    QuantityInvalid,
+)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=SubscriptionView,
+    responses=problems(
+        *CHOICE_REFUSALS,
+        CouponNotFound,
+        CouponExhausted,
+        CouponExpired,
+        CouponNotForPlan,
+        DateInvalid,
+        TrialUsed,
+        TrialTooLong,
+        PaymentMethodNeeded,
+        AccountNotReady,
+    ),
+)
+async def start(body: StartRequest, command: KeyedCommand) -> Response:
+    """Subscribe the account to a price."""
+    may_write(command)
+    by_staff = command.caller.staff is not None
+    if (body.imported or body.start_at is not None) and not by_staff:
+        raise Invalid("Only staff start in the past or import.", field="start_at")
+    order = Order(
+        price_id=body.price_id,
+        quantity=body.quantity,
+        addons=choices(body.addons),
+        coupon=body.coupon,
+        project_id=body.project_id,
+        trial_days=body.trial_days,
+        payment_method_id=body.payment_method_id,
+        billing=body.billing,
+        start_at=body.start_at,
+        imported=body.imported,
+    )
+    async with command.begin() as uow:
+        subscription = await start_subscription(
+            uow, command.account_id, order, by_staff=by_staff, now=command.now
+        )
+        return await command.answer(uow, SubscriptionView.of(subscription), status=201)
+
+
+@router.get("")
+async def list_subscriptions(
+    *,
+    query: Query,
+    page: Paging,
+    status: Status | None = None,
+    price_id: UUID | None = None,
+    project_id: UUID | None = None,
+) -> Page[SubscriptionView]:
+    """The account's subscriptions, newest first; staff see everybody's."""
+    may_read(query)
+    async with query.begin() as uow:
+        found = await queries.list_subscriptions(
+            uow, page, status=status, price_id=price_id, project_id=project_id
+        )
+        return page.page(found, SubscriptionView.of, lambda subscription: subscription.id)
+
+
+@router.get(
+    "/{subscription_id}",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound),
+)
+async def read(subscription_id: UUID, query: Query) -> Response:
+    """One subscription."""
+    may_read(query)
+    async with query.begin() as uow:
+        found = await queries.read_subscription(uow, subscription_id)
+        return query.reply(SubscriptionView.of(found))
+
+
+@router.get("/{subscription_id}/timeline", responses=problems(SubscriptionNotFound))
+async def timeline(
+    subscription_id: UUID,
+    query: Query,
+    limit: Annotated[int, Param(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Param(max_length=100)] = None,
+) -> Page[TimelineEntryView]:
+    """Every event of this subscription over all services, oldest first, with what caused it."""
+    may_read(query)
+    after = Cursor.decode(cursor).after if cursor else None
+    async with query.begin() as uow:
+        await queries.read_subscription(uow, subscription_id)
+        found = await queries.timeline(uow, subscription_id, after=after, limit=limit + 1)
+        more = Cursor(found[limit - 1].event_id).encode() if len(found) > limit else None
+        return Page(data=[TimelineEntryView.of(entry) for entry in found[:limit]], next_cursor=more)
+
+
+@router.post(
+    "/{subscription_id}/preview",
+    responses=problems(SubscriptionNotFound, IllegalTransition, NothingChanges, *CHOICE_REFUSALS),
+)
+async def preview(subscription_id: UUID, body: ChangeRequest, command: Command) -> PreviewView:
+    """What a change would cost now and on the next invoice. Without one: the next invoice."""
+    may_read(command)
+    async with command.begin() as uow:
+        subscription = await uow.subscriptions.get(subscription_id)
+        now = await uow.now(subscription.account_id)
+        found = await preview_change(uow, subscription, body.wish(), now=now)
+        return PreviewView.of(found, subscription.currency)
+
+
+@router.post(
+    "/{subscription_id}/change",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound, IllegalTransition, NothingChanges, *CHOICE_REFUSALS),
+)
+async def change(subscription_id: UUID, body: ChangeRequest, command: KeyedCommand) -> Response:
+    """Another price, quantity or other add-ons."""
+    may_write(command)
+    wish = body.wish()
+    if wish.is_empty:
+        raise Invalid("Say what should change: price_id, quantity or addons.", field="price_id")
+    async with command.begin() as uow:
+        subscription, now = await _locked(uow, command, subscription_id)
+        await change_subscription(uow, subscription, wish, now=now)
+        return await command.answer(uow, SubscriptionView.of(subscription))
+
+
+@router.delete(
+    "/{subscription_id}/scheduled-change",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound, NothingScheduled),
+)
+async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> Response:
+    """Take back a change that waits for the period's end."""
+    may_write(command)
+    async with command.begin() as uow:
+        subscription, now = await _locked(uow, command, subscription_id)
+        await withdraw_change(uow, subscription, now=now)
+        return await command.answer(uow, SubscriptionView.of(subscription))
+
+
+@router.post(
+    "/{subscription_id}/cancel",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid),
+)
+async def cancel(
+    subscription_id: UUID, command: Command, body: CancelRequest | None = None
+) -> Response:
+    """End it: when the paid period runs out (the default), at a date, or now."""
+    may_write(command)
+    asked = body or CancelRequest()
+    notice = Notice(
+        at_period_end=asked.at_period_end,
+        cancel_at=asked.cancel_at,
+        credit=asked.credit,
+        reason=asked.reason,
+    )
+    async with command.begin() as uow:
+        subscription, now = await _locked(uow, command, subscription_id)
+        await cancel_subscription(uow, subscription, notice, now=now)
+        return await command.answer(uow, SubscriptionView.of(subscription))
+
+
+@router.post(
+    "/{subscription_id}/uncancel",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound, NothingScheduled),
+)
+async def uncancel(subscription_id: UUID, command: Command) -> Response:
+    """Take back a scheduled cancellation."""
+    may_write(command)
+    async with command.begin() as uow:
+        subscription, now = await _locked(uow, command, subscription_id)
+        await uncancel_subscription(uow, subscription, now=now)
+        return await command.answer(uow, SubscriptionView.of(subscription))
+
+
+@router.post(
+    "/{subscription_id}/pause",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid),
+)
+async def pause(
+    subscription_id: UUID, command: Command, body: PauseRequest | None = None
+) -> Response:
+    """Rest from the period's end on: no service and no bills."""
+    may_write(command)
+    async with command.begin() as uow:
+        subscription, now = await _locked(uow, command, subscription_id)
+        resumes_at = body.resumes_at if body else None
+        await pause_subscription(uow, subscription, resumes_at=resumes_at, now=now)
+        return await command.answer(uow, SubscriptionView.of(subscription))
+
+
+@router.post(
+    "/{subscription_id}/resume",
+    response_model=SubscriptionView,
+    responses=problems(SubscriptionNotFound, IllegalTransition),
+)
+async def resume(subscription_id: UUID, command: Command) -> Response:
+    """Wake it: a new period begins and is billed at once. Before the pause: take it back."""
+    may_write(command)
+    async with command.begin() as uow:
+        subscription, now = await _locked(uow, command, subscription_id)
+        await resume_subscription(uow, subscription, now=now)
+        return await command.answer(uow, SubscriptionView.of(subscription))
+
+
+async def _locked(
+    uow: SubscriptionsUnitOfWork, command: Edge[Any], subscription_id: UUID
+) -> tuple[Subscription, datetime]:
+    """The subscription as the caller last saw it, locked; and its account's time."""
+    subscription = await uow.subscriptions.get(subscription_id)
+    command.require_version(subscription.version)
+    return subscription, await uow.now(subscription.account_id)

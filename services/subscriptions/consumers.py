@@ -1,0 +1,98 @@
+"""What subscriptions does when another service reports something."""
+
+from uuid import UUID
+
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from services.subscriptions import tables
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.cancel_subscription import cancel_all
+from services.subscriptions.use_cases.know_account import know_account, know_payment_method
+from services.subscriptions.use_cases.run_test_clock import hear_report
+from services.subscriptions.use_cases.settle_invoice import InvoiceNews, settle_invoice
+from shared.context import current_cause
+from shared.events import Event
+from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
+from shared.events.clocks import TestClockReported
+from shared.events.invoicing import (
+    InvoiceFinalized,
+    InvoiceMarkedUncollectible,
+    InvoicePaid,
+    InvoiceVoided,
+)
+from shared.events.payments import (
+    DunningExhausted,
+    DunningStarted,
+    PaymentMethodAttached,
+    PaymentMethodDetached,
+)
+from shared.events.subscriptions import TestClockEvent
+from shared.messaging.consumers import Consumers
+
+consumers = Consumers("subscriptions")
+
+
+@consumers.handler(
+    on=[
+        InvoiceFinalized,
+        InvoicePaid,
+        InvoiceVoided,
+        InvoiceMarkedUncollectible,
+        DunningStarted,
+        DunningExhausted,
+    ]
+)
+async def follow_invoice(uow: SubscriptionsUnitOfWork, event: InvoiceNews) -> None:
+    """Activate, mark past due, or end. Commutative: all that is noted of an invoice only grows."""
+    if event.subscription_id is not None:
+        await settle_invoice(uow, event.subscription_id, event)
+
+
+@consumers.handler(on=[AccountRegistered, AccountUpdated, AccountClosed])
+async def follow_account(
+    uow: SubscriptionsUnitOfWork, event: AccountRegistered | AccountUpdated | AccountClosed
+) -> None:
+    """Where an account is, and its end. Commutative: a later sequence wins."""
+    await know_account(uow, event)
+    if isinstance(event, AccountClosed):
+        held = await uow.subscriptions.list_open_of(event.account_id)
+        await cancel_all(uow, list(held), now=event.occurred_at)
+
+
+@consumers.handler(on=[PaymentMethodAttached, PaymentMethodDetached])
+async def follow_payment_method(
+    uow: SubscriptionsUnitOfWork, event: PaymentMethodAttached | PaymentMethodDetached
+) -> None:
+    """Whether an account can pay. Commutative: a later sequence wins."""
+    await know_payment_method(uow, event)
+
+
+@consumers.handler(on=[TestClockReported])
+async def drive_test_clock(uow: SubscriptionsUnitOfWork, event: TestClockReported) -> None:
+    """Simulated time goes on when all services rest. Commutative: rounds carry their revision."""
+    await hear_report(uow, event)
+
+
+@consumers.handler(every=True)
+async def write_timeline(uow: SubscriptionsUnitOfWork, event: Event) -> None:
+    """Every event of the system, for the timeline of a subscription. Commutative: it only adds."""
+    if isinstance(event, TestClockEvent | TestClockReported):
+        return
+    cause = current_cause()
+    subscription_id = getattr(event, "subscription_id", None)
+    await uow.session.execute(
+        upsert(tables.timeline)
+        .values(
+            event_id=event.id,
+            name=event.name,
+            account_id=event.account_id,
+            subscription_id=subscription_id if isinstance(subscription_id, UUID) else None,
+            subject=event.subject,
+            sequence=event.sequence,
+            occurred_at=event.occurred_at,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.event_caused_by,
+            data=event.data,
+        )
+        .on_conflict_do_nothing()
+    )

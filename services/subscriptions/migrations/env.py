@@ -1,0 +1,6 @@
+"""Alembic's entry: subscriptions's tables."""
+
+from services.subscriptions.tables import metadata
+from shared.migrations import run
+
+run(metadata)

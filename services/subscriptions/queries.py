@@ -1,0 +1,175 @@
+"""Reading for a response: no lock, within the caller's scope."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import exists, select
+
+from services.subscriptions import tables
+from services.subscriptions.domain.period import IntervalUnit
+from services.subscriptions.domain.plan import Plan, PlanNotFound, PlanStatus
+from services.subscriptions.domain.price import Price, PriceNotFound
+from services.subscriptions.domain.subscription import Status, Subscription, SubscriptionNotFound
+from services.subscriptions.domain.testclock import ClockNotFound, SimulatedClock
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.tables import TimelineEntry
+from shared.errors import NotFound
+from shared.web import PageRequest
+
+T = TypeVar("T")
+
+prices = tables.prices.c
+plans = tables.plans.c
+subscriptions = tables.subscriptions.c
+
+
+async def read(
+    uow: SubscriptionsUnitOfWork, kind: type[T], entity_id: UUID, refusal: type[NotFound]
+) -> T:
+    found = await uow.session.get(kind, entity_id)
+    if found is None:
+        raise refusal(f"There is no such thing: {entity_id}.")
+    return found
+
+
+async def read_subscription(uow: SubscriptionsUnitOfWork, subscription_id: UUID) -> Subscription:
+    return await read(uow, Subscription, subscription_id, SubscriptionNotFound)
+
+
+async def list_subscriptions(
+    uow: SubscriptionsUnitOfWork,
+    page: PageRequest,
+    *,
+    status: Status | None,
+    price_id: UUID | None,
+    project_id: UUID | None,
+) -> Sequence[Subscription]:
+    statement = select(Subscription)
+    if status is not None:
+        statement = statement.where(subscriptions.status == status)
+    if price_id is not None:
+        statement = statement.where(subscriptions.price_id == price_id)
+    if project_id is not None:
+        statement = statement.where(subscriptions.project_id == project_id)
+    return (await uow.session.scalars(page.narrow(statement, subscriptions.id))).all()
+
+
+async def list_all(
+    uow: SubscriptionsUnitOfWork, page: PageRequest, kind: type[T], table: Any
+) -> Sequence[T]:
+    """A list of the catalog."""
+    return (await uow.session.scalars(page.narrow(select(kind), table.c.id))).all()
+
+
+async def list_prices(
+    uow: SubscriptionsUnitOfWork,
+    page: PageRequest,
+    *,
+    public: bool = False,
+    plan_id: UUID | None = None,
+    currency: str | None = None,
+    interval: IntervalUnit | None = None,
+    min_amount: Decimal | None = None,
+    max_amount: Decimal | None = None,
+) -> Sequence[Price]:
+    statement = select(Price).where(prices.active, *_seen_by(public=public))
+    if plan_id is not None:
+        statement = statement.where(prices.plan_id == plan_id)
+    statement = statement.where(*_priced(currency, interval, min_amount, max_amount))
+    return (await uow.session.scalars(page.narrow(statement, prices.id))).all()
+
+
+async def list_plans(
+    uow: SubscriptionsUnitOfWork,
+    page: PageRequest,
+    *,
+    drafts: bool,
+    currency: str | None = None,
+    interval: IntervalUnit | None = None,
+    min_amount: Decimal | None = None,
+    max_amount: Decimal | None = None,
+) -> Sequence[Plan]:
+    """Plans that are on sale (for staff all of them), by what one of their prices costs."""
+    statement = select(Plan)
+    if not drafts:
+        statement = statement.where(plans.status == PlanStatus.PUBLISHED)
+    narrowed = _priced(currency, interval, min_amount, max_amount)
+    if narrowed:
+        statement = statement.where(
+            exists().where(
+                prices.plan_id == plans.id, prices.active, prices.account_id.is_(None), *narrowed
+            )
+        )
+    return (await uow.session.scalars(page.narrow(statement, plans.id))).all()
+
+
+def _priced(
+    currency: str | None,
+    interval: IntervalUnit | None,
+    min_amount: Decimal | None,
+    max_amount: Decimal | None,
+) -> list[Any]:
+    narrowed: list[Any] = []
+    if currency is not None:
+        narrowed.append(prices.currency == currency)
+    if interval is not None:
+        narrowed.append(prices.interval_unit == interval)
+    if min_amount is not None:
+        narrowed.append(prices.amount >= min_amount)
+    if max_amount is not None:
+        narrowed.append(prices.amount <= max_amount)
+    return narrowed
+
+
+async def prices_of(
+    uow: SubscriptionsUnitOfWork, plan_ids: Sequence[UUID], *, public: bool = False
+) -> dict[UUID, list[Price]]:
+    """The active prices of plans, in the caller's scope."""
+    statement = (
+        select(Price)
+        .where(prices.plan_id.in_(plan_ids), prices.active, *_seen_by(public=public))
+        .order_by(prices.id)
+    )
+    found: dict[UUID, list[Price]] = {plan_id: [] for plan_id in plan_ids}
+    for price in await uow.session.scalars(statement):
+        if price.plan_id is not None:
+            found[price.plan_id].append(price)
+    return found
+
+
+async def read_plan(uow: SubscriptionsUnitOfWork, plan_id: UUID) -> Plan:
+    return await read(uow, Plan, plan_id, PlanNotFound)
+
+
+def _seen_by(*, public: bool) -> list[Any]:
+    """Who is not signed in sees no account's own prices."""
+    return [prices.account_id.is_(None)] if public else []
+
+
+async def read_price(
+    uow: SubscriptionsUnitOfWork, price_id: UUID, *, public: bool = False
+) -> Price:
+    # A query and not `get`, so that another account's own price is not found.
+    statement = select(Price).where(prices.id == price_id, *_seen_by(public=public))
+    found = (await uow.session.scalars(statement)).one_or_none()
+    if found is None:
+        raise PriceNotFound(f"There is no price {price_id}.")
+    return found
+
+
+async def read_clock(uow: SubscriptionsUnitOfWork, clock_id: UUID) -> SimulatedClock:
+    return await read(uow, SimulatedClock, clock_id, ClockNotFound)
+
+
+async def timeline(
+    uow: SubscriptionsUnitOfWork, subscription_id: UUID, *, after: UUID | None, limit: int
+) -> Sequence[TimelineEntry]:
+    """Everything that happened to a subscription, oldest first."""
+    entries = tables.timeline.c
+    statement = select(TimelineEntry).where(entries.subscription_id == subscription_id)
+    if after is not None:
+        statement = statement.where(entries.event_id > after)
+    statement = statement.order_by(entries.event_id).limit(limit)
+    return (await uow.session.scalars(statement)).all()

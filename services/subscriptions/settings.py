@@ -1,0 +1,16 @@
+"""The environment of the subscriptions service."""
+
+from pydantic import Field
+
+from shared.settings import Settings
+
+
+class SubscriptionsSettings(Settings):
+    """What subscriptions needs beside what every service does."""
+
+    renewal_batch: int = Field(
+        100, ge=1, le=1000, description="Subscriptions renewed in one transaction."
+    )
+    test_clock_wait_seconds: float = Field(
+        20, ge=0, le=55, description="How long an advance waits before it answers with progress."
+    )

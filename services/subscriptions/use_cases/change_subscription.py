@@ -1,0 +1,106 @@
+"""Hold another price, quantity or other add-ons; and see beforehand what that would cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from services.subscriptions.domain.charges import Item
+from services.subscriptions.domain.subscription import Act, Proration, Subscription
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.bill import bill
+from services.subscriptions.use_cases.choose_items import AddonChoice, choose_items
+from shared.events.subscriptions import Billable, SubscriptionEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What should be different; None leaves it as it is."""
+
+    price_id: UUID | None = None
+    quantity: int | None = None
+    addons: Sequence[AddonChoice] | None = None
+    proration: Proration | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.price_id is None and self.quantity is None and self.addons is None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would happen now, and on the next invoice."""
+
+    now: SubscriptionEvent | None
+    next: Billable | None
+    next_at: datetime | None
+
+
+async def change_subscription(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, wish: Wish, *, now: datetime
+) -> Subscription:
+    """Change it, at once or at the period's end."""
+    before = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
+    event = await _change(uow, subscription, wish, now=now)
+    await bill(uow, [event])
+    after = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
+    uow.audit("subscription.change", subscription.id, before=before, after=after)
+    return subscription
+
+
+async def withdraw_change(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, *, now: datetime
+) -> Subscription:
+    """Take back a change that waits for the period's end."""
+    await bill(uow, [subscription.withdraw_change(at=now)])
+    uow.audit("subscription.withdraw_change", subscription.id)
+    return subscription
+
+
+async def preview_change(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, wish: Wish, *, now: datetime
+) -> Preview:
+    """The same sums as the change itself, without anything being written."""
+    uow.session.expunge(subscription)  # what happens to it from here on is never written
+    event = None if wish.is_empty else await _change(uow, subscription, wish, now=now)
+    upcoming = subscription.next_act()
+    if upcoming is None or upcoming[1] not in {Act.RENEW, Act.END_TRIAL, Act.RESUME}:
+        return Preview(event, None, None)
+    at, act = upcoming
+    terms = await uow.catalog.terms_of(subscription)
+    events = subscription.act(act, terms, at=at, now=at)
+    billable = next((e for e in events if isinstance(e, Billable)), None)
+    return Preview(event, billable, at)
+
+
+async def _change(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, wish: Wish, *, now: datetime
+) -> SubscriptionEvent:
+    items = await choose_items(
+        uow,
+        subscription.account_id,
+        price_id=wish.price_id or subscription.price_id,
+        quantity=wish.quantity or subscription.quantity,
+        addons=wish.addons if wish.addons is not None else _kept(subscription.items),
+        held=subscription.items,
+    )
+    price = await uow.catalog.price(items[0].price_id)
+    plan = await uow.catalog.plan(price.plan_id or subscription.plan_id)
+    if plan.id != subscription.plan_id:
+        plan.require_published()
+    everything = (*items, *subscription.items)
+    return subscription.change(
+        await uow.catalog.terms(subscription.plan_id, everything),
+        await uow.catalog.terms(plan.id, everything),
+        items,
+        at=now,
+        proration=wish.proration,
+    )
+
+
+def _kept(items: Sequence[Item]) -> list[AddonChoice]:
+    return [
+        AddonChoice(price_id=item.price_id, quantity=item.quantity)
+        for item in items
+        if item.addon_id is not None
+    ]

@@ -1,0 +1,129 @@
+"""Subscribe an account to a price."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from services.subscriptions.domain.coupon import AppliedDiscount
+from services.subscriptions.domain.period import Billing
+from services.subscriptions.domain.plan import Plan
+from services.subscriptions.domain.subscription import (
+    DateInvalid,
+    PaymentMethodNeeded,
+    Subscription,
+    TrialTooLong,
+    TrialUsed,
+)
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.bill import bill
+from services.subscriptions.use_cases.choose_items import AddonChoice, choose_items
+from shared.ids import new_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """How an account wants to subscribe."""
+
+    price_id: UUID
+    quantity: int = 1
+    addons: Sequence[AddonChoice] = ()
+    coupon: str | None = None
+    project_id: UUID | None = None
+    trial_days: int | None = None
+    payment_method_id: UUID | None = None
+    billing: Billing = Billing.ANNIVERSARY
+    start_at: datetime | None = None
+    #: It runs elsewhere and is paid for: bill from the next period on.
+    imported: bool = False
+
+
+async def start_subscription(
+    uow: SubscriptionsUnitOfWork, account_id: UUID, order: Order, *, by_staff: bool, now: datetime
+) -> Subscription:
+    """Start it: `trialing`, `incomplete` until the first payment, or `active` when it is free."""
+    account = await uow.accounts.get(account_id)
+    items = await choose_items(
+        uow,
+        account_id,
+        price_id=order.price_id,
+        quantity=order.quantity,
+        addons=order.addons,
+    )
+    price = await uow.catalog.price(order.price_id)
+    plan = await uow.catalog.plan(price.plan_id or order.price_id)
+    plan.require_published()
+    at = order.start_at or now
+    if at > now:
+        raise DateInvalid("A subscription starts now or lies in the past.", field="start_at")
+    subscription_id = new_id()
+    trial_days = await _trial_days(uow, account_id, subscription_id, plan, order, by_staff=by_staff)
+    discounts = await _redeem(uow, account_id, plan.id, price.currency, order.coupon, now=now)
+    subscription, events = Subscription.start(
+        id=subscription_id,
+        account_id=account_id,
+        items=items,
+        terms=await uow.catalog.terms(plan.id, items),
+        time_zone=account.time_zone,
+        at=at,
+        now=now,
+        billing=order.billing,
+        trial_days=trial_days,
+        discounts=discounts,
+        project_id=order.project_id,
+        payment_method_id=order.payment_method_id,
+        imported=order.imported,
+    )
+    uow.subscriptions.add(subscription)
+    await bill(uow, events)
+    for discount in discounts:
+        await uow.coupons.record(discount.coupon_id, account_id, subscription_id, at=now)
+    uow.audit(
+        "subscription.start",
+        subscription_id,
+        account_id=account_id,
+        after={"status": subscription.status, "price_id": str(price.id)},
+    )
+    return subscription
+
+
+async def _trial_days(
+    uow: SubscriptionsUnitOfWork,
+    account_id: UUID,
+    subscription_id: UUID,
+    plan: Plan,
+    order: Order,
+    *,
+    by_staff: bool,
+) -> int:
+    """How long the trial is. An account has one per plan, and the plan says how long at most."""
+    days = plan.trial_days if order.trial_days is None else order.trial_days
+    if order.imported or not days:
+        return 0
+    if days > plan.trial_days and not by_staff:
+        raise TrialTooLong(f"A trial of this plan has {plan.trial_days} days.", field="trial_days")
+    needs_method = plan.trial_requires_payment_method and order.payment_method_id is None
+    if needs_method and not await uow.accounts.can_pay(account_id):
+        raise PaymentMethodNeeded("Attach a payment method before the trial.")
+    if not await uow.subscriptions.claim_trial(account_id, plan.id, subscription_id):
+        if order.trial_days is not None and not by_staff:
+            raise TrialUsed("This account has had its trial of the plan.")
+        return days if by_staff and order.trial_days is not None else 0
+    return days
+
+
+async def _redeem(
+    uow: SubscriptionsUnitOfWork,
+    account_id: UUID,
+    plan_id: UUID,
+    currency: str,
+    code: str | None,
+    *,
+    now: datetime,
+) -> tuple[AppliedDiscount, ...]:
+    if code is None:
+        return ()
+    coupon = await uow.coupons.get_by_code(code)
+    used = await uow.coupons.used_by(account_id, coupon.id)
+    applied = coupon.redeem(plan_id=plan_id, currency=currency, used_by_account=used, at=now)
+    return (applied,)
