@@ -1,0 +1,62 @@
+"""A migrated payments schema, a sandbox process, and a service that is driven by hand."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.payments.main import service
+from shared import migrations
+from shared.messaging.topology import declare
+from tests.databases import fresh_database
+from tests.harness import Deployment
+from tests.payments.servers import SECRET, Sandbox, sandbox_process
+from tests.payments.world import World
+from tests.servers import Servers
+from tests.tokens import TokenIssuer
+
+#: Short, so that the tokens that time out cost a test half a second.
+TIMEOUT_SECONDS = 0.7
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """The sandbox, and the environment by which the service finds it."""
+    folder: Path = tmp_path_factory.mktemp("sandbox")
+    with sandbox_process(folder) as made:
+        given = {
+            "PERENNIAL_SANDBOX_URL": made.url,
+            "PERENNIAL_SANDBOX_WEBHOOK_SECRET": SECRET,
+            "PERENNIAL_SANDBOX_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS),
+        }
+        before = {name: os.environ.get(name) for name in given}
+        os.environ.update(given)
+        yield made
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+async def payments_deployment(servers: Servers) -> AsyncIterator[Deployment]:
+    """The payments service alone: migrated, its topology declared, nothing running."""
+    async with fresh_database(servers.postgres_admin_url) as database:
+        made = Deployment(
+            {"payments": database.url("payments")}, servers.rabbitmq_url, servers.redis_url
+        )
+        await asyncio.to_thread(migrations.upgrade, "payments", made.database_urls["payments"])
+        await declare("payments", service.consumers, made.settings(service))
+        yield made
+
+
+@pytest.fixture
+async def world(
+    payments_deployment: Deployment, sandbox: Sandbox, issuer: TokenIssuer
+) -> AsyncIterator[World]:
+    """The service without its worker: a test runs the jobs itself, so that nothing is random."""
+    async with World.open(payments_deployment, sandbox, issuer) as made:
+        yield made

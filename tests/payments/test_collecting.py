@@ -1,0 +1,322 @@
+"""From a finalized invoice to the money, with every way in which it can go wrong."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from services.payments import schedule
+from services.payments.domain.payments import AttemptStatus, PaymentStatus
+from shared.clock import utc_now
+from tests.payments.factories import NOW, an_invoice_paid, an_invoice_voided
+from tests.payments.world import World
+
+pytestmark = pytest.mark.servers
+
+
+async def test_a_finalized_invoice_is_charged_once_and_reported(world: World) -> None:
+    await world.attach()
+    invoice = await world.finalize()
+    await world.collect()
+    await world.collect()
+
+    payment = await world.payment(invoice)
+    assert payment.status is PaymentStatus.SUCCEEDED
+    assert world.sandbox.taken(invoice.invoice_id) == 1
+    assert await world.names() == [
+        "payment_method.attached",
+        "payment.created",
+        "payment.succeeded",
+    ]
+
+
+async def test_a_paid_invoice_leaves_the_money_with_the_provider_and_nothing_in_clearing(
+    world: World,
+) -> None:
+    await world.attach()
+    invoice = await world.finalize(amount=10_000)
+    await world.collect()
+    assert (await world.balances())["clearing"] == -10_000
+    await world.invoice_paid(invoice)
+
+    assert await world.balances() == {"provider:sandbox": 9835, "fees": 165, "billed": -10_000}
+
+
+async def test_the_attempt_is_stored_before_the_provider_is_called(world: World) -> None:
+    await world.attach("tok_timeout_before")
+    invoice = await world.finalize()
+    running = asyncio.create_task(world.collect())
+    await asyncio.sleep(0.3)
+
+    (attempt,) = await world.attempts(invoice)
+    assert attempt.status is AttemptStatus.UNKNOWN
+    assert attempt.owner == world.collector.owner
+    assert (await world.payment(invoice)).status is PaymentStatus.PROCESSING
+    await running
+    assert (await world.payment(invoice)).status is PaymentStatus.UNKNOWN
+
+
+@pytest.mark.parametrize("token", ["tok_timeout_before", "tok_timeout_after"])
+async def test_a_lost_answer_is_settled_by_the_reconciler_with_one_charge(
+    world: World, token: str
+) -> None:
+    await world.attach(token)
+    invoice = await world.finalize()
+    await world.collect()
+    assert (await world.payment(invoice)).status is PaymentStatus.UNKNOWN
+    await world.collect()  # nothing is charged again out of `unknown`
+
+    await world.reconcile()
+
+    assert (await world.payment(invoice)).status is PaymentStatus.SUCCEEDED
+    assert world.sandbox.taken(invoice.invoice_id) == 1
+    assert len(await world.attempts(invoice)) == 1
+
+
+async def test_without_a_payment_method_a_new_card_is_asked_for(world: World) -> None:
+    invoice = await world.finalize()
+    await world.collect()
+
+    failed = (await world.emitted())[1]
+    assert failed["type"] == "payment.failed"
+    assert failed["data"]["decline_class"] == "new_card"
+    assert failed["data"]["decline_code"] == "no_payment_method"
+    assert failed["data"]["attempts"] == 0
+    assert (await world.names())[2:] == ["dunning.started"]
+
+    await world.attach()  # retried at once
+    await world.collect()
+    assert (await world.payment(invoice)).status is PaymentStatus.SUCCEEDED
+    assert (await world.names())[-2:] == ["payment.succeeded", "dunning.recovered"]
+
+
+async def test_a_renewal_that_fails_is_retried_by_the_plan_and_then_given_up(world: World) -> None:
+    await world.attach("tok_insufficient_funds")
+    at = NOW
+    await world.set_clock(at)
+    invoice = await world.finalize(occurred_at=at)
+    await world.collect(at=at)
+    for days in (1, 3, 5, 7):
+        payment = await world.payment(invoice)
+        assert payment.due_at == at + timedelta(days=days)
+        at = payment.due_at
+        await world.set_clock(at - timedelta(seconds=1))
+        await world.collect(at=at - timedelta(seconds=1))
+        assert len(await world.attempts(invoice)) == payment.attempts
+        await world.set_clock(at)
+        await world.collect(at=at)
+
+    assert await world.names() == [
+        "payment_method.attached",
+        "payment.created",
+        "payment.failed",
+        "dunning.started",
+        *["payment.failed"] * 4,
+        "dunning.exhausted",
+    ]
+    assert (await world.payment(invoice)).due_at is None
+    exhausted = (await world.emitted())[-1]
+    assert exhausted["time"].startswith("2026-01-17T12:00:00")
+    assert exhausted["data"]["then"] == "cancel"
+
+
+async def test_a_card_that_recovers_ends_the_dunning(world: World) -> None:
+    await world.attach("tok_fails_then_ok:1")
+    await world.set_clock(NOW)
+    invoice = await world.finalize(occurred_at=NOW)
+    await world.collect(at=NOW)
+    await world.set_clock(NOW + timedelta(days=1))
+    await world.collect(at=NOW + timedelta(days=1))
+
+    assert (await world.payment(invoice)).status is PaymentStatus.SUCCEEDED
+    assert (await world.names())[2:] == [
+        "payment.failed",
+        "dunning.started",
+        "payment.succeeded",
+        "dunning.recovered",
+    ]
+
+
+async def test_a_first_payment_that_fails_starts_no_dunning(world: World) -> None:
+    await world.attach("tok_insufficient_funds")
+    invoice = await world.finalize(billing_reason="subscription_start")
+    await world.collect()
+
+    assert (await world.names())[2:] == ["payment.failed"]
+    assert (await world.payment(invoice)).due_at is None
+
+
+async def test_fraud_is_not_asked_again(world: World) -> None:
+    await world.attach("tok_fraud")
+    invoice = await world.finalize()
+    await world.collect()
+
+    assert (await world.names())[2:] == ["payment.failed", "dunning.started", "dunning.exhausted"]
+    assert (await world.payment(invoice)).due_at is None
+
+
+async def test_an_expired_card_waits_for_a_new_one_until_the_time_is_over(world: World) -> None:
+    await world.attach("tok_expired_card")
+    await world.set_clock(NOW)
+    invoice = await world.finalize(occurred_at=NOW)
+    await world.collect(at=NOW)
+    async with world.runtime.begin() as uow:
+        ends = await schedule._next_end(uow, world.account_id)
+
+    assert ends == NOW + timedelta(days=16)
+    assert await world.run(schedule.exhaust_dunnings, at=ends - timedelta(seconds=1)) == 0
+    assert await world.run(schedule.exhaust_dunnings, at=ends) == 1
+    assert (await world.names())[-1] == "dunning.exhausted"
+    assert len(await world.attempts(invoice)) == 1
+
+
+async def test_a_payer_who_confirms_pays(world: World) -> None:
+    await world.attach("tok_requires_action")
+    invoice = await world.finalize()
+    await world.collect()
+    answer = await world.http.get(
+        "/v1/payments", params={"invoice_id": str(invoice.invoice_id)}, headers=world.member
+    )
+    (shown,) = answer.json()["data"]
+    assert shown["status"] == "requires_action"
+    assert shown["next_action"]["url"].startswith(world.sandbox.url)
+
+    charge = world.sandbox.charges(invoice.invoice_id)[0]
+    world.sandbox.post(f"/v1/charges/{charge['id']}/confirm", {"success": True})
+    await world.reconcile()
+
+    assert (await world.payment(invoice)).status is PaymentStatus.SUCCEEDED
+    assert "payment.action_required" in await world.names()
+
+
+async def test_a_new_card_gives_up_the_one_that_waits_for_the_payer(world: World) -> None:
+    await world.attach("tok_requires_action")
+    invoice = await world.finalize()
+    await world.collect()
+    await world.attach("tok_ok")
+    await world.collect()
+    await world.reconcile()
+    await world.collect()
+
+    first, second = await world.attempts(invoice)
+    assert (first.status, second.status) == (AttemptStatus.CANCELED, AttemptStatus.SUCCEEDED)
+    assert world.sandbox.taken(invoice.invoice_id) == 1
+    states = [charge["status"] for charge in world.sandbox.charges(invoice.invoice_id)]
+    assert states == ["canceled", "succeeded"]
+
+
+async def test_a_voided_invoice_is_not_collected(world: World) -> None:
+    await world.attach()
+    invoice = await world.finalize()
+    await world.take(an_invoice_voided(invoice))
+    await world.collect()
+
+    assert (await world.payment(invoice)).status is PaymentStatus.CANCELED
+    assert world.sandbox.charges(invoice.invoice_id) == []
+    assert await world.balances() == {}
+
+
+@pytest.mark.parametrize("token", ["tok_timeout_after", "tok_ok"])
+async def test_money_that_comes_after_a_void_goes_back(world: World, token: str) -> None:
+    await world.attach(token)
+    invoice = await world.finalize()
+    await world.collect()
+    await world.take(an_invoice_voided(invoice))
+    await world.reconcile()
+    await world.run(schedule.send_refunds)
+
+    (charge,) = world.sandbox.charges(invoice.invoice_id)
+    assert charge["refunded"] == charge["captured"] == 1999
+    assert "clearing" not in await world.balances()
+    assert (await world.names())[-1] == "refund.succeeded"
+
+
+async def test_an_invoice_paid_otherwise_is_collected_no_more_and_its_money_goes_back(
+    world: World,
+) -> None:
+    await world.attach("tok_timeout_after")
+    invoice = await world.finalize()
+    await world.collect()
+    await world.take(an_invoice_paid(invoice))
+    await world.pay_everything()
+
+    assert world.sandbox.charges(invoice.invoice_id)[0]["refunded"] == 1999
+    assert await world.balances() == {
+        "offline": 1999,
+        "billed": -1999,
+        "fees": 53,
+        "provider:sandbox": -53,
+    }
+
+
+async def test_a_lost_request_for_a_voided_invoice_is_never_sent(world: World) -> None:
+    await world.attach("tok_timeout_before")
+    invoice = await world.finalize()
+    await world.collect()
+    await world.take(an_invoice_voided(invoice))
+    await world.reconcile()
+
+    assert (await world.payment(invoice)).status is PaymentStatus.CANCELED
+    assert world.sandbox.charges(invoice.invoice_id) == []
+
+
+async def test_while_an_answer_is_awaited_the_account_is_busy(world: World) -> None:
+    await world.attach("tok_timeout_before")
+    await world.finalize()
+    async with world.runtime.begin() as uow:
+        assert await schedule._is_busy(uow, world.account_id)
+    await world.collect()
+    async with world.runtime.begin() as uow:
+        assert await schedule._is_busy(uow, world.account_id)
+    await world.reconcile()
+    async with world.runtime.begin() as uow:
+        assert not await schedule._is_busy(uow, world.account_id)
+
+
+async def test_a_currency_that_cannot_be_charged_asks_no_provider(world: World) -> None:
+    await world.attach()
+    invoice = await world.finalize(amount=100_000_000)
+    await world.collect()
+
+    assert (await world.payment(invoice)).decline_code == "amount_not_supported"
+    assert world.sandbox.charges(invoice.invoice_id) == []
+
+
+async def test_fifty_people_paying_one_invoice_at_once_are_charged_once(world: World) -> None:
+    await world.attach("tok_insufficient_funds")
+    invoice = await world.finalize(billing_reason="subscription_start")
+    await world.collect()
+    method = await world.attach("tok_ok", make_default=True)
+    async with world.runtime.begin() as uow:
+        payment = await uow.payments.find_for_invoice(invoice.invoice_id)
+        assert payment is not None
+        payment.due_at = None
+
+    answers = await asyncio.gather(
+        *(
+            world.http.post(
+                f"/v1/invoices/{invoice.invoice_id}/pay",
+                json={"payment_method_id": str(method)},
+                headers={**world.member, "Idempotency-Key": f"pay-{number}"},
+            )
+            for number in range(50)
+        )
+    )
+
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert world.sandbox.taken(invoice.invoice_id) == 1
+    assert (await world.payment(invoice)).status is PaymentStatus.SUCCEEDED
+    assert [name for name in await world.names() if name == "payment.succeeded"] == [
+        "payment.succeeded"
+    ]
+
+
+async def test_two_workers_claim_a_payment_once(world: World) -> None:
+    await world.attach()
+    invoices = [await world.finalize() for _ in range(20)]
+    await asyncio.gather(*(world.collect() for _ in range(5)))
+
+    for invoice in invoices:
+        assert world.sandbox.taken(invoice.invoice_id) == 1
+    assert await world.run(schedule.collect_due) == 0
+    assert utc_now() > invoices[0].occurred_at
