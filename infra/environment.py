@@ -28,6 +28,7 @@ class Deployment:
     redis: str
     auth: str
     sandbox: str
+    gateway: str
     public_url: str
     run_dir: Path
     passwords: Mapping[str, str]
@@ -64,14 +65,15 @@ class Deployment:
             }
         return {}
 
-    def sandbox_provider(self) -> dict[str, str]:
+    def provider(self) -> dict[str, str]:
         """For the sandbox payment provider."""
         host, _, port = self.sandbox.partition(":")
         return {
+            **{key: value for key, value in self.caller.items() if key.startswith("PERENNIAL_")},
             "PERENNIAL_SANDBOX_HOST": host,
             "PERENNIAL_SANDBOX_PORT": port,
             "PERENNIAL_SANDBOX_DATABASE": str(self.run_dir / "sandbox.sqlite3"),
-            "PERENNIAL_SANDBOX_WEBHOOK_URL": f"{self.public_url}/v1/webhooks/sandbox",
+            "PERENNIAL_SANDBOX_WEBHOOK_URL": f"http://{self.gateway}/v1/webhooks/sandbox",
             "PERENNIAL_SANDBOX_WEBHOOK_SECRET": self.passwords["sandbox_webhooks"],
         }
 

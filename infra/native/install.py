@@ -25,6 +25,8 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 class Missing(Failed):
     """A program is not there and cannot be installed; the text says what to install."""
 
+    code = 2
+
 
 def find(program: str) -> Path | None:
     """Where the program is. Debian keeps Postgres and RabbitMQ's own commands out of the path."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 POLL_SECONDS = 0.05
@@ -18,6 +18,8 @@ SAYS_WHY = re.compile(r"fatal|error|fail|wrong|emerg|refused|cannot|unable", re.
 
 class Failed(Exception):
     """Something did not start; the text is what the person at the terminal reads."""
+
+    code = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,10 @@ class Program:
     stop_signal: int = signal.SIGTERM
     #: Kill it when the launcher dies (tests), instead of letting it outlive the launcher (up).
     tied: bool = False
+
+    def with_environment(self, more: Mapping[str, str]) -> "Program":
+        """The same, told more."""
+        return replace(self, environment={**self.environment, **more})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +134,13 @@ def start(program: Program, log: Path) -> Process:
         log_start=begin,
         stop_signal=program.stop_signal,
     )
+
+
+def adopt(pid: int) -> Process:
+    """A process that somebody else started; what it logged is not known."""
+    name = Path(f"/proc/{pid}/comm").read_text().strip()
+    born = birth(pid) or "gone"
+    return Process(name=name, pid=pid, born=born, log="", log_start=0, stop_signal=signal.SIGTERM)
 
 
 _CHILDREN: list["subprocess.Popen[bytes]"] = []

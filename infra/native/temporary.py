@@ -84,5 +84,5 @@ def serve() -> int:
             sys.stdin.read()
     except Failed as failure:
         sys.stderr.write(f"{failure}\n")
-        return 2 if isinstance(failure, install.Missing) else 1
+        return failure.code
     return 0

@@ -32,5 +32,10 @@ BEGIN
             'ALTER ROLE %I IN DATABASE %I SET search_path = %I', role_name, current_database(), service
         );
     END LOOP;
+    -- What invoicing's role may not install by itself: search with typos, no overlap of dates.
+    IF EXISTS (SELECT FROM pg_namespace WHERE nspname = 'invoicing') THEN
+        CREATE EXTENSION IF NOT EXISTS pg_trgm SCHEMA invoicing;
+        CREATE EXTENSION IF NOT EXISTS btree_gist SCHEMA invoicing;
+    END IF;
 END
 $provision$;
