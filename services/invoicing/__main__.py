@@ -2,4 +2,6 @@
 
 from shared.process import main
 
-main("invoicing")
+# Rendering processes import this module and must not start another service.
+if __name__ == "__main__":
+    main("invoicing")

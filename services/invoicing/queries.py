@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Select, select
 
 from services.invoicing.domain.account import Account, AccountCredit, AccountNotFound, CreditEntry
+from services.invoicing.domain.credit_note import CreditNote, CreditNoteNotFound
 from services.invoicing.domain.exchange import ExchangeRate
 from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
 from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound
@@ -16,11 +17,13 @@ from services.invoicing.tables import (
     account_credit_entries,
     account_credits,
     accounts,
+    credit_notes,
     exchange_rates,
     invoices,
     legal_entities,
     number_series,
     tax_rates,
+    with_credit_note_lines,
     with_lines,
 )
 from shared.db import UnitOfWork
@@ -77,6 +80,24 @@ async def read_invoice(uow: UnitOfWork, invoice_id: UUID) -> Invoice:
     if invoice is None:
         raise InvoiceNotFound("There is no such invoice.")
     return invoice
+
+
+async def list_credit_notes(
+    uow: UnitOfWork, page: PageRequest, *, invoice_id: UUID | None
+) -> Sequence[CreditNote]:
+    statement = select(CreditNote).options(with_credit_note_lines)
+    if invoice_id is not None:
+        statement = statement.where(credit_notes.c.invoice_id == invoice_id)
+    return (await uow.session.scalars(page.narrow(statement, credit_notes.c.id))).all()
+
+
+async def read_credit_note(uow: UnitOfWork, note_id: UUID) -> CreditNote:
+    note = await uow.session.scalar(
+        select(CreditNote).where(credit_notes.c.id == note_id).options(with_credit_note_lines)
+    )
+    if note is None:
+        raise CreditNoteNotFound("There is no such credit note.")
+    return note
 
 
 async def read_account(uow: UnitOfWork, account_id: UUID) -> Account:
@@ -145,4 +166,4 @@ async def patterns_of(uow: UnitOfWork, entities: Sequence[LegalEntity]) -> dict[
             number_series.c.legal_entity_id.in_([entity.id for entity in entities]),
         )
     )
-    return dict(rows.tuples().all())
+    return {row.legal_entity_id: row.pattern for row in rows}

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, or_, select, update
+from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,22 +16,26 @@ from services.invoicing.domain.account import (
     AccountNotFound,
     CreditKind,
 )
+from services.invoicing.domain.credit_note import CreditNote
 from services.invoicing.domain.exchange import ExchangeRate
 from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
 from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound, NoLegalEntity
 from services.invoicing.domain.numbering import NumberSeriesNotFound, render
-from services.invoicing.domain.payment import ReceivedPayment
+from services.invoicing.domain.payment import Means, ReceivedPayment
 from services.invoicing.domain.pending import PendingCharges
 from services.invoicing.domain.tax import RateOf
 from services.invoicing.tables import (
     account_credits,
     accounts,
+    credit_notes,
     exchange_rates,
     invoices,
     legal_entities,
     number_series,
     pending_charges,
+    received_payments,
     tax_rates,
+    with_credit_note_lines,
     with_lines,
 )
 from shared.context import Cause, caused_by, current_cause
@@ -190,7 +194,7 @@ class Rates:
                     or_(tax_rates.c.valid_to.is_(None), tax_rates.c.valid_to > day),
                 )
             )
-            self._tax[country, day] = dict(rows.tuples().all())
+            self._tax[country, day] = {row.category: row.rate for row in rows}
         rates = self._tax[country, day]
 
         def rate_of(wanted: str, category: str) -> Decimal | None:
@@ -244,6 +248,34 @@ class Receipts:
     async def find(self, payment_id: UUID) -> ReceivedPayment | None:
         return await self._session.get(ReceivedPayment, payment_id)
 
+    async def by_provider(self, invoice_id: UUID) -> int:
+        """How much of the invoice a provider took, and can send back."""
+        total = await self._session.scalar(
+            select(func.coalesce(func.sum(received_payments.c.applied), 0)).where(
+                received_payments.c.invoice_id == invoice_id,
+                received_payments.c.means == Means.PROVIDER,
+            )
+        )
+        return int(total or 0)
+
+
+class CreditNotes:
+    """Issued once and never changed; guarded by the lock on their invoice."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, note: CreditNote) -> None:
+        self._session.add(note)
+
+    async def list_of(self, invoice_id: UUID) -> list[CreditNote]:
+        found = await self._session.scalars(
+            select(CreditNote)
+            .where(credit_notes.c.invoice_id == invoice_id)
+            .options(with_credit_note_lines)
+        )
+        return list(found)
+
 
 class InvoicingUnitOfWork(UnitOfWork):
     """One transaction, with what it loads and the invoices that get their number at its end."""
@@ -257,6 +289,7 @@ class InvoicingUnitOfWork(UnitOfWork):
         self.rates = Rates(session)
         self.pending = Pending(session)
         self.receipts = Receipts(session)
+        self.credit_notes = CreditNotes(session)
         self._unnumbered: list[tuple[Invoice, LegalEntity, datetime, Cause]] = []
 
     def finalize(self, invoice: Invoice, entity: LegalEntity, *, at: datetime) -> None:
@@ -274,7 +307,8 @@ class InvoicingUnitOfWork(UnitOfWork):
             mine = [e for e in waiting if (e[1].id, e[0].series) == (entity_id, name)]
             numbers = await self.take_numbers(entity_id, name, (e[2] for e in mine))
             for (invoice, entity, at, cause), number in zip(mine, numbers, strict=True):
-                due_at = at + timedelta(days=entity.payment_terms_days)
+                days = invoice.payment_terms_days
+                due_at = at + timedelta(days=entity.payment_terms_days if days is None else days)
                 with caused_by(cause):
                     self.emit(invoice.finalize(number=number, at=at, due_at=due_at))
                     if invoice.amount_due == 0:

@@ -1,5 +1,61 @@
-"""Edge: time."""
+"""Edge: time. What is due now, one row per transaction."""
 
-from shared.schedule import Schedule
+from datetime import datetime
+from uuid import UUID
 
+from sqlalchemy import func, select
+
+from services.invoicing.domain.invoice import Invoice
+from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.settings import InvoicingSettings
+from services.invoicing.tables import invoices
+from services.invoicing.use_cases.finalize_due_draft import finalize_due_draft
+from shared.errors import DomainError
+from shared.observability import logger
+from shared.runtime import Runtime
+from shared.schedule import Due, Schedule
+
+log = logger(__name__)
 schedule = Schedule()
+
+InvoicingRuntime = Runtime[InvoicingUnitOfWork, InvoicingSettings]
+
+
+async def next_draft(uow: InvoicingUnitOfWork, account_id: UUID) -> datetime | None:
+    found: datetime | None = await uow.session.scalar(
+        select(func.min(invoices.c.finalizes_at)).where(invoices.c.account_id == account_id)
+    )
+    return found
+
+
+@schedule.job(every=10.0, next_due=next_draft)
+async def finalize_drafts(runtime: InvoicingRuntime, due: Due) -> int:
+    """Drafts whose time is over become invoices; one that cannot waits for a person."""
+    invoice_id: UUID | None = None
+    try:
+        async with runtime.begin() as uow:
+            invoice_id = await uow.session.scalar(
+                select(invoices.c.id)
+                .select_from(Invoice)
+                .where(due.matches(invoices.c.finalizes_at, invoices.c.account_id))
+                .order_by(invoices.c.finalizes_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            if invoice_id is None:
+                return 0
+            await finalize_due_draft(uow, await uow.invoices.get(invoice_id))
+    except DomainError as refusal:
+        if invoice_id is None:
+            raise
+        await _park_draft(runtime, invoice_id, refusal)
+    return 1
+
+
+async def _park_draft(runtime: InvoicingRuntime, invoice_id: UUID, refusal: DomainError) -> None:
+    """Try it no more by itself: somebody has to change it or the settings first."""
+    async with runtime.begin() as uow:
+        invoice = await uow.invoices.get(invoice_id)
+        invoice.finalizes_at = None
+        uow.audit("invoice.parked", invoice_id, after={"reason": refusal.detail})
+    log.error("A draft could not be finalized", invoice_id=str(invoice_id), reason=refusal.code)

@@ -17,12 +17,15 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    func,
+    literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, ExcludeConstraint
 from sqlalchemy.orm import registry, relationship, selectinload
 
 from services.invoicing.domain.account import Account, AccountCredit, CreditEntry, CreditKind
+from services.invoicing.domain.credit_note import CreditNote, CreditNoteLine, Settle
 from services.invoicing.domain.exchange import ExchangeRate
 from services.invoicing.domain.invoice import REASONS, Invoice, InvoiceLine, Status
 from services.invoicing.domain.legal_entity import LegalEntity
@@ -78,6 +81,7 @@ legal_entities = Table(
     Column("accounting_currency", Text, nullable=False),
     Column("small_business", Boolean, nullable=False),
     Column("payment_terms_days", Integer, nullable=False),
+    Column("draft_hours", Integer, nullable=False),
     Column("is_default", Boolean, nullable=False),
     Column("branding", JSONB, nullable=False),
     Column("created_at", INSTANT, nullable=False),
@@ -85,6 +89,7 @@ legal_entities = Table(
     CheckConstraint("country ~ '^[A-Z]{2}$'", name="country"),
     CheckConstraint(f"accounting_currency {CURRENCY}", name="accounting_currency"),
     CheckConstraint("payment_terms_days BETWEEN 0 AND 365", name="payment_terms_days"),
+    CheckConstraint("draft_hours BETWEEN 0 AND 240", name="draft_hours"),
     # One entity bills those accounts that name none.
     Index(
         "uq_legal_entities_default", "is_default", unique=True, postgresql_where=text("is_default")
@@ -113,17 +118,15 @@ tax_rates = Table(
     Column("valid_from", Date, nullable=False),
     Column("valid_to", Date),
     Column("source", Text, nullable=False),
-    UniqueConstraint("country", "category", "valid_from"),
     CheckConstraint("country ~ '^[A-Z]{2}$'", name="country"),
     CheckConstraint("rate >= 0 AND rate < 100", name="rate"),
     CheckConstraint("valid_to > valid_from", name="validity"),
-    # At most one rate of a country and category is without an end.
-    Index(
-        "uq_tax_rates_open",
-        "country",
-        "category",
-        unique=True,
-        postgresql_where=text("valid_to IS NULL"),
+    # A country and category has one rate on any day.
+    ExcludeConstraint(
+        ("country", "="),
+        ("category", "="),
+        (func.daterange(literal_column("valid_from"), literal_column("valid_to")), "&&"),
+        name="ex_tax_rates_validity",
     ),
 )
 
@@ -164,9 +167,12 @@ invoices = Table(
     Column("credit_applied", BigInteger, nullable=False),
     Column("amount_paid", BigInteger, nullable=False),
     Column("amount_credited", BigInteger, nullable=False),
+    Column("amount_refunded", BigInteger, nullable=False),
     Column("bill_to", JSONB, nullable=False),
     Column("seller", JSONB, nullable=False),
     Column("memo", Text),
+    Column("basis", JSONB, nullable=False),
+    Column("payment_terms_days", Integer),
     Column("supplied_at", INSTANT, nullable=False),
     Column("finalizes_at", INSTANT),
     Column("issued_at", INSTANT),
@@ -196,7 +202,15 @@ invoices = Table(
     CheckConstraint("total >= 0", name="total"),
     CheckConstraint("credit_applied BETWEEN 0 AND total", name="credit_applied"),
     CheckConstraint("amount_paid BETWEEN 0 AND total - credit_applied", name="amount_paid"),
-    CheckConstraint("amount_credited BETWEEN 0 AND total", name="amount_credited"),
+    # Never more is taken back than was paid, and no more refunded than came as money.
+    CheckConstraint(
+        "amount_credited BETWEEN 0 AND credit_applied + amount_paid", name="amount_credited"
+    ),
+    CheckConstraint(
+        "amount_refunded BETWEEN 0 AND least(amount_credited, amount_paid)",
+        name="amount_refunded",
+    ),
+    CheckConstraint("payment_terms_days BETWEEN 0 AND 365", name="payment_terms_days"),
     CheckConstraint(
         "(status = 'draft') = (number IS NULL)"
         " AND (status = 'draft') = (issued_at IS NULL)"
@@ -216,6 +230,13 @@ invoices = Table(
         "ix_invoices_finalizes_at",
         "finalizes_at",
         postgresql_where=text("finalizes_at IS NOT NULL"),
+    ),
+    # The search, typos included.
+    Index(
+        "ix_invoices_search_text",
+        "search_text",
+        postgresql_using="gin",
+        postgresql_ops={"search_text": "gin_trgm_ops"},
     ),
     # What is owed, by due date: reminders.
     Index("ix_invoices_open_due_at", "due_at", postgresql_where=text("status = 'open'")),
@@ -313,6 +334,51 @@ account_credit_entries = Table(
     Index("ix_account_credit_entries_account_id_id", "account_id", "id"),
 )
 
+credit_notes = Table(
+    "credit_notes",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Uuid, nullable=False),
+    Column("invoice_id", Uuid, ForeignKey("invoices.id"), nullable=False),
+    Column("subscription_id", Uuid),
+    Column("legal_entity_id", Uuid, ForeignKey("legal_entities.id"), nullable=False),
+    Column("number", Text, nullable=False),
+    Column("invoice_number", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("settle", stored(Settle), nullable=False),
+    Column("net", BigInteger, nullable=False),
+    Column("tax", BigInteger, nullable=False),
+    Column("taxes", JSONB, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("refund", BigInteger, nullable=False),
+    Column("credit", BigInteger, nullable=False),
+    Column("bill_to", JSONB, nullable=False),
+    Column("seller", JSONB, nullable=False),
+    Column("issued_at", INSTANT, nullable=False),
+    Column("version", Integer, nullable=False),
+    UniqueConstraint("legal_entity_id", "number"),
+    CheckConstraint("net + tax = total AND total > 0", name="total"),
+    CheckConstraint("refund >= 0 AND credit >= 0 AND refund + credit = total", name="settled"),
+    # An account's list, and what earlier notes took back of an invoice.
+    Index("ix_credit_notes_account_id_id", "account_id", "id"),
+    Index("ix_credit_notes_invoice_id", "invoice_id"),
+)
+
+credit_note_lines = Table(
+    "credit_note_lines",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("credit_note_id", Uuid, ForeignKey("credit_notes.id"), nullable=False),
+    Column("invoice_line_id", Uuid, ForeignKey("invoice_lines.id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("net", BigInteger, nullable=False),
+    Column("tax_code", Text, nullable=False),
+    Column("tax_rate", PERCENT, nullable=False),
+    UniqueConstraint("credit_note_id", "position"),
+)
+
 mapper.map_imperatively(Account, accounts)
 mapper.map_imperatively(LegalEntity, legal_entities)
 mapper.map_imperatively(NumberSeries, number_series)
@@ -332,6 +398,14 @@ mapper.map_imperatively(
         )
     },
 )
+mapper.map_imperatively(CreditNoteLine, credit_note_lines)
+mapper.map_imperatively(
+    CreditNote,
+    credit_notes,
+    properties={
+        "lines": relationship(CreditNoteLine, order_by=credit_note_lines.c.position, lazy="raise")
+    },
+)
 mapper.map_imperatively(PendingCharges, pending_charges)
 mapper.map_imperatively(ReceivedPayment, received_payments)
 mapper.map_imperatively(AccountCredit, account_credits)
@@ -339,3 +413,4 @@ mapper.map_imperatively(CreditEntry, account_credit_entries)
 
 #: Lines are read where this is asked for, and never by themselves.
 with_lines = selectinload(cast("Any", Invoice).lines)
+with_credit_note_lines = selectinload(cast("Any", CreditNote).lines)

@@ -2,6 +2,8 @@
 
 from services.invoicing.api import (
     billing_details,
+    credit_notes,
+    drafts,
     exchange_rates,
     invoices,
     legal_entities,
@@ -10,6 +12,8 @@ from services.invoicing.api import (
 
 routers = (
     invoices.router,
+    drafts.router,
+    credit_notes.router,
     tax_rates.router,
     exchange_rates.router,
     legal_entities.router,

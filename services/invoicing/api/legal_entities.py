@@ -46,6 +46,9 @@ class LegalEntityRequest(RequestModel):
     accounting_currency: Currency = "EUR"
     small_business: bool = False
     payment_terms_days: int = Field(0, ge=0, le=365)
+    draft_hours: int = Field(
+        0, ge=0, le=240, description="How long subscription invoices stay drafts."
+    )
     is_default: bool = False
     branding: Branding = Field(default_factory=Branding)
     number_pattern: str = Field("INV-{year}-{seq:06}", max_length=60)
@@ -76,6 +79,7 @@ class LegalEntityView(BaseModel):
     accounting_currency: str
     small_business: bool
     payment_terms_days: int
+    draft_hours: int
     is_default: bool
     branding: Branding
     number_pattern: str
@@ -96,6 +100,7 @@ class LegalEntityView(BaseModel):
             accounting_currency=entity.accounting_currency,
             small_business=entity.small_business,
             payment_terms_days=entity.payment_terms_days,
+            draft_hours=entity.draft_hours,
             is_default=entity.is_default,
             branding=Branding.model_validate(entity.branding),
             number_pattern=pattern,

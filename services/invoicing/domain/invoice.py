@@ -113,11 +113,17 @@ class Invoice:
     total: int = 0
     credit_applied: int = 0
     amount_paid: int = 0
-    #: Taken back by credit notes; never more than `total`.
+    #: Taken back by credit notes; never more than was paid.
     amount_credited: int = 0
+    #: What of it goes back by the way the money came.
+    amount_refunded: int = 0
     bill_to: dict[str, Any] = field(default_factory=dict)
     seller: dict[str, Any] = field(default_factory=dict)
     memo: str | None = None
+    #: What a draft is computed from, again at each change and when it is finalized.
+    basis: list[dict[str, Any]] = field(default_factory=list)
+    #: Days from issue to due date; the legal entity's, when it is None.
+    payment_terms_days: int | None = None
     supplied_at: datetime
     #: A draft is finalized by itself at this time; never, when it is None.
     finalizes_at: datetime | None = None
@@ -142,12 +148,21 @@ class Invoice:
         return self.total - self.credit_applied
 
     @property
+    def amount_creditable(self) -> int:
+        """What credit notes may still take back: what was paid, by money or by credit."""
+        if self.status is Status.VOID:
+            return 0
+        return self.credit_applied + self.amount_paid - self.amount_credited
+
+    @property
     def amount_remaining(self) -> int:
         return max(self.amount_due - self.amount_paid, 0)
 
     def fill(self, totals: Totals) -> None:
         """Put computed lines and sums on a draft, in place of those it had."""
         self.require_draft()
+        if not totals.lines:
+            raise NothingToInvoice("An invoice needs at least one line.", field="lines")
         self.lines = [
             InvoiceLine(
                 id=new_id(),
@@ -187,13 +202,12 @@ class Invoice:
 
     def finalize(self, *, number: str, at: datetime, due_at: datetime) -> InvoiceFinalized:
         """Give it its number; from here on it never changes, and it is owed."""
-        if not self.lines:
-            raise NothingToInvoice("An invoice without lines cannot be finalized.")
         self._move_to(Status.OPEN)
         self.number = number
         self.issued_at = at
         self.due_at = due_at
         self.finalizes_at = None
+        self.basis = []
         self.search_text = self._search_text()
         return InvoiceFinalized(
             **self._event(at),

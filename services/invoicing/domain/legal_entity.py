@@ -37,6 +37,8 @@ class LegalEntity:
     accounting_currency: str = "EUR"
     small_business: bool = False
     payment_terms_days: int = 0
+    #: For so long an invoice of a subscription is a draft that staff may look at.
+    draft_hours: int = 0
     is_default: bool = False
     #: Looks of its documents: logo (an attachment), color, footer.
     branding: dict[str, Any] = field(default_factory=dict)

@@ -1,12 +1,12 @@
 """From charges to lines, discounts, tax groups and totals, as EN 16931 adds them up."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from math import floor
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from services.invoicing.domain.tax import ZERO, TaxCode, TaxDecision
@@ -26,6 +26,23 @@ class Bundle:
     charges: tuple[Charge, ...]
     discounts: tuple[Discount, ...] = ()
     subscription_id: UUID | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As a draft keeps it until it is finalized."""
+        return {
+            "charges": [charge.model_dump(mode="json") for charge in self.charges],
+            "discounts": [discount.model_dump(mode="json") for discount in self.discounts],
+            "subscription_id": str(self.subscription_id) if self.subscription_id else None,
+        }
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Self:
+        subscription_id = kept["subscription_id"]
+        return cls(
+            charges=tuple(Charge.model_validate(charge) for charge in kept["charges"]),
+            discounts=tuple(Discount.model_validate(discount) for discount in kept["discounts"]),
+            subscription_id=UUID(subscription_id) if subscription_id else None,
+        )
 
 
 @dataclass(kw_only=True)
@@ -275,11 +292,6 @@ def _carried_over(amount: int, currency: str, last: ComputedLine) -> ComputedLin
         amount=amount,
         why=dict(charge.why),
     )
-
-
-def proportional_discounts(discounts: Iterable[Discount]) -> tuple[Discount, ...]:
-    """Those that scale with the amount, and so hold for a part of it as well."""
-    return tuple(discount for discount in discounts if discount.percent is not None)
 
 
 def _text(value: Decimal) -> str:

@@ -1,6 +1,6 @@
 """Turn what a subscription says is owed into an invoice, once."""
 
-from datetime import UTC
+from datetime import UTC, timedelta
 
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.domain.pending import PendingCharges
@@ -39,7 +39,7 @@ def billing_key(event: Billable) -> str:
 
 
 async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoice | None:
-    """The finalized invoice, or None where nothing is owed now or the period was billed."""
+    """The invoice (a draft where the entity wants it), or None: nothing owed, or billed before."""
     if isinstance(event, SubscriptionChanged) and not event.invoice_now:
         _keep_for_later(uow, event)
         return None
@@ -73,6 +73,11 @@ async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoic
     uow.invoices.add(invoice)
     for waiting in pending:
         waiting.invoice_id = invoice.id
+    if entity.draft_hours:
+        invoice.basis = [bundle.as_json() for bundle in bundles]
+        invoice.finalizes_at = event.occurred_at + timedelta(hours=entity.draft_hours)
+        uow.emit(invoice.draft(at=event.occurred_at))
+        return invoice
     await finalize_computed(
         uow, invoice, entity=entity, carried_over=totals.carried_over, at=event.occurred_at
     )

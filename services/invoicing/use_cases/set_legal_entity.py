@@ -35,6 +35,7 @@ class EntityDetails:
     accounting_currency: str = "EUR"
     small_business: bool = False
     payment_terms_days: int = 0
+    draft_hours: int = 0
     is_default: bool = False
     branding: dict[str, Any]
     number_pattern: str = "INV-{year}-{seq:06}"

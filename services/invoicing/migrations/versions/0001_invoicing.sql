@@ -32,6 +32,7 @@ CREATE TABLE legal_entities (
     accounting_currency TEXT NOT NULL,
     small_business BOOLEAN NOT NULL,
     payment_terms_days INTEGER NOT NULL,
+    draft_hours INTEGER NOT NULL,
     is_default BOOLEAN NOT NULL,
     branding JSONB NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -39,7 +40,8 @@ CREATE TABLE legal_entities (
     CONSTRAINT pk_legal_entities PRIMARY KEY (id),
     CONSTRAINT ck_legal_entities_country CHECK (country ~ '^[A-Z]{2}$'),
     CONSTRAINT ck_legal_entities_accounting_currency CHECK (accounting_currency ~ '^[A-Z]{3}$'),
-    CONSTRAINT ck_legal_entities_payment_terms_days CHECK (payment_terms_days BETWEEN 0 AND 365)
+    CONSTRAINT ck_legal_entities_payment_terms_days CHECK (payment_terms_days BETWEEN 0 AND 365),
+    CONSTRAINT ck_legal_entities_draft_hours CHECK (draft_hours BETWEEN 0 AND 240)
 );
 CREATE UNIQUE INDEX uq_legal_entities_default ON legal_entities (is_default) WHERE is_default;
 
@@ -52,12 +54,11 @@ CREATE TABLE tax_rates (
     valid_to DATE,
     source TEXT NOT NULL,
     CONSTRAINT pk_tax_rates PRIMARY KEY (id),
-    CONSTRAINT uq_tax_rates_country_category_valid_from UNIQUE (country, category, valid_from),
     CONSTRAINT ck_tax_rates_country CHECK (country ~ '^[A-Z]{2}$'),
     CONSTRAINT ck_tax_rates_rate CHECK (rate >= 0 AND rate < 100),
-    CONSTRAINT ck_tax_rates_validity CHECK (valid_to > valid_from)
+    CONSTRAINT ck_tax_rates_validity CHECK (valid_to > valid_from),
+    CONSTRAINT ex_tax_rates_validity EXCLUDE USING gist (country WITH =, category WITH =, daterange(valid_from, valid_to) WITH &&)
 );
-CREATE UNIQUE INDEX uq_tax_rates_open ON tax_rates (country, category) WHERE valid_to IS NULL;
 
 CREATE TABLE accounts (
     account_id UUID NOT NULL,
@@ -97,9 +98,12 @@ CREATE TABLE invoices (
     credit_applied BIGINT NOT NULL,
     amount_paid BIGINT NOT NULL,
     amount_credited BIGINT NOT NULL,
+    amount_refunded BIGINT NOT NULL,
     bill_to JSONB NOT NULL,
     seller JSONB NOT NULL,
     memo TEXT,
+    basis JSONB NOT NULL,
+    payment_terms_days INTEGER,
     supplied_at TIMESTAMP WITH TIME ZONE NOT NULL,
     finalizes_at TIMESTAMP WITH TIME ZONE,
     issued_at TIMESTAMP WITH TIME ZONE,
@@ -126,7 +130,9 @@ CREATE TABLE invoices (
     CONSTRAINT ck_invoices_total CHECK (total >= 0),
     CONSTRAINT ck_invoices_credit_applied CHECK (credit_applied BETWEEN 0 AND total),
     CONSTRAINT ck_invoices_amount_paid CHECK (amount_paid BETWEEN 0 AND total - credit_applied),
-    CONSTRAINT ck_invoices_amount_credited CHECK (amount_credited BETWEEN 0 AND total),
+    CONSTRAINT ck_invoices_amount_credited CHECK (amount_credited BETWEEN 0 AND credit_applied + amount_paid),
+    CONSTRAINT ck_invoices_amount_refunded CHECK (amount_refunded BETWEEN 0 AND least(amount_credited, amount_paid)),
+    CONSTRAINT ck_invoices_payment_terms_days CHECK (payment_terms_days BETWEEN 0 AND 365),
     CONSTRAINT ck_invoices_finalized CHECK ((status = 'draft') = (number IS NULL) AND (status = 'draft') = (issued_at IS NULL) AND (status = 'draft') = (due_at IS NULL)),
     CONSTRAINT ck_invoices_paid CHECK ((status = 'paid') = (paid_at IS NOT NULL) AND (status <> 'paid' OR amount_paid = total - credit_applied)),
     CONSTRAINT fk_invoices_legal_entity_id FOREIGN KEY(legal_entity_id) REFERENCES legal_entities (id),
@@ -135,6 +141,7 @@ CREATE TABLE invoices (
 CREATE INDEX ix_invoices_account_id_id ON invoices (account_id, id);
 CREATE INDEX ix_invoices_finalizes_at ON invoices (finalizes_at) WHERE finalizes_at IS NOT NULL;
 CREATE INDEX ix_invoices_open_due_at ON invoices (due_at) WHERE status = 'open';
+CREATE INDEX ix_invoices_search_text ON invoices USING gin (search_text gin_trgm_ops);
 CREATE INDEX ix_invoices_subscription_id_id ON invoices (subscription_id, id);
 
 CREATE TABLE number_series (
@@ -165,6 +172,38 @@ CREATE TABLE account_credit_entries (
     CONSTRAINT fk_account_credit_entries_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id) DEFERRABLE INITIALLY DEFERRED
 );
 CREATE INDEX ix_account_credit_entries_account_id_id ON account_credit_entries (account_id, id);
+
+CREATE TABLE credit_notes (
+    id UUID NOT NULL,
+    account_id UUID NOT NULL,
+    invoice_id UUID NOT NULL,
+    subscription_id UUID,
+    legal_entity_id UUID NOT NULL,
+    number TEXT NOT NULL,
+    invoice_number TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    settle VARCHAR(40) NOT NULL,
+    net BIGINT NOT NULL,
+    tax BIGINT NOT NULL,
+    taxes JSONB NOT NULL,
+    total BIGINT NOT NULL,
+    refund BIGINT NOT NULL,
+    credit BIGINT NOT NULL,
+    bill_to JSONB NOT NULL,
+    seller JSONB NOT NULL,
+    issued_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    version INTEGER NOT NULL,
+    CONSTRAINT pk_credit_notes PRIMARY KEY (id),
+    CONSTRAINT uq_credit_notes_legal_entity_id_number UNIQUE (legal_entity_id, number),
+    CONSTRAINT ck_credit_notes_total CHECK (net + tax = total AND total > 0),
+    CONSTRAINT ck_credit_notes_settled CHECK (refund >= 0 AND credit >= 0 AND refund + credit = total),
+    CONSTRAINT fk_credit_notes_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id),
+    CONSTRAINT fk_credit_notes_legal_entity_id FOREIGN KEY(legal_entity_id) REFERENCES legal_entities (id),
+    CONSTRAINT ck_credit_notes_settle CHECK (settle IN ('refund', 'credit'))
+);
+CREATE INDEX ix_credit_notes_account_id_id ON credit_notes (account_id, id);
+CREATE INDEX ix_credit_notes_invoice_id ON credit_notes (invoice_id);
 
 CREATE TABLE invoice_lines (
     id UUID NOT NULL,
@@ -226,5 +265,20 @@ CREATE TABLE received_payments (
     CONSTRAINT ck_received_payments_means CHECK (means IN ('provider', 'offline'))
 );
 CREATE INDEX ix_received_payments_invoice_id ON received_payments (invoice_id);
+
+CREATE TABLE credit_note_lines (
+    id UUID NOT NULL,
+    credit_note_id UUID NOT NULL,
+    invoice_line_id UUID NOT NULL,
+    position INTEGER NOT NULL,
+    description TEXT NOT NULL,
+    net BIGINT NOT NULL,
+    tax_code TEXT NOT NULL,
+    tax_rate NUMERIC(7, 4) NOT NULL,
+    CONSTRAINT pk_credit_note_lines PRIMARY KEY (id),
+    CONSTRAINT uq_credit_note_lines_credit_note_id_position UNIQUE (credit_note_id, position),
+    CONSTRAINT fk_credit_note_lines_credit_note_id FOREIGN KEY(credit_note_id) REFERENCES credit_notes (id),
+    CONSTRAINT fk_credit_note_lines_invoice_line_id FOREIGN KEY(invoice_line_id) REFERENCES invoice_lines (id)
+);
 
 

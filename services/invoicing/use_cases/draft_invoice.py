@@ -1,0 +1,198 @@
+"""Make an invoice by hand, change it while it is a draft, and make a voided one again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from services.invoicing.domain.account import AccountNotFound
+from services.invoicing.domain.invoice import IllegalInvoiceTransition, Invoice, Status
+from services.invoicing.domain.totals import CARRIED_OVER, Bundle
+from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.use_cases.finalize_invoice import fill_invoice, finalize_computed
+from shared.events.subscriptions import Charge, Discount
+from shared.ids import new_id
+from shared.money import round_half_away
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLine:
+    """What staff say is owed: quantity times unit amount, rounded once."""
+
+    description: str
+    quantity: Decimal
+    unit_amount: Decimal
+    tax_category: str
+    tax_behavior: str
+    period_start: datetime
+    period_end: datetime
+
+    def charge(self, currency: str) -> Charge:
+        amount = round_half_away(self.quantity * self.unit_amount)
+        return Charge.model_validate(
+            {
+                "id": new_id(),
+                "kind": "one_off",
+                "description": self.description,
+                "quantity": f"{self.quantity:f}",
+                "unit_amount": f"{self.unit_amount:f}",
+                "amount": amount,
+                "currency": currency,
+                "period_start": self.period_start,
+                "period_end": self.period_end,
+                "tax_category": self.tax_category,
+                "tax_behavior": self.tax_behavior,
+                "why": {
+                    "rule": "quantity times unit amount, rounded half away from zero",
+                    "exact": f"{self.quantity * self.unit_amount:f}",
+                    "rounded": amount,
+                },
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewInvoice:
+    account_id: UUID
+    currency: str
+    lines: Sequence[NewLine]
+    discounts: Sequence[Discount] = ()
+    memo: str | None = None
+    subscription_id: UUID | None = None
+    payment_terms_days: int | None = None
+    collect_automatically: bool = True
+    finalizes_at: datetime | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        return Bundle(
+            tuple(line.charge(self.currency) for line in self.lines),
+            tuple(self.discounts),
+            self.subscription_id,
+        )
+
+
+async def draft_invoice(uow: InvoicingUnitOfWork, new: NewInvoice, *, at: datetime) -> Invoice:
+    """A draft: computed, without a number, nothing owed yet."""
+    account = await uow.accounts.find(new.account_id)
+    if account is None:
+        raise AccountNotFound("There is no such account, or it has only just been made.")
+    entity = await uow.legal_entities.of(account)
+    invoice = Invoice(
+        id=new_id(),
+        account_id=new.account_id,
+        legal_entity_id=entity.id,
+        subscription_id=new.subscription_id,
+        billing_reason="manual",
+        billing_key=None,
+        currency=new.currency,
+        created_at=at,
+        supplied_at=at,
+        memo=new.memo,
+        payment_terms_days=new.payment_terms_days,
+        collect_automatically=new.collect_automatically,
+        finalizes_at=new.finalizes_at,
+        basis=[new.bundle.as_json()],
+    )
+    await recompute_draft(uow, invoice)
+    uow.invoices.add(invoice)
+    uow.emit(invoice.draft(at=at))
+    return invoice
+
+
+async def recompute_draft(uow: InvoicingUnitOfWork, invoice: Invoice) -> int:
+    """By the account, the rates and the rules of now; what would be carried over to credit."""
+    invoice.require_draft()
+    account = await uow.accounts.find(invoice.account_id)
+    if account is None:
+        raise AccountNotFound("There is no such account.")
+    entity = await uow.legal_entities.get(invoice.legal_entity_id)
+    bundles = [Bundle.from_json(kept) for kept in invoice.basis]
+    totals = await fill_invoice(uow, invoice, bundles, account=account, entity=entity)
+    return totals.carried_over
+
+
+async def change_draft(
+    uow: InvoicingUnitOfWork,
+    invoice: Invoice,
+    *,
+    lines: Sequence[NewLine] | None,
+    memo: str | None,
+) -> None:
+    """Other lines or another memo; a finalized invoice never changes."""
+    invoice.require_draft()
+    if memo is not None:
+        invoice.memo = memo
+    if lines is not None:
+        charges = tuple(line.charge(invoice.currency) for line in lines)
+        discounts = [
+            Discount.model_validate(discount)
+            for kept in invoice.basis
+            for discount in kept["discounts"]
+        ]
+        invoice.lines.clear()
+        # The old lines go before the new ones take their places.
+        await uow.session.flush()
+        invoice.basis = [Bundle(charges, tuple(discounts), invoice.subscription_id).as_json()]
+    await recompute_draft(uow, invoice)
+
+
+async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: datetime) -> Invoice:
+    """A draft with the lines of a voided invoice, to be corrected and finalized."""
+    voided = await uow.invoices.get(invoice_id)
+    if voided.status is not Status.VOID:
+        raise IllegalInvoiceTransition("Only a voided invoice is made again. Void it first.")
+    charges = tuple(
+        Charge.model_validate(
+            {
+                "id": new_id(),
+                "kind": line.kind,
+                "description": line.description,
+                "quantity": f"{line.quantity:f}",
+                "unit_amount": f"{line.unit_amount:f}",
+                "amount": line.amount - line.discount,
+                "currency": voided.currency,
+                "period_start": line.period_start,
+                "period_end": line.period_end,
+                "tax_category": line.tax_category,
+                "tax_behavior": line.tax_behavior,
+                "price_id": line.price_id,
+                "why": {**line.why, "reissued_from": voided.number, "discount": line.discount},
+            }
+        )
+        for line in voided.lines
+        if line.kind != CARRIED_OVER
+    )
+    entity_id = voided.legal_entity_id
+    invoice = Invoice(
+        id=new_id(),
+        account_id=voided.account_id,
+        legal_entity_id=entity_id,
+        subscription_id=voided.subscription_id,
+        billing_reason=voided.billing_reason,
+        billing_key=None,
+        currency=voided.currency,
+        created_at=at,
+        supplied_at=voided.supplied_at,
+        memo=f"Replaces {voided.number}.",
+        payment_terms_days=voided.payment_terms_days,
+        collect_automatically=voided.collect_automatically,
+        payment_method_id=voided.payment_method_id,
+        dunning=voided.dunning,
+        basis=[Bundle(charges, (), voided.subscription_id).as_json()],
+    )
+    await recompute_draft(uow, invoice)
+    uow.invoices.add(invoice)
+    uow.emit(invoice.draft(at=at))
+    return invoice
+
+
+async def finalize_draft(uow: InvoicingUnitOfWork, invoice: Invoice, *, at: datetime) -> None:
+    """Compute it once more and have it numbered when this commits."""
+    invoice.require_draft()
+    invoice.lines.clear()
+    await uow.session.flush()
+    carried_over = await recompute_draft(uow, invoice)
+    entity = await uow.legal_entities.get(invoice.legal_entity_id)
+    await finalize_computed(uow, invoice, entity=entity, carried_over=carried_over, at=at)

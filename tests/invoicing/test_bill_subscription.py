@@ -1,0 +1,237 @@
+"""What a subscription says is owed becomes an invoice, once."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import httpx
+import pytest
+
+from shared.events.invoicing import InvoiceFinalized, InvoicePaid, InvoiceVoided
+from shared.events.payments import PaymentSucceeded
+from shared.events.subscriptions import (
+    SubscriptionCanceled,
+    SubscriptionChanged,
+    SubscriptionExpired,
+)
+from shared.ids import new_id
+from shared.money import Money
+from tests.eventlog import EventLog
+from tests.invoicing.conftest import NewAccount, Publish, body
+from tests.invoicing.factories import END, START, a_charge, a_discount, a_renewed, a_started
+from tests.tokens import TokenIssuer
+
+pytestmark = pytest.mark.servers
+
+
+def a_payment(invoice: InvoiceFinalized, amount: int | None = None) -> PaymentSucceeded:
+    return PaymentSucceeded(
+        occurred_at=START,
+        account_id=invoice.account_id,
+        sequence=2,
+        payment_id=new_id(),
+        invoice_id=invoice.invoice_id,
+        amount=Money(amount or invoice.amount_due.amount, "EUR"),
+        provider="sandbox",
+        attempts=1,
+    )
+
+
+async def test_a_started_subscription_is_invoiced_with_number_and_tax(
+    http: httpx.AsyncClient,
+    issuer: TokenIssuer,
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account("AT")
+    started = a_started(account)
+
+    await publish(started)
+
+    finalized = await events.next(InvoiceFinalized, about=account)
+    assert finalized.sequence == 1
+    assert finalized.amount_due == Money(1200, "EUR")
+    assert finalized.billing_reason == "subscription_start"
+    assert finalized.dunning == started.dunning
+    invoice = body(
+        await http.get(f"/v1/invoices/{finalized.invoice_id}", headers=issuer.of_account(account))
+    )
+    assert invoice["status"] == "open"
+    assert invoice["number"] == finalized.number
+    assert invoice["number"].startswith("INV-2026-")
+    assert invoice["lines"][0]["why"]["tax"]["why"] == "Standard rate of AT: 20 %."
+    assert invoice["bill_to"]["address"]["country"] == "AT"
+    assert invoice["seller"]["name"]
+
+
+async def test_a_period_is_billed_once_however_often_it_is_told(
+    http: httpx.AsyncClient,
+    issuer: TokenIssuer,
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    started = a_started(account)
+    again = a_renewed(account, started.subscription_id, sequence=2)
+    same_period = a_renewed(account, started.subscription_id, sequence=3)
+
+    for event in (started, started, again, same_period):
+        await publish(event)
+    last = a_renewed(account, started.subscription_id, sequence=4, period_start=END, period_end=END)
+    await publish(last)
+
+    async def reasons() -> list[str]:
+        found = body(await http.get("/v1/invoices", headers=issuer.of_account(account)))
+        return [invoice["billing_reason"] for invoice in found["data"]]
+
+    await events.next(InvoiceFinalized, about=account)
+    while len(await reasons()) < 3:
+        await events.next(InvoiceFinalized, about=account)
+    assert sorted(await reasons()) == [
+        "subscription_cycle",
+        "subscription_cycle",
+        "subscription_start",
+    ]
+
+
+async def test_a_payment_pays_it_and_the_second_telling_changes_nothing(
+    events: EventLog, publish: Publish, new_account: NewAccount
+) -> None:
+    account = await new_account()
+    await publish(a_started(account))
+    finalized = await events.next(InvoiceFinalized, about=account)
+    payment = a_payment(finalized)
+
+    await publish(payment)
+    await publish(payment.model_copy(update={"id": new_id()}))
+
+    paid = await events.next(InvoicePaid, about=account)
+    assert (paid.sequence, paid.amount_paid) == (2, finalized.amount_due)
+    assert paid.payment_id == payment.payment_id
+    assert len(events.all(InvoicePaid, about=account)) == 1
+
+
+async def test_money_that_comes_after_a_void_becomes_credit_for_the_next_invoice(
+    http: httpx.AsyncClient,
+    issuer: TokenIssuer,
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    started = a_started(account)
+    await publish(started)
+    finalized = await events.next(InvoiceFinalized, about=account)
+    await publish(
+        SubscriptionExpired(
+            occurred_at=START,
+            account_id=account,
+            sequence=2,
+            subscription_id=started.subscription_id,
+        )
+    )
+    await events.next(InvoiceVoided, about=account)
+
+    await publish(a_payment(finalized))
+
+    balances: list[dict[str, object]] = []
+    while not balances:
+        credit = body(await http.get("/v1/account-credit", headers=issuer.of_account(account)))
+        balances = credit["balances"]
+    assert balances == [{"amount": 1190, "currency": "EUR"}]
+
+    other = a_started(account, charges=(a_charge(500),))
+    await publish(other)
+
+    paid = await events.next(InvoicePaid, about=account)
+    assert paid.total == Money(595, "EUR")
+    assert paid.amount_paid == Money(0, "EUR")
+    assert paid.subscription_id == other.subscription_id
+
+
+async def test_a_negative_total_becomes_account_credit(
+    http: httpx.AsyncClient,
+    issuer: TokenIssuer,
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    subscription = new_id()
+    renewed = a_renewed(account, subscription, sequence=1)
+    canceled = SubscriptionCanceled(
+        **{
+            **renewed.model_dump(exclude={"id", "sequence", "charges", "plan_name"}),
+            "plan_name": "Pro",
+            "sequence": 2,
+            "effective_at": START + timedelta(days=10),
+            "charges": (a_charge(-500, kind="proration_credit"),),
+        }
+    )
+
+    await publish(renewed)
+    await publish(canceled)
+
+    zero = await events.next(InvoicePaid, about=account)
+    assert zero.total == Money(0, "EUR")
+    credit = body(await http.get("/v1/account-credit", headers=issuer.of_account(account)))
+    assert credit["balances"] == [{"amount": 595, "currency": "EUR"}]
+
+
+def a_change(account: UUID, subscription: UUID, **fields: object) -> SubscriptionChanged:
+    renewed = a_renewed(account, subscription)
+    values = renewed.model_dump(exclude={"id", "charges", "sequence"})
+    return SubscriptionChanged(
+        **{**values, "previous_price_id": new_id(), "quantity": 1, "sequence": 1, **fields}
+    )
+
+
+async def test_charges_for_the_next_invoice_wait_for_it(
+    http: httpx.AsyncClient,
+    issuer: TokenIssuer,
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    subscription = new_id()
+    waiting = a_change(account, subscription, invoice_now=False, charges=(a_charge(300),))
+
+    await publish(waiting)
+    await publish(
+        a_renewed(
+            account,
+            subscription,
+            sequence=2,
+            discounts=(a_discount(amount=100, currency="EUR"),),
+        )
+    )
+
+    finalized = await events.next(InvoiceFinalized, about=account)
+    invoice = body(
+        await http.get(f"/v1/invoices/{finalized.invoice_id}", headers=issuer.of_account(account))
+    )
+    assert [line["amount"]["amount"] for line in invoice["lines"]] == [300, 1000]
+    assert [line["discount"]["amount"] for line in invoice["lines"]] == [0, 100]
+
+
+async def test_an_account_that_is_not_known_yet_is_billed_when_it_is(
+    events: EventLog, publish: Publish
+) -> None:
+    from shared.clock import utc_now  # noqa: PLC0415
+    from shared.events.auth import AccountRegistered  # noqa: PLC0415
+
+    account = new_id()
+    await publish(a_started(account))
+    await publish(
+        AccountRegistered(
+            occurred_at=utc_now(),
+            account_id=account,
+            sequence=1,
+            country="DE",
+            time_zone="Europe/Berlin",
+        )
+    )
+
+    assert (await events.next(InvoiceFinalized, about=account, within=30)).number
