@@ -32,7 +32,7 @@ DURATION = Histogram(
 
 
 class RequestContext:
-    """Takes or makes the request id and trace, returns them, and measures."""
+    """Takes or makes the request id and trace, returns them, measures, and answers for faults."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -43,7 +43,7 @@ class RequestContext:
             return
         cause = _cause_of(dict(scope["headers"]))
         started = time.perf_counter()
-        status = 500
+        status = 0
 
         async def send_with_ids(message: Message) -> None:
             nonlocal status
@@ -59,6 +59,11 @@ class RequestContext:
         with caused_by(cause):
             try:
                 await self.app(scope, receive, send_with_ids)
+            except Exception as error:
+                if status:  # half an answer is out: only ending the connection is left
+                    raise
+                answer = await problems.fault(Request(scope), error)
+                await answer(scope, receive, send_with_ids)
             finally:
                 _measure(scope, status, time.perf_counter() - started)
 

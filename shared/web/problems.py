@@ -105,7 +105,10 @@ def problem_response(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every refusal, every bad request and every fault with a problem document."""
+    """Answer every refusal and every bad request with a problem document.
+
+    What nobody foresaw is answered by `RequestContext`, which is still there when it comes.
+    """
     app.add_exception_handler(DomainError, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _http)
@@ -114,7 +117,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DBAPIError, _database_away)
     app.add_exception_handler(PoolTimeout, _database_away)
     app.add_exception_handler(OSError, _database_away)
-    app.add_exception_handler(Exception, _fault)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
@@ -190,7 +192,7 @@ async def _database_away(request: Request, error: Exception) -> JSONResponse:
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
     if not lost:
-        return await _fault(request, error)
+        return await fault(request, error)
     log.warning("The database is out of reach", error=type(error).__name__)
     return problem_response(
         request,
@@ -201,7 +203,8 @@ async def _database_away(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _fault(request: Request, error: Exception) -> JSONResponse:
+async def fault(request: Request, error: Exception) -> JSONResponse:
+    """The answer to what nobody foresaw; the log has the rest."""
     log.error("A request failed", path=request.url.path, exc_info=error)
     return problem_response(
         request,

@@ -1,0 +1,362 @@
+"""The HTTP edge that all services share: once per key, versions, problems, ids, scope."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+import httpx
+import pytest
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import func, select, update
+
+from shared.clock import utc_now
+from shared.db import UnitOfWork, service_metadata
+from shared.errors import Conflict, TooManyRequests
+from shared.events.auth import AccountUpdated
+from shared.ids import new_id
+from shared.messaging.consumers import Consumers
+from shared.schedule import Schedule
+from shared.service import Service
+from shared.settings import Settings
+from shared.web import Edge, Reading, command, keyed_command, reading
+from tests.harness import Deployment, Running, running
+from tests.tokens import TokenIssuer
+
+pytestmark = pytest.mark.servers
+
+router = APIRouter(prefix="/v1/probes")
+gates: dict[str, asyncio.Event] = {}
+entered = asyncio.Event()
+
+
+class ProbeRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    amount: int
+    wait_for: str | None = None
+
+
+class ProbeView(BaseModel):
+    id: UUID
+    amount: int
+    version: int = 3
+
+
+class Full(Conflict):
+    code = "full"
+
+
+@router.post("", status_code=201)
+async def make(
+    body: ProbeRequest, edge: Annotated[Edge[UnitOfWork], Depends(keyed_command)]
+) -> Response:
+    async with edge.begin() as uow:
+        entered.set()
+        if body.wait_for:
+            await gates[body.wait_for].wait()
+        if body.amount > 100:
+            raise Full("There is no room for more than 100.")
+        probe = new_id()
+        uow.audit("probe.made", probe, after={"amount": body.amount})
+        return await edge.answer(uow, ProbeView(id=probe, amount=body.amount), status=201)
+
+
+@router.get("/{probe_id}")
+async def show(probe_id: UUID, asked: Annotated[Reading[UnitOfWork], Depends(reading)]) -> Response:
+    return asked.reply(ProbeView(id=probe_id, amount=1))
+
+
+@router.patch("/{probe_id}")
+async def change(probe_id: UUID, edge: Annotated[Edge[UnitOfWork], Depends(command)]) -> Response:
+    async with edge.begin() as uow:
+        edge.require_version(3)
+        return await edge.answer(uow, ProbeView(id=probe_id, amount=2, version=4))
+
+
+@router.post("/{probe_id}/break")
+async def fail(probe_id: UUID, edge: Annotated[Edge[UnitOfWork], Depends(command)]) -> Response:
+    async with edge.begin() as uow:
+        uow.audit("probe.broken", probe_id)
+        uow.emit(
+            AccountUpdated(
+                occurred_at=utc_now(),
+                account_id=edge.account_id,
+                sequence=1,
+                country="DE",
+                time_zone="UTC",
+            )
+        )
+        raise RuntimeError("the password is hunter2")
+
+
+@router.get("")
+async def crowded() -> Response:
+    raise TooManyRequests("Slow down.", retry_after_seconds=7)
+
+
+@pytest.fixture(scope="module")
+async def probe(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Running]:
+    """A service of one endpoint or two, on the tables that auth was deployed with."""
+    service: Service[Any, Any] = Service(
+        name="auth",
+        description="For tests of the edge.",
+        settings=Settings,
+        metadata=service_metadata("auth"),
+        unit_of_work=UnitOfWork,
+        routers=[router],
+        consumers=Consumers("auth"),
+        schedule=Schedule(),
+    )
+    async with running(service, deployment, issuer, worker=False) as it:
+        yield it
+
+
+async def audits(probe: Running, action: str, account_id: UUID) -> int:
+    log = probe.runtime.database.platform.audit_log
+    async with probe.runtime.begin() as uow:
+        count = await uow.session.scalar(
+            select(func.count()).where(log.c.action == action, log.c.account_id == account_id)
+        )
+    return int(count or 0)
+
+
+def problem_of(answer: httpx.Response) -> Any:
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["status"] == answer.status_code
+    assert document["type"] == f"urn:perennial:problem:{document['code']}"
+    assert document["request_id"] == answer.headers["x-request-id"]
+    return document
+
+
+async def test_the_same_key_and_body_happen_once(probe: Running, issuer: TokenIssuer) -> None:
+    account = new_id()
+    headers = issuer.of_account(account, sub=str(new_id())) | {"Idempotency-Key": "k-1"}
+
+    first = await probe.http.post("/v1/probes", json={"amount": 5}, headers=headers)
+    again = await probe.http.post("/v1/probes", json={"amount": 5}, headers=headers)
+
+    assert first.status_code == again.status_code == 201
+    assert first.content == again.content
+    assert first.headers["etag"] == again.headers["etag"] == '"3"'
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert await audits(probe, "probe.made", account) == 1
+
+
+async def test_the_same_key_with_another_body_is_refused(
+    probe: Running, issuer: TokenIssuer
+) -> None:
+    headers = issuer.of_account(new_id()) | {"Idempotency-Key": "k-2"}
+    await probe.http.post("/v1/probes", json={"amount": 5}, headers=headers)
+
+    other = await probe.http.post("/v1/probes", json={"amount": 6}, headers=headers)
+
+    assert other.status_code == 422
+    assert problem_of(other)["code"] == "idempotency-key-reused"
+
+
+async def test_a_key_belongs_to_its_caller(probe: Running, issuer: TokenIssuer) -> None:
+    key = {"Idempotency-Key": "k-shared"}
+
+    mine = await probe.http.post(
+        "/v1/probes", json={"amount": 5}, headers=issuer.of_account(new_id()) | key
+    )
+    theirs = await probe.http.post(
+        "/v1/probes", json={"amount": 5}, headers=issuer.of_account(new_id()) | key
+    )
+
+    assert mine.json()["id"] != theirs.json()["id"]
+
+
+async def test_while_the_first_runs_a_second_is_a_conflict(
+    probe: Running, issuer: TokenIssuer
+) -> None:
+    account = new_id()
+    headers = issuer.of_account(account) | {"Idempotency-Key": "k-3"}
+    gates["k-3"] = asyncio.Event()
+    entered.clear()
+    body = {"amount": 5, "wait_for": "k-3"}
+    first = asyncio.create_task(probe.http.post("/v1/probes", json=body, headers=headers))
+    await entered.wait()
+
+    second = await probe.http.post("/v1/probes", json=body, headers=headers)
+    gates["k-3"].set()
+
+    assert second.status_code == 409
+    assert problem_of(second)["code"] == "idempotency-key-in-progress"
+    assert (await first).status_code == 201
+    assert await audits(probe, "probe.made", account) == 1
+
+
+async def test_a_refusal_is_not_remembered(probe: Running, issuer: TokenIssuer) -> None:
+    headers = issuer.of_account(new_id()) | {"Idempotency-Key": "k-4"}
+
+    refused = await probe.http.post("/v1/probes", json={"amount": 101}, headers=headers)
+    mended = await probe.http.post("/v1/probes", json={"amount": 100}, headers=headers)
+
+    assert problem_of(refused)["code"] == "full"
+    assert mended.status_code == 201
+
+
+async def test_a_key_is_forgotten_after_a_day(probe: Running, issuer: TokenIssuer) -> None:
+    headers = issuer.of_account(new_id()) | {"Idempotency-Key": "k-old"}
+    first = await probe.http.post("/v1/probes", json={"amount": 5}, headers=headers)
+    keys = probe.runtime.database.platform.idempotency_keys
+    async with probe.runtime.begin() as uow:
+        await uow.session.execute(
+            update(keys)
+            .where(keys.c.key == "k-old")
+            .values(created_at=func.now() - func.make_interval(0, 0, 0, 2))
+        )
+
+    anew = await probe.http.post("/v1/probes", json={"amount": 6}, headers=headers)
+
+    assert anew.status_code == 201
+    assert anew.json()["id"] != first.json()["id"]
+
+
+async def test_money_needs_a_key(probe: Running, issuer: TokenIssuer) -> None:
+    answer = await probe.http.post(
+        "/v1/probes", json={"amount": 5}, headers=issuer.of_account(new_id())
+    )
+
+    assert answer.status_code == 400
+    assert problem_of(answer)["code"] == "idempotency-key-missing"
+
+
+async def test_without_a_token_nobody_is_known(probe: Running) -> None:
+    for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic eDp5"}):
+        answer = await probe.http.post("/v1/probes", json={"amount": 5}, headers=headers)
+
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert problem_of(answer)["code"] == "unauthenticated"
+
+
+async def test_an_unknown_field_is_named(probe: Running, issuer: TokenIssuer) -> None:
+    answer = await probe.http.post(
+        "/v1/probes",
+        json={"amount": "x", "amuont": 5},
+        headers=issuer.of_account(new_id()) | {"Idempotency-Key": "k-5"},
+    )
+
+    assert answer.status_code == 422
+    document = problem_of(answer)
+    assert {fault["field"] for fault in document["errors"]} == {"amount", "amuont"}
+
+
+async def test_what_is_not_there_is_a_problem_too(probe: Running) -> None:
+    assert problem_of(await probe.http.get("/v1/nowhere"))["status"] == 404
+    assert problem_of(await probe.http.delete("/v1/probes"))["status"] == 405
+
+
+async def test_a_caller_with_the_version_gets_no_body(probe: Running, issuer: TokenIssuer) -> None:
+    headers = issuer.of_account(new_id())
+    answer = await probe.http.get(f"/v1/probes/{new_id()}", headers=headers)
+
+    again = await probe.http.get(
+        f"/v1/probes/{new_id()}", headers=headers | {"If-None-Match": answer.headers["etag"]}
+    )
+
+    assert answer.headers["etag"] == '"3"'
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("if_match", "status"), [('"3"', 200), ("*", 200), ('W/"3"', 200), ('"2"', 412)]
+)
+async def test_a_stale_version_is_refused(
+    probe: Running, issuer: TokenIssuer, if_match: str, status: int
+) -> None:
+    headers = issuer.of_account(new_id()) | {"If-Match": if_match}
+
+    answer = await probe.http.patch(f"/v1/probes/{new_id()}", headers=headers)
+
+    assert answer.status_code == status
+
+
+async def test_a_fault_says_nothing_and_leaves_nothing(probe: Running, issuer: TokenIssuer) -> None:
+    account = new_id()
+
+    answer = await probe.http.post(
+        f"/v1/probes/{new_id()}/break", headers=issuer.of_account(account)
+    )
+
+    assert answer.status_code == 500
+    assert problem_of(answer)["code"] == "internal-error"
+    assert "hunter2" not in answer.text
+    assert await audits(probe, "probe.broken", account) == 0
+    outbox = probe.runtime.database.platform.outbox
+    async with probe.runtime.begin() as uow:
+        rows = select(func.count()).where(outbox.c.account_id == account)
+        assert await uow.session.scalar(rows) == 0
+
+
+async def test_a_request_keeps_its_id_and_its_trace(probe: Running) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+
+    answer = await probe.http.get(
+        "/health/live",
+        headers={"X-Request-ID": "request-12345", "traceparent": f"00-{trace}-b7ad6b7169203331-01"},
+    )
+
+    assert answer.headers["x-request-id"] == "request-12345"
+    _, found, span, _ = answer.headers["traceparent"].split("-")
+    assert found == trace
+    assert span != "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize("bad", ["x", "a b c d e f g h", "{}" * 10, "a" * 200])
+async def test_a_request_id_of_a_strange_shape_is_replaced(probe: Running, bad: str) -> None:
+    answer = await probe.http.get("/health/live", headers={"X-Request-ID": bad})
+
+    assert UUID(answer.headers["x-request-id"])
+
+
+async def test_only_staff_act_for_others(probe: Running, issuer: TokenIssuer) -> None:
+    account = new_id()
+    ask = {"Idempotency-Key": "k-6", "Perennial-Account": str(account)}
+
+    refused = await probe.http.post(
+        "/v1/probes", json={"amount": 5}, headers=issuer.of_account(new_id()) | ask
+    )
+    done = await probe.http.post("/v1/probes", json={"amount": 5}, headers=issuer.of_staff() | ask)
+
+    assert refused.status_code == 403
+    assert done.status_code == 201
+    assert await audits(probe, "probe.made", account) == 1
+
+
+async def test_too_many_requests_says_when_to_come_back(probe: Running) -> None:
+    answer = await probe.http.get("/v1/probes")
+
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "7"
+
+
+async def test_ready_names_each_dependency(probe: Running) -> None:
+    answer = await probe.http.get("/health/ready")
+
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ready", "checks": {"postgres": "ok", "redis": "ok"}}
+
+
+async def test_without_redis_a_service_is_degraded_and_without_postgres_unready(
+    deployment: Deployment, probe: Running
+) -> None:
+    nowhere = Deployment(deployment.database_urls, deployment.broker_url, "redis://127.0.0.1:1/0")
+    async with running(probe.service, nowhere, None, worker=False) as it:
+        degraded = await it.http.get("/health/ready")
+    lost = Deployment(
+        {"auth": "postgresql://auth:x@127.0.0.1:1/none"},
+        deployment.broker_url,
+        deployment.redis_url,
+    )
+    async with running(probe.service, lost, None, worker=False) as it:
+        unready = await it.http.get("/health/ready")
+
+    assert (degraded.status_code, degraded.json()["status"]) == (200, "degraded")
+    assert (unready.status_code, unready.json()["status"]) == (503, "unready")
