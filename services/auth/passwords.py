@@ -21,6 +21,8 @@ MINIMUM_LENGTH = 12
 MAXIMUM_LENGTH = 256
 #: A password of fewer different characters is a pattern.
 FEWEST_DIFFERENT = 5
+#: Without common and personal words this much must be left, or some letters at least.
+ENOUGH_LEFT = 8
 
 #: OWASP's minimum for argon2id: 19 MiB, 2 passes, about 25 ms here. Old hashes are renewed at the
 #: next log-in when these numbers grow.
@@ -65,7 +67,7 @@ def check_strength(password: str, *, personal: tuple[str, ...] = ()) -> None:
     rest = lowered
     for word in sorted({*words, *COMMON}, key=len, reverse=True):
         rest = rest.replace(word, "")
-    if len(re.sub(r"[\W\d_]", "", rest)) < FEWEST_DIFFERENT and len(set(rest)) < FEWEST_DIFFERENT:
+    if len(rest) < ENOUGH_LEFT and len(re.sub(r"[\W\d_]", "", rest)) < FEWEST_DIFFERENT:
         raise PasswordRefused(
             "This is made of common words, your name or your address. Choose other words.",
             field="password",

@@ -1,0 +1,134 @@
+"""Users as tests meet them: signed up, verified and logged in through HTTP."""
+
+import asyncio
+import base64
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from services.auth.domain.roles import StaffRole
+from services.auth.passwords import Passwords
+from services.auth.use_cases.create_staff import create_staff
+from shared.clock import utc_now
+from tests.harness import Running
+
+PASSWORD = "rusty anchor violin cloud"
+
+
+def claims(token: str) -> dict[str, Any]:
+    body = token.split(".")[1]
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    return decoded
+
+
+@dataclass
+class Person:
+    email: str
+    user_id: UUID
+    account_id: UUID | None
+    access_token: str = ""
+    refresh_token: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.access_token}"}
+
+
+class People:
+    """Makes people, and reads their mail."""
+
+    def __init__(self, auth: Running, mail_dir: Path) -> None:
+        self.auth = auth
+        self.http: httpx.AsyncClient = auth.http
+        self.mail_dir = mail_dir
+
+    def address(self) -> str:
+        return f"p{secrets.token_hex(6)}@example.com"
+
+    async def registered(self, email: str | None = None, **more: Any) -> Person:
+        email = email or self.address()
+        answer = await self.http.post(
+            "/v1/auth/register", json={"email": email, "password": PASSWORD, **more}
+        )
+        assert answer.status_code == 201, answer.text
+        made = answer.json()
+        return Person(email, UUID(made["user"]["id"]), UUID(made["account"]["id"]))
+
+    async def verified(self, email: str | None = None, **more: Any) -> Person:
+        person = await self.registered(email, **more)
+        token = await self.mailed_token(person.email, "Confirm your address")
+        answer = await self.http.post("/v1/auth/verify-email", json={"token": token})
+        assert answer.status_code == 200, answer.text
+        return person
+
+    async def logged_in(self, email: str | None = None, **more: Any) -> Person:
+        person = await self.verified(email, **more)
+        await self.log_in(person)
+        return person
+
+    async def log_in(self, person: Person, **more: Any) -> httpx.Response:
+        answer = await self.http.post(
+            "/v1/auth/login", json={"email": person.email, "password": PASSWORD, **more}
+        )
+        if answer.status_code == 200:
+            person.access_token = answer.json()["access_token"]
+            person.refresh_token = answer.json()["refresh_token"]
+            account_id = claims(person.access_token)["account_id"]
+            person.account_id = UUID(account_id) if account_id else None
+        return answer
+
+    async def staff(self, role: StaffRole = StaffRole.ADMIN) -> Person:
+        email = self.address()
+        passwords = Passwords(workers=1)
+        password_hash = await passwords.hash(PASSWORD)
+        passwords.close()
+        async with self.auth.runtime.begin() as uow:
+            user, _ = await create_staff(
+                uow, email=email, password_hash=password_hash, role=role, now=utc_now()
+            )
+        person = Person(email, user.id, None)
+        assert (await self.log_in(person)).status_code == 200
+        return person
+
+    async def joined(self, owner: Person, role: str) -> Person:
+        """Somebody whom `owner` invited and who accepted."""
+        email = self.address()
+        answer = await self.http.post(
+            f"/v1/accounts/{owner.account_id}/invitations",
+            json={"email": email, "role": role},
+            headers=owner.headers,
+        )
+        assert answer.status_code == 201, answer.text
+        token = await self.mailed_token(email, "You are invited")
+        answer = await self.http.post(
+            "/v1/auth/invitations/accept", json={"token": token, "password": PASSWORD}
+        )
+        assert answer.status_code == 200, answer.text
+        person = Person(email, UUID(answer.json()["user_id"]), owner.account_id)
+        assert (await self.log_in(person)).status_code == 200
+        return person
+
+    def mails(self, email: str) -> list[str]:
+        """Oldest first."""
+        box = self.mail_dir / email
+        return [path.read_text() for path in sorted(box.glob("*.txt"))] if box.exists() else []
+
+    async def mail(self, email: str, subject: str, *, within: float = 10) -> str:
+        """The newest mail of this subject, once it is there."""
+        async with asyncio.timeout(within):
+            while True:
+                found = [text for text in self.mails(email) if f"Subject: {subject}" in text]
+                if found:
+                    return found[-1]
+                await asyncio.sleep(0.02)
+
+    async def mailed_token(self, email: str, subject: str) -> str:
+        found = re.search(r"^Token: (\S+)$", await self.mail(email, subject), re.MULTILINE)
+        assert found
+        return found.group(1)
