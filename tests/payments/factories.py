@@ -5,7 +5,12 @@ from typing import Any
 from uuid import UUID
 
 from services.payments.domain.payments import Attempt, Payment
-from shared.events.invoicing import InvoiceFinalized, InvoicePaid, InvoiceVoided
+from shared.events.invoicing import (
+    CreditNoteIssued,
+    InvoiceFinalized,
+    InvoicePaid,
+    InvoiceVoided,
+)
 from shared.events.subscriptions import DunningPolicy
 from shared.ids import new_id
 from shared.money import Money
@@ -85,4 +90,19 @@ def an_invoice_voided(finalized: InvoiceFinalized) -> InvoiceVoided:
         sequence=finalized.sequence + 1,
         invoice_id=finalized.invoice_id,
         subscription_id=finalized.subscription_id,
+    )
+
+
+def a_credit_note_issued(finalized: InvoiceFinalized, *, refund: Money) -> CreditNoteIssued:
+    return CreditNoteIssued(
+        occurred_at=finalized.occurred_at,
+        account_id=finalized.account_id,
+        sequence=1,
+        credit_note_id=new_id(),
+        invoice_id=finalized.invoice_id,
+        subscription_id=finalized.subscription_id,
+        number="CN-2026-000001",
+        total=refund,
+        refund=refund,
+        credit=Money.zero(refund.currency),
     )

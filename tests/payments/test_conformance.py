@@ -62,9 +62,7 @@ class Candidate:
             customer=method.customer,
             metadata={"invoice_id": str(new_id())},
         )
-        return ChargeRequest(
-            **{name: getattr(request, name) for name in request.__slots__} | more  # type: ignore[arg-type]  # a copy with changes
-        )
+        return ChargeRequest(**{name: getattr(request, name) for name in request.__slots__} | more)
 
 
 SANDBOX_TOKENS = {

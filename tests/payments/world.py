@@ -20,7 +20,13 @@ from services.payments.domain.payments import Attempt, Payment
 from services.payments.main import service
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
-from services.payments.tables import attempts, ledger_entries, payments, refunds
+from services.payments.tables import (
+    attempts,
+    ledger_entries,
+    payments,
+    refunds,
+    webhook_events,
+)
 from shared.clock import utc_now
 from shared.events.base import Event
 from shared.events.invoicing import InvoiceFinalized
@@ -60,11 +66,11 @@ class World:
 
     @property
     def member(self) -> dict[str, str]:
-        return self.issuer.of_account(self.account_id)
+        return self.issuer.of_account(self.account_id, sub=f"user:{self.account_id}")
 
     @property
     def finance(self) -> dict[str, str]:
-        return self.issuer.of_staff("finance")
+        return self.issuer.of_staff("finance", sub=f"user:finance-{self.account_id}")
 
     @property
     def collector(self) -> Collector:
@@ -193,6 +199,15 @@ class World:
         async with self.runtime.begin() as uow:
             await uow.session.execute(
                 update(refunds).where(refunds.c.status == "pending").values(ask_at=text("now()"))
+            )
+
+    async def webhooks_are_due(self) -> None:
+        """As if the wait of those that failed were over."""
+        async with self.runtime.begin() as uow:
+            await uow.session.execute(
+                update(webhook_events)
+                .where(webhook_events.c.process_at.is_not(None))
+                .values(process_at=text("now()"))
             )
 
     @asynccontextmanager

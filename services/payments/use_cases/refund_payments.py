@@ -21,6 +21,7 @@ from services.payments.repository import PaymentsUnitOfWork
 from services.payments.tables import refunds
 from services.payments.use_cases.ask_providers import Begin
 from shared.clock import utc_now
+from shared.events.invoicing import CreditNoteIssued
 from shared.observability import logger
 
 log = logger(__name__)
@@ -59,6 +60,31 @@ async def request_refund(
     )
     uow.wake("send_refunds")
     return refund
+
+
+async def refund_for_credit_note(
+    uow: PaymentsUnitOfWork, event: CreditNoteIssued, *, real_now: datetime
+) -> None:
+    """Send back what a credit note gives back. Raises when there is nothing to send it from."""
+    if event.refund.amount <= 0:
+        return
+    payment = await uow.payments.find_for_invoice(event.invoice_id)
+    if payment is None:
+        raise PaymentNotRefundable("No payment of ours paid this invoice.")
+    known = await uow.session.scalars(
+        select(Refund).where(refunds.c.credit_note_id == event.credit_note_id)
+    )
+    if known.first() is not None:
+        return
+    await request_refund(
+        uow,
+        payment,
+        amount=event.refund.amount,
+        reason=RefundReason.CREDIT_NOTE,
+        now=event.occurred_at,
+        real_now=real_now,
+        credit_note_id=event.credit_note_id,
+    )
 
 
 async def claim_refunds(uow: PaymentsUnitOfWork, *, limit: int, real_now: datetime) -> list[Refund]:

@@ -9,20 +9,26 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.payments.domain import ledger
 from services.payments.domain.methods import PaymentMethod
+from services.payments.domain.payments import PaymentStatus
 from services.payments.domain.refunds import Dispute, DisputeStatus, RefundStatus
 from services.payments.domain.webhooks import WebhookEvent
 from services.payments.providers import provider
 from services.payments.providers.base import Dispute as DisputeReport
 from services.payments.providers.base import Method, Notice, Payout
 from services.payments.repository import PaymentsUnitOfWork
-from services.payments.tables import attempts, payment_methods, webhook_events
+from services.payments.tables import payment_methods, webhook_events
 from services.payments.use_cases.ask_providers import Begin, hint_attempt
 from services.payments.use_cases.keep_payment_methods import WARNING
 from shared.clock import utc_now
+from shared.errors import Conflict
 from shared.ids import new_id
 from shared.observability import logger
 
 log = logger(__name__)
+
+
+class ChargeNotSettled(Conflict):
+    code = "charge-not-settled"
 
 
 async def store_webhook(
@@ -124,16 +130,15 @@ async def _dispute(
     uow: PaymentsUnitOfWork, name: str, report: DisputeReport, *, real_now: datetime
 ) -> None:
     """Bring our dispute to where the provider says it is; it may have been closed before."""
-    found = await uow.session.execute(
-        select(attempts.c.payment_id).where(
-            attempts.c.provider == name, attempts.c.reference == report.charge
-        )
-    )
-    payment_id = found.scalar_one_or_none()
-    if payment_id is None:
+    ours = _our_key(report.key)
+    attempt = await uow.attempts.find(ours) if ours else None
+    if attempt is None:
         log.error("A dispute is about no charge of ours", reference=report.reference)
         return
-    payment = await uow.payments.get(payment_id)  # locked: two webhooks of it take turns
+    payment = await uow.payments.get(attempt.payment_id)  # locked: two webhooks take turns
+    if payment.status is not PaymentStatus.SUCCEEDED:
+        # We have not heard of the charge yet. Ask about it now, and about this again later.
+        raise ChargeNotSettled("The disputed charge is not settled here yet.")
     at = max(real_now, await uow.now(payment.account_id))
     dispute = await uow.dispute(name, report.reference)
     if dispute is None:

@@ -1,0 +1,121 @@
+"""Money that goes back: never more than came, whoever asks at once."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from services.payments import schedule
+from services.payments.consumers import refund_credit_note
+from services.payments.domain.payments import Payment
+from services.payments.use_cases.refund_payments import claim_refunds, send_refund
+from shared.clock import utc_now
+from shared.events.invoicing import InvoiceFinalized
+from shared.money import Money
+from tests.payments.factories import a_credit_note_issued
+from tests.payments.world import World
+
+pytestmark = pytest.mark.servers
+
+
+async def a_paid_invoice(world: World, amount: int = 1000) -> tuple[InvoiceFinalized, Payment]:
+    await world.attach()
+    invoice = await world.finalize(amount=amount)
+    await world.collect()
+    await world.reconcile()
+    await world.invoice_paid(invoice)
+    return invoice, await world.payment(invoice)
+
+
+async def ask(
+    world: World, payment: Payment, key: str, amount: int | None = None
+) -> httpx.Response:
+    body: dict[str, Any] = {}
+    if amount is not None:
+        body["amount"] = {"amount": amount, "currency": "EUR"}
+    return await world.http.post(
+        f"/v1/payments/{payment.id}/refunds",
+        json=body,
+        headers={**world.finance, "Idempotency-Key": key},
+    )
+
+
+async def test_a_refund_is_sent_once_and_posted(world: World) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    first = await ask(world, payment, "one", 400)
+    again = await ask(world, payment, "one", 400)
+    await world.run(schedule.send_refunds)
+
+    assert first.status_code == 201
+    assert again.json() == first.json()
+    assert again.headers["idempotent-replayed"] == "true"
+    assert world.sandbox.charges(invoice.invoice_id)[0]["refunded"] == 400
+    assert (await world.balances())["refunds"] == 400
+    assert (await world.names())[-2:] == ["refund.created", "refund.succeeded"]
+
+
+async def test_refunds_asked_for_at_once_never_exceed_the_charge(world: World) -> None:
+    invoice, payment = await a_paid_invoice(world, amount=1000)
+    answers = await asyncio.gather(
+        *(ask(world, payment, f"key-{number}", 300) for number in range(12))
+    )
+    await world.run(schedule.send_refunds)
+
+    assert sorted(answer.status_code for answer in answers) == [201] * 3 + [422] * 9
+    assert {a.json()["code"] for a in answers if a.status_code == 422} == {"refund-above-charge"}
+    assert world.sandbox.charges(invoice.invoice_id)[0]["refunded"] == 900
+    rest = await ask(world, payment, "rest")
+    assert rest.json()["amount"] == {"amount": 100, "currency": "EUR"}
+
+
+async def test_a_credit_note_sends_money_back_once(world: World) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    note = a_credit_note_issued(invoice, refund=Money(250, "EUR"))
+    for _ in range(2):
+        async with world.runtime.begin() as uow:
+            await refund_credit_note(uow, note)
+    await world.run(schedule.send_refunds)
+
+    assert world.sandbox.charges(invoice.invoice_id)[0]["refunded"] == 250
+    assert (await world.payment(invoice)).refunded == 250
+    created = next(b for b in await world.emitted() if b["type"] == "refund.created")
+    assert created["data"]["reason"] == "credit_note"
+    assert payment.id
+
+
+async def test_a_refund_whose_answer_is_lost_is_looked_up_and_not_sent_twice(
+    world: World,
+) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    await ask(world, payment, "one", 100)
+    async with world.runtime.begin() as uow:
+        (refund,) = await claim_refunds(uow, limit=1, real_now=utc_now())
+    await send_refund(world.runtime.begin, refund)
+    # The answer was written down; now the same again, as after a crash before that.
+    await send_refund(world.runtime.begin, refund)
+
+    assert world.sandbox.charges(invoice.invoice_id)[0]["refunded"] == 100
+    assert (await world.balances())["refunds"] == 100
+
+
+async def test_an_unpaid_payment_is_not_refunded(world: World) -> None:
+    invoice = await world.finalize()
+    payment = await world.payment(invoice)
+
+    answer = await ask(world, payment, "one", 1)
+    assert (answer.status_code, answer.json()["code"]) == (409, "payment-not-refundable")
+
+
+async def test_a_member_cannot_refund_and_another_account_sees_nothing(world: World) -> None:
+    _, payment = await a_paid_invoice(world)
+    own = await world.http.post(
+        f"/v1/payments/{payment.id}/refunds",
+        json={},
+        headers={**world.member, "Idempotency-Key": "k"},
+    )
+    stranger = world.issuer.of_account(payment.id)
+    foreign = await world.http.get(f"/v1/payments/{payment.id}", headers=stranger)
+
+    assert own.status_code == 403
+    assert foreign.status_code == 404
