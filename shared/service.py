@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db import Database, Platform, Scope, UnitOfWork
 from shared.locks import connect
+from shared.messaging.commands import COMMANDS
 from shared.messaging.consumers import Consumers
+from shared.messaging.ops import ops_router
 from shared.messaging.worker import MessageWorker
 from shared.runtime import Runtime
 from shared.schedule import Schedule, ScheduleRunner
@@ -57,6 +59,7 @@ class Service(Generic[U, S]):
 
     def __post_init__(self) -> None:
         follow(self.consumers)
+        self.commands = {**COMMANDS, **self.commands}
 
     @asynccontextmanager
     async def open(self, settings: S) -> AsyncIterator[Runtime[U, S]]:
@@ -75,7 +78,8 @@ class Service(Generic[U, S]):
 
     def create_api(self, runtime: Runtime[U, S]) -> FastAPI:
         """The HTTP application."""
-        return create_app(self.name, self.description, runtime, self.routers)
+        routers = [*self.routers, ops_router(self.name)]
+        return create_app(self.name, self.description, runtime, routers)
 
     def create_worker(self, runtime: Runtime[U, S]) -> "Worker":
         """Consumers, relay and schedule, as the settings switch them."""

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import Table, func, select, text, update
+from sqlalchemy import Select, Table, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.clock import utc_now
@@ -15,9 +15,12 @@ from shared.ids import new_id
 from shared.messaging import envelope
 from shared.messaging.inbox import Inbox
 
-#: A header of messages that go to one handler again. `replay` goes round what Redis remembers;
-#: `discard` has an ordered handler pass over the event, and any other ignore it.
+#: A header of what is sent again. All of them go round what Redis remembers; `again` is a range
+#: of the outbox, `replay` a dead letter, and `discard` has an ordered handler pass over one.
 ACTION = "perennial-action"
+AGAIN, REPLAY, DISCARD = "again", "replay", "discard"
+#: A header that names the one handler that a message is for.
+ONLY = "perennial-only"
 
 
 class DeadLetterNotFound(NotFound):
@@ -89,6 +92,24 @@ class DeadLetter:
         )
 
 
+@dataclass(frozen=True)
+class Filter:
+    """Which dead letters are meant; what is None narrows nothing."""
+
+    status: str | None = "parked"
+    consumer: str | None = None
+    event_name: str | None = None
+    reason: str | None = None
+    account_id: UUID | None = None
+
+    def narrow(self, uow: UnitOfWork, statement: Select[Any]) -> Select[Any]:
+        letters = table(uow)
+        for name, value in asdict(self).items():
+            if value is not None:
+                statement = statement.where(letters.c[name] == value)
+        return statement
+
+
 def table(uow: UnitOfWork) -> Table:
     return uow.platform.table("dead_letters")
 
@@ -115,6 +136,24 @@ async def park(uow: UnitOfWork, letter: DeadLetter) -> bool:
         )
     )
     return True
+
+
+async def get(uow: UnitOfWork, letter_id: UUID) -> Any:
+    """The letter as it is. Raises `DeadLetterNotFound`."""
+    letters = table(uow)
+    found = (
+        await uow.session.execute(select(letters).where(letters.c.id == letter_id))
+    ).one_or_none()
+    if found is None:
+        raise DeadLetterNotFound("There is no such dead letter.")
+    return found
+
+
+async def select_open(uow: UnitOfWork, wanted: Filter, *, most: int) -> list[UUID]:
+    """The oldest open letters that are meant, at most so many."""
+    letters = table(uow)
+    statement = wanted.narrow(uow, select(letters.c.id)).order_by(letters.c.id).limit(most)
+    return list(await uow.session.scalars(statement))
 
 
 async def take_open(uow: UnitOfWork, letter_id: UUID) -> Any:
@@ -145,7 +184,7 @@ async def replay(
     if data is not None:
         event_id = new_id()
         body = _edited(body, event_id, data)
-    await _send_back(uow, letter, body, "replay")
+    await _send_back(uow, letter, body, REPLAY)
     if event_id is not None:
         await Inbox(uow.platform.schema, letter.consumer).reopen(uow, event_id)
     if data is None:
@@ -159,7 +198,7 @@ async def discard(uow: UnitOfWork, letter_id: UUID) -> None:
     """Give it up. An ordered handler passes over it and goes on with what waited behind it."""
     letter = await take_open(uow, letter_id)
     if letter.event_id is not None:
-        await _send_back(uow, letter, bytes(letter.body), "discard")
+        await _send_back(uow, letter, bytes(letter.body), DISCARD)
     await _close(uow, letter, "discarded")
 
 
@@ -181,10 +220,10 @@ async def _send_back(uow: UnitOfWork, letter: Any, body: bytes, action: str) -> 
 
 
 async def by_cause(uow: UnitOfWork) -> list[dict[str, Any]]:
-    """The open ones, counted by handler, event and reason; the most first."""
+    """The open ones, counted by handler, event, reason and cause; the most first."""
     letters = table(uow)
     count = func.count().label("count")
-    columns = (letters.c.consumer, letters.c.event_name, letters.c.reason)
+    columns = (letters.c.consumer, letters.c.event_name, letters.c.reason, letters.c.cause)
     rows = await uow.session.execute(
         select(
             *columns,
@@ -200,11 +239,14 @@ async def by_cause(uow: UnitOfWork) -> list[dict[str, Any]]:
 
 
 def _edited(body: bytes, event_id: UUID, data: dict[str, Any]) -> bytes:
-    copy = envelope.edited(body, event_id, data)
     try:
-        envelope.parse(copy)
+        found = envelope.read(body)
+        copy = envelope.edited(body, event_id, data)
+        event = envelope.parse(copy)
     except (envelope.Malformed, envelope.UnknownEvent) as error:
-        raise Invalid("The edited payload breaks the event's promise.", field="data") from error
+        raise Invalid(f"The event would not hold its promise: {error}", field="data") from error
+    if event.subject != found.subject:
+        raise Invalid("An edited event stays about the same aggregate.", field="data")
     return copy
 
 

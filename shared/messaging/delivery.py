@@ -19,7 +19,7 @@ from shared.errors import DomainError
 from shared.events import Event
 from shared.messaging import gate, inbox
 from shared.messaging.consumers import Handler
-from shared.messaging.dead_letters import ACTION, DeadLetter, park
+from shared.messaging.dead_letters import ACTION, AGAIN, DISCARD, ONLY, DeadLetter, park
 from shared.messaging.envelope import Envelope, Malformed, UnknownEvent, catalog_entry, read
 from shared.messaging.marks import Marks
 from shared.messaging.outages import Patience, is_collision
@@ -53,7 +53,7 @@ class Delivery:
     found: Envelope
     #: None where the handler only has its cursor moved.
     event: Event | None
-    #: `replay` goes round what Redis remembers; `discard` moves the cursor and does nothing else.
+    #: As in the header of that name (dead_letters.py); None for an event's first sending.
     action: str | None = None
     is_early: bool = False
 
@@ -63,7 +63,7 @@ class Delivery:
 
     @property
     def is_discarded(self) -> bool:
-        return self.action == "discard"
+        return self.action == DISCARD
 
 
 @dataclass(eq=False)
@@ -133,6 +133,8 @@ class Deliveries:
         read_once: dict[UUID, Delivery] = {}
         for message in messages:
             headers = message.header.properties.headers or {}
+            if headers.get(ONLY, self._queue) != self._queue:
+                continue  # sent again for another handler alone
             action = headers.get(ACTION)
             try:
                 delivery = self._delivery(message.body, str(action) if action else None)
@@ -149,9 +151,11 @@ class Deliveries:
 
     def _delivery(self, body: bytes, action: str | None = None, *, early: bool = False) -> Delivery:
         found = read(body)
+        if action == DISCARD:
+            return Delivery(body, found, None, action)
         if catalog_entry(found.type) is None:
             raise UnknownEvent(f"this release knows no event {found.type}")
-        wanted = (not self._wanted or found.type in self._wanted) and action != "discard"
+        wanted = not self._wanted or found.type in self._wanted
         return Delivery(body, found, found.event() if wanted else None, action, early)
 
     async def _not_yet_done(self, deliveries: list[Delivery]) -> list[Delivery]:
@@ -288,7 +292,7 @@ class Deliveries:
 
     def _note(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
         for one in deliveries:
-            if one.action is None:  # those that come again were noted when they were parked
+            if one.action in {None, AGAIN}:  # a replayed one was noted when it was parked
                 uow.handled(self._queue, one.found.type, one.found.account_id)
 
     def _repeats(self, number: int) -> None:
