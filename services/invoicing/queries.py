@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, literal, or_, select
 
 from services.invoicing.domain.account import Account, AccountCredit, AccountNotFound, CreditEntry
 from services.invoicing.domain.credit_note import CreditNote, CreditNoteNotFound
@@ -29,6 +29,9 @@ from services.invoicing.tables import (
 from shared.db import UnitOfWork
 from shared.web import PageRequest
 
+#: In shorter words every letter counts.
+SHORTEST_WITH_TYPOS = 4
+
 
 def _matching(
     *,
@@ -47,10 +50,18 @@ def _matching(
         statement = statement.where(invoices.c.created_at >= created_from)
     if created_to is not None:
         statement = statement.where(invoices.c.created_at < created_to)
-    if q:
-        escaped = q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        statement = statement.where(invoices.c.search_text.ilike(f"%{escaped}%"))
+    for word in (q or "").split():
+        statement = statement.where(_has_word(word))
     return statement
+
+
+def _has_word(word: str) -> ColumnElement[bool]:
+    """The word, or one much like it: both are answered by the trigram index."""
+    escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    like = invoices.c.search_text.ilike(f"%{escaped}%")
+    if len(word) < SHORTEST_WITH_TYPOS:
+        return like
+    return or_(like, literal(word).op("<%", is_comparison=True)(invoices.c.search_text))
 
 
 async def list_invoices(

@@ -24,9 +24,7 @@ Publish = Callable[[Event], Awaitable[None]]
 
 
 @pytest.fixture(scope="session")
-async def invoicing(
-    deployment: Deployment, issuer: TokenIssuer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Running]:
+async def invoicing(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Running]:
     service = service_named("invoicing")
     async with running(service, deployment, issuer) as started:
         yield started

@@ -208,7 +208,7 @@ class Invoice:
         self.due_at = due_at
         self.finalizes_at = None
         self.basis = []
-        self.search_text = self._search_text()
+        self.index()
         return InvoiceFinalized(
             **self._event(at),
             number=number,
@@ -279,10 +279,11 @@ class Invoice:
     def _money(self, amount: int) -> Money:
         return Money(amount, self.currency)
 
-    def _search_text(self) -> str:
+    def index(self) -> None:
+        """Note what the search looks in."""
         texts = [self.number, self.bill_to.get("name"), self.bill_to.get("purchase_order")]
         texts += [line.description for line in self.lines]
-        return " ".join(dict.fromkeys(text for text in texts if text))
+        self.search_text = " ".join(dict.fromkeys(text for text in texts if text))
 
     def _move_to(self, target: Status) -> None:
         if target not in MOVES[self.status]:

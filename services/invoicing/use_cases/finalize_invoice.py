@@ -54,6 +54,7 @@ async def fill_invoice(
     invoice.fill(totals)
     invoice.bill_to = account.frozen()
     invoice.seller = entity.frozen()
+    invoice.index()
     return totals
 
 
