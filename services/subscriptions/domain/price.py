@@ -6,6 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from math import ceil
 from typing import Any
 from uuid import UUID
 
@@ -153,7 +154,7 @@ class Price:
         if self.type is PriceType.FLAT:
             return Quote(Fraction(unit), ({"rule": "flat", "amount": plain(unit)},))
         if self.package_size is not None:
-            packages = -int(-units // self.package_size)
+            packages = ceil(Fraction(units) / self.package_size)
             step = {
                 "rule": "a started package counts",
                 "units": plain(units),

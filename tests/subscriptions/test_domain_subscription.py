@@ -1,0 +1,644 @@
+"""The life of a subscription: its moves, and what each of them bills."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.subscriptions.domain.charges import Item
+from services.subscriptions.domain.coupon import (
+    Coupon,
+    CouponDuration,
+    CouponExhausted,
+    CouponExpired,
+    CouponInvalid,
+    CouponNotForPlan,
+)
+from services.subscriptions.domain.period import Billing, BillingPeriod, IntervalUnit
+from services.subscriptions.domain.plan import TrialEndBehavior
+from services.subscriptions.domain.price import Price, PriceType, Tier
+from services.subscriptions.domain.proration import Factor, prorated
+from services.subscriptions.domain.subscription import (
+    FINAL,
+    MOVES,
+    Act,
+    CurrencyMismatch,
+    DateInvalid,
+    IllegalTransition,
+    IntervalMismatch,
+    NothingChanges,
+    NothingScheduled,
+    Proration,
+    Status,
+    Subscription,
+)
+from shared.events.subscriptions import (
+    SubscriptionActivated,
+    SubscriptionCanceled,
+    SubscriptionChanged,
+    SubscriptionChangeScheduled,
+    SubscriptionEvent,
+    SubscriptionPaused,
+    SubscriptionRenewed,
+    SubscriptionStarted,
+    SubscriptionTrialEnded,
+)
+from shared.ids import new_id
+from tests.subscriptions.factories import (
+    BEGIN,
+    a_plan,
+    a_price,
+    a_subscription,
+    an_item,
+    at,
+    terms_of,
+    tiered,
+)
+
+APRIL = BillingPeriod(at(2024, 4, 1), at(2024, 5, 1))
+
+
+def amounts(event: SubscriptionEvent) -> list[int]:
+    return [charge.amount for charge in getattr(event, "charges", ())]
+
+
+def change(
+    subscription: Subscription, old: Price, new: Price, when: datetime, **more: Any
+) -> SubscriptionEvent:
+    terms = terms_of(old, new)
+    return subscription.change(
+        terms, terms, (an_item(new, more.pop("quantity", 1)),), at=when, **more
+    )
+
+
+# --- proration ---------------------------------------------------------------------------------
+
+
+def test_half_way_from_10_to_20() -> None:
+    old, new = a_price(1000), a_price(2000)
+    subscription = a_subscription(old, start=at(2024, 4, 1))
+
+    event = change(subscription, old, new, at(2024, 4, 16))
+
+    assert isinstance(event, SubscriptionChanged)
+    assert event.invoice_now
+    assert amounts(event) == [-500, 1000]
+    assert event.charges[0].why["steps"][1] == {
+        "rule": "remaining seconds / seconds of the period",
+        "remaining_seconds": 15 * 86400,
+        "period_seconds": 30 * 86400,
+        "fraction": "1/2",
+    }
+
+
+def test_from_5_to_20_after_one_of_30_days() -> None:
+    old, new = a_price(500), a_price(2000)
+    subscription = a_subscription(old, start=at(2024, 4, 1))
+
+    assert amounts(change(subscription, old, new, at(2024, 4, 2))) == [-483, 1933]
+
+
+def test_the_credit_is_whole_at_the_first_instant_and_nothing_at_the_last() -> None:
+    first = Factor.of_rest(APRIL, APRIL.start)
+    last = Factor.of_rest(APRIL, APRIL.end)
+
+    assert prorated(Fraction(1999), first) == 1999
+    assert prorated(Fraction(1999), last) == 0
+
+
+every_price = st.one_of(
+    st.integers(0, 10**7).map(a_price),
+    st.integers(0, 10**5).map(lambda amount: a_price(amount, type=PriceType.PER_UNIT)),
+    st.integers(0, 10**5).map(
+        lambda amount: a_price(amount, type=PriceType.PACKAGE, package_size=7)
+    ),
+    st.sampled_from([PriceType.GRADUATED, PriceType.VOLUME]).map(tiered),
+    st.decimals(0, 1000, places=9, allow_nan=False).map(
+        lambda amount: a_price(
+            None,
+            type=PriceType.GRADUATED,
+            tiers=(Tier(3, amount), Tier(None, amount / 3, Decimal(99))),
+        )
+    ),
+)
+
+
+@given(every_price, every_price, st.integers(0, 31 * 86400), st.integers(1, 50))
+def test_a_change_and_its_reverse_at_one_instant_net_to_zero(
+    old: Price, new: Price, seconds: int, quantity: int
+) -> None:
+    subscription = a_subscription(old, start=at(2024, 1, 1))
+    when = at(2024, 1, 1) + timedelta(seconds=seconds)
+
+    there = change(subscription, old, new, when, quantity=quantity, proration=Proration.NOW)
+    back = change(subscription, new, old, when, proration=Proration.NOW)
+
+    assert sum(amounts(there)) + sum(amounts(back)) == 0
+
+
+@given(every_price, st.integers(1, 50))
+def test_the_credit_at_the_first_instant_is_what_was_charged(price: Price, quantity: int) -> None:
+    terms = terms_of(price)
+    subscription, (started,) = Subscription.start(
+        id=new_id(),
+        account_id=new_id(),
+        items=(an_item(price, quantity),),
+        terms=terms,
+        time_zone="Europe/Berlin",
+        at=BEGIN,
+        now=BEGIN,
+        billing=Billing.CALENDAR,
+    )
+    if subscription.status is Status.INCOMPLETE:
+        subscription.activate(terms, now=BEGIN)
+
+    canceled = subscription.cancel(terms, at=BEGIN, now=BEGIN, credit=True)
+
+    assert sum(amounts(started)) + sum(amounts(canceled)) == 0
+
+
+@given(st.integers(1, 10**9), st.integers(0, 31 * 86400))
+def test_what_is_used_and_what_comes_back_add_up(amount: int, seconds: int) -> None:
+    period = BillingPeriod(at(2024, 1, 1), at(2024, 2, 1))
+    rest = Factor.of_rest(period, period.start + timedelta(seconds=seconds))
+    used = Factor(rest.whole - rest.remaining, rest.whole)
+
+    together = prorated(Fraction(amount), rest) + prorated(Fraction(amount), used)
+
+    assert abs(together - amount) <= 1
+
+
+# --- renewals ----------------------------------------------------------------------------------
+
+
+def test_renewals_tile_from_the_anchor() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price)
+    ends = []
+    for _ in range(4):
+        event = subscription.renew(terms_of(price), now=subscription.period_end)
+        assert amounts(event) == [1000]
+        assert event.period_start == subscription.period_start
+        ends.append(f"{event.period_end:%m-%d}")
+
+    assert ends == ["03-31", "04-30", "05-31", "06-30"]
+
+
+def test_a_late_run_bills_what_a_punctual_one_would_have() -> None:
+    price = a_price(1000)
+    punctual, late = a_subscription(price), a_subscription(price)
+    months = [punctual.renew(terms_of(price), now=punctual.period_end) for _ in range(6)]
+    now = at(2024, 7, 15)
+
+    caught_up = []
+    while (upcoming := late.next_act()) and upcoming[0] <= now:
+        caught_up += late.act(upcoming[1], terms_of(price), at=upcoming[0], now=now)
+
+    billed = [event for event in caught_up if isinstance(event, SubscriptionRenewed)]
+    assert [(e.period_start, amounts(e)) for e in billed] == [
+        (e.period_start, amounts(e)) for e in months[: len(billed)]
+    ]
+    assert len(billed) == 5
+
+
+def test_a_new_time_zone_counts_from_where_the_last_period_ended() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price, start=at(2024, 1, 14, 23), time_zone="Europe/Berlin")
+    end = subscription.period_end
+
+    event = subscription.renew(terms_of(price), now=end, time_zone="America/New_York")
+
+    assert event.period_start == end
+    assert event.period_end == at(2024, 3, 15, 4)  # midnight in New York
+    again = subscription.renew(terms_of(price), now=event.period_end, time_zone="America/New_York")
+    assert again.period_end == at(2024, 4, 15, 4)
+
+
+def test_the_first_calendar_period_pays_its_part() -> None:
+    price = a_price(3000)
+    subscription, (started,) = Subscription.start(
+        id=new_id(),
+        account_id=new_id(),
+        items=(an_item(price),),
+        terms=terms_of(price),
+        time_zone="UTC",
+        at=at(2024, 4, 11),
+        now=at(2024, 4, 11),
+        billing=Billing.CALENDAR,
+    )
+
+    assert isinstance(started, SubscriptionStarted)
+    assert amounts(started) == [2000]
+    assert subscription.period == BillingPeriod(at(2024, 4, 11), at(2024, 5, 1))
+    subscription.activate(terms_of(price), now=at(2024, 4, 11))
+    renewed = subscription.renew(terms_of(price), now=at(2024, 5, 1))
+    assert amounts(renewed) == [3000]
+    assert renewed.period_end == at(2024, 6, 1)
+
+
+# --- starting ----------------------------------------------------------------------------------
+
+
+def test_a_start_waits_for_its_first_payment_and_then_expires() -> None:
+    price = a_price(1000)
+    subscription, (started,) = Subscription.start(
+        id=new_id(),
+        account_id=new_id(),
+        items=(an_item(price, 1),),
+        terms=terms_of(price),
+        time_zone="UTC",
+        at=BEGIN,
+        now=BEGIN,
+    )
+
+    assert started.sequence == 1
+    assert subscription.status is Status.INCOMPLETE
+    assert subscription.next_act() == (BEGIN + timedelta(hours=23), Act.EXPIRE)
+    subscription.expire(now=BEGIN + timedelta(hours=23))
+    expired = Status.INCOMPLETE_EXPIRED
+    assert subscription.status == expired  # type: ignore[comparison-overlap]
+    assert subscription.due_at is None
+
+
+def test_a_free_start_is_active_at_once_only_without_anything_to_invoice() -> None:
+    assert a_subscription(a_price(0)).status is Status.ACTIVE
+
+
+def test_an_imported_subscription_is_billed_from_the_next_period_on() -> None:
+    price = a_price(1000)
+    now = at(2024, 7, 15)
+    subscription, (started,) = Subscription.start(
+        id=new_id(),
+        account_id=new_id(),
+        items=(an_item(price),),
+        terms=terms_of(price),
+        time_zone="UTC",
+        at=BEGIN,
+        now=now,
+        imported=True,
+    )
+
+    assert subscription.status is Status.ACTIVE
+    assert amounts(started) == []
+    assert subscription.period == BillingPeriod(at(2024, 6, 30, 9), at(2024, 7, 31, 9))
+    renewed = subscription.renew(terms_of(price), now=at(2024, 7, 31, 9))
+    assert renewed.period_end == at(2024, 8, 31, 9)
+
+
+# --- trials ------------------------------------------------------------------------------------
+
+
+def a_trial(behavior: TrialEndBehavior = TrialEndBehavior.CANCEL) -> tuple[Subscription, Any]:
+    price = a_price(1000)
+    terms = terms_of(price, plan=a_plan(trial_end_behavior=behavior))
+    return a_subscription(price, terms=terms, trial_days=14), terms
+
+
+def test_a_trial_costs_nothing_and_reminds_before_it_ends() -> None:
+    subscription, terms = a_trial()
+
+    assert subscription.status is Status.TRIALING
+    assert subscription.trial_end == at(2024, 2, 14, 9)
+    assert subscription.next_act() == (at(2024, 2, 11, 9), Act.REMIND_TRIAL)
+    subscription.act(Act.REMIND_TRIAL, terms, at=at(2024, 2, 11, 9), now=at(2024, 2, 11, 9))
+    assert subscription.next_act() == (at(2024, 2, 14, 9), Act.END_TRIAL)
+
+
+def test_a_trial_that_ends_with_a_method_begins_the_first_paid_period() -> None:
+    subscription, terms = a_trial()
+
+    ended, activated = subscription.end_trial(terms, can_pay=True, now=at(2024, 2, 14, 9))
+
+    assert isinstance(ended, SubscriptionTrialEnded)
+    assert amounts(ended) == [1000]
+    assert isinstance(activated, SubscriptionActivated)
+    assert subscription.period == BillingPeriod(at(2024, 2, 14, 9), at(2024, 3, 14, 9))
+
+
+@pytest.mark.parametrize(
+    ("behavior", "status"),
+    [
+        (TrialEndBehavior.CANCEL, Status.CANCELED),
+        (TrialEndBehavior.PAUSE, Status.PAUSED),
+        (TrialEndBehavior.INVOICE, Status.ACTIVE),
+    ],
+)
+def test_a_trial_that_ends_without_a_method_follows_the_plan(
+    behavior: TrialEndBehavior, status: Status
+) -> None:
+    subscription, terms = a_trial(behavior)
+
+    subscription.end_trial(terms, can_pay=False, now=at(2024, 2, 14, 9))
+
+    assert subscription.status is status
+
+
+# --- changes -----------------------------------------------------------------------------------
+
+
+def test_a_downgrade_waits_for_the_periods_end() -> None:
+    old, new = a_price(2000), a_price(1000)
+    subscription = a_subscription(old)
+
+    event = change(subscription, old, new, BEGIN + timedelta(days=3))
+
+    assert isinstance(event, SubscriptionChangeScheduled)
+    assert event.effective_at == subscription.period_end
+    assert subscription.price_id == old.id
+    renewed = subscription.renew(terms_of(old, new), now=subscription.period_end)
+    assert amounts(renewed) == [1000]
+    assert subscription.price_id == new.id
+
+
+def test_a_scheduled_change_can_be_taken_back_once() -> None:
+    old, new = a_price(2000), a_price(1000)
+    subscription = a_subscription(old)
+    change(subscription, old, new, BEGIN)
+
+    subscription.withdraw_change(at=BEGIN)
+
+    with pytest.raises(NothingScheduled):
+        subscription.withdraw_change(at=BEGIN)
+    assert amounts(subscription.renew(terms_of(old), now=subscription.period_end)) == [2000]
+
+
+def test_prorate_next_waits_for_the_next_invoice_and_none_bills_nothing() -> None:
+    old, new = a_price(1000), a_price(2000)
+    next_time = change(
+        a_subscription(old, start=at(2024, 4, 1)),
+        old,
+        new,
+        at(2024, 4, 16),
+        proration=Proration.NEXT,
+    )
+    nothing = change(
+        a_subscription(old, start=at(2024, 4, 1)),
+        old,
+        new,
+        at(2024, 4, 16),
+        proration=Proration.NONE,
+    )
+
+    assert isinstance(next_time, SubscriptionChanged)
+    assert not next_time.invoice_now
+    assert amounts(next_time) == [-500, 1000]
+    assert amounts(nothing) == []
+
+
+def test_another_rhythm_begins_at_once_with_a_period_of_its_own() -> None:
+    old, new = a_price(1000), a_price(10_000, interval_unit=IntervalUnit.YEAR)
+    subscription = a_subscription(old, start=at(2024, 4, 1))
+
+    event = change(subscription, old, new, at(2024, 4, 16), proration=Proration.NOW)
+
+    assert amounts(event) == [-500, 10_000]
+    assert subscription.period == BillingPeriod(at(2024, 4, 16), at(2025, 4, 16))
+
+
+def test_only_what_differs_is_prorated() -> None:
+    main, addon = a_price(1000), a_price(600, addon_id=new_id())
+    terms = terms_of(main, addon)
+    subscription = a_subscription(main, start=at(2024, 4, 1))
+
+    event = subscription.change(
+        terms, terms, (*subscription.items, an_item(addon)), at=at(2024, 4, 16)
+    )
+
+    assert amounts(event) == [300]
+
+
+def test_seats_are_prorated_as_old_against_new() -> None:
+    price = a_price(1000, type=PriceType.PER_UNIT)
+    subscription = a_subscription(price, start=at(2024, 4, 1), quantity=3)
+
+    event = change(subscription, price, price, at(2024, 4, 16), quantity=5)
+
+    assert amounts(event) == [-1500, 2500]
+    assert subscription.quantity == 5
+
+
+def test_a_trial_changes_without_a_bill() -> None:
+    subscription, _ = a_trial()
+    other = a_price(5000)
+    terms = terms_of(other)
+
+    event = subscription.change(
+        terms_of(a_price(1)), terms, (an_item(other),), at=BEGIN, proration=Proration.NOW
+    )
+
+    assert amounts(event) == []
+
+
+def test_changes_that_make_no_sense_are_refused() -> None:
+    euro, dollar = a_price(1000), a_price(1000, currency="USD")
+    yearly = a_price(1000, interval_unit=IntervalUnit.YEAR, addon_id=new_id())
+    subscription = a_subscription(euro)
+    terms = terms_of(euro, dollar, yearly)
+
+    with pytest.raises(NothingChanges):
+        subscription.change(terms, terms, subscription.items, at=BEGIN)
+    with pytest.raises(CurrencyMismatch):
+        subscription.change(terms, terms, (an_item(dollar),), at=BEGIN)
+    with pytest.raises(IntervalMismatch):
+        subscription.change(terms, terms, (*subscription.items, an_item(yearly)), at=BEGIN)
+
+
+# --- canceling, pausing, dunning ---------------------------------------------------------------
+
+
+def test_a_cancellation_at_the_periods_end_can_be_taken_back() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price)
+
+    subscription.cancel_later(at=BEGIN, reason="too expensive")
+    assert subscription.next_act() == (subscription.period_end, Act.CANCEL)
+    subscription.uncancel(at=BEGIN)
+    assert subscription.next_act() == (subscription.period_end, Act.RENEW)
+    with pytest.raises(NothingScheduled):
+        subscription.uncancel(at=BEGIN)
+
+
+def test_a_date_may_end_it_with_a_credit() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price, start=at(2024, 4, 1))
+    with pytest.raises(DateInvalid):
+        subscription.cancel_later(at=at(2024, 4, 2), on=at(2024, 4, 1))
+    subscription.cancel_later(at=at(2024, 4, 2), on=at(2024, 4, 16), credit=True)
+
+    when, act = subscription.next_act() or (BEGIN, Act.RENEW)
+    (event,) = subscription.act(act, terms_of(price), at=when, now=when)
+
+    assert isinstance(event, SubscriptionCanceled)
+    assert amounts(event) == [-500]
+    assert subscription.due_at is None
+
+
+def test_a_pause_begins_at_the_periods_end_and_a_resume_bills_at_once() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price, start=at(2024, 4, 1))
+    subscription.pause_later(at=at(2024, 4, 10), resumes_at=at(2024, 8, 20))
+
+    assert subscription.next_act() == (at(2024, 5, 1), Act.PAUSE)
+    (paused,) = subscription.act(Act.PAUSE, terms_of(price), at=at(2024, 5, 1), now=at(2024, 5, 1))
+    assert isinstance(paused, SubscriptionPaused)
+    assert subscription.next_act() == (at(2024, 8, 20), Act.RESUME)
+    (resumed,) = subscription.act(
+        Act.RESUME, terms_of(price), at=at(2024, 8, 20), now=at(2024, 8, 20)
+    )
+    assert amounts(resumed) == [1000]
+    assert subscription.period == BillingPeriod(at(2024, 8, 20), at(2024, 9, 20))
+
+
+def test_what_is_paid_after_dunning_came_to_nothing_opens_a_new_period() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price, start=at(2024, 4, 1))
+    subscription.mark_past_due(now=at(2024, 4, 2))
+    subscription.mark_unpaid(now=at(2024, 4, 20))
+    assert subscription.next_act() is None
+
+    resumed, _ = subscription.activate(terms_of(price), now=at(2024, 9, 9))
+
+    assert amounts(resumed) == [1000]
+    assert subscription.period_start == at(2024, 9, 9)
+
+
+def test_a_parked_subscription_rests_until_it_is_released() -> None:
+    subscription = a_subscription(a_price(1000))
+
+    subscription.park("its price cannot be billed", now=BEGIN)
+    assert subscription.due_at is None
+    subscription.release()
+    assert subscription.due_at == subscription.period_end
+
+
+@pytest.mark.parametrize("final", sorted(FINAL))
+def test_what_has_ended_stays_ended(final: Status) -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price)
+    subscription.status = final
+
+    assert MOVES[final] == frozenset()
+    assert subscription.next_act() is None
+    for move in (
+        lambda: subscription.cancel(terms_of(price), at=BEGIN, now=BEGIN),
+        lambda: subscription.renew(terms_of(price), now=BEGIN),
+        lambda: subscription.mark_past_due(now=BEGIN),
+        lambda: subscription.activate(terms_of(price), now=BEGIN),
+        lambda: subscription.pause_later(at=BEGIN),
+    ):
+        with pytest.raises(IllegalTransition):
+            move()
+
+
+def test_every_status_is_in_the_table_of_moves() -> None:
+    assert set(MOVES) == set(Status)
+
+
+def test_every_event_counts_up_by_one() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price)
+    events: list[SubscriptionEvent] = [
+        subscription.renew(terms_of(price), now=subscription.period_end),
+        subscription.mark_past_due(now=BEGIN),
+        *subscription.activate(terms_of(price), now=BEGIN),
+        subscription.cancel(terms_of(price), at=BEGIN, now=BEGIN),
+    ]
+
+    assert [event.sequence for event in events] == [3, 4, 5, 6]
+
+
+# --- coupons -----------------------------------------------------------------------------------
+
+
+def a_coupon(**more: Any) -> Coupon:
+    value = {} if "amount" in more else {"percent": Decimal(25)}
+    return Coupon(
+        **{"id": new_id(), "code": "SPRING", "name": "Spring", "created_at": BEGIN, **value, **more}
+    )
+
+
+def redeem(coupon: Coupon, **more: Any) -> Any:
+    return coupon.redeem(
+        **{"plan_id": new_id(), "currency": "EUR", "used_by_account": 0, "at": BEGIN, **more}
+    )
+
+
+@pytest.mark.parametrize(
+    ("duration", "periods", "discounted"),
+    [
+        (CouponDuration.ONCE, None, [True, False, False]),
+        (CouponDuration.REPEATING, 2, [True, True, False]),
+        (CouponDuration.FOREVER, None, [True, True, True]),
+    ],
+)
+def test_a_coupon_lasts_as_long_as_it_says(
+    duration: CouponDuration, periods: int | None, discounted: list[bool]
+) -> None:
+    price = a_price(1000)
+    applied = redeem(a_coupon(duration=duration, periods=periods))
+    subscription, (started,) = Subscription.start(
+        id=new_id(),
+        account_id=new_id(),
+        items=(an_item(price),),
+        terms=terms_of(price),
+        time_zone="UTC",
+        at=BEGIN,
+        now=BEGIN,
+        discounts=(applied,),
+    )
+    subscription.activate(terms_of(price), now=BEGIN)
+    renewals = [subscription.renew(terms_of(price), now=subscription.period_end) for _ in "12"]
+
+    assert [bool(getattr(e, "discounts", ())) for e in (started, *renewals)] == discounted
+
+
+def test_what_is_prorated_in_a_discounted_period_is_discounted_too() -> None:
+    old, new = a_price(1000), a_price(2000)
+    applied = redeem(a_coupon())
+    subscription = a_subscription(old, discounts=(applied,))
+
+    event = change(subscription, old, new, BEGIN + timedelta(days=1))
+
+    assert isinstance(event, SubscriptionChanged)
+    assert [discount.percent for discount in event.discounts] == ["25"]
+
+
+def test_a_coupon_has_limits() -> None:
+    coupon = a_coupon(max_redemptions=1)
+    redeem(coupon)
+    with pytest.raises(CouponExhausted):
+        redeem(coupon)
+    with pytest.raises(CouponExhausted):
+        redeem(a_coupon(), used_by_account=1)
+    with pytest.raises(CouponExpired):
+        redeem(a_coupon(redeem_by=BEGIN))
+    with pytest.raises(CouponNotForPlan):
+        redeem(a_coupon(plan_ids=(new_id(),)))
+    with pytest.raises(CouponNotForPlan):
+        redeem(a_coupon(amount=500, currency="USD"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"amount": 5, "percent": Decimal(5)},
+        {"amount": 0, "currency": "EUR"},
+        {"amount": 5},
+        {"percent": Decimal(101)},
+        {"duration": CouponDuration.REPEATING},
+        {"periods": 3},
+        {"duration": CouponDuration.REPEATING, "periods": 0},
+    ],
+)
+def test_a_coupon_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(CouponInvalid):
+        a_coupon(**wrong)
+
+
+def test_an_item_is_a_value() -> None:
+    one = new_id()
+    assert Item(id=one, price_id=one) == Item(id=one, price_id=one)
