@@ -15,6 +15,11 @@ from infra.native.temporary import serve
 LINES = "50"
 
 
+def run_dir() -> Path:
+    """Where everything that runs natively is kept."""
+    return Path(os.environ.get("PERENNIAL_RUN_DIR") or ROOT / ".run").resolve()
+
+
 def main() -> int:
     """Do what the verb says; 2 when a program is missing or the words are wrong, 1 on failure."""
     parser = argparse.ArgumentParser(prog="python -m infra.native", description=__doc__)
@@ -46,8 +51,7 @@ def main() -> int:
 def _do(given: argparse.Namespace) -> int:
     if given.verb == "servers":
         return serve()
-    run = Path(os.environ.get("PERENNIAL_RUN_DIR") or ROOT / ".run").resolve()
-    system = System(run, os.environ)
+    system = System(run_dir(), os.environ)
     if given.verb == "status":
         return 0 if system.status() else 1
     if given.verb in {"up", "down", "reset"}:

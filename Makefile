@@ -1,0 +1,63 @@
+# The one door to everything; `make help` lists what is behind it.
+
+PY := .venv/bin/python
+READY := .venv/requirements.sha256
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down reset demo status logs staff test test-fast check format bench chaos docs openapi events
+
+help: ## list the targets
+	@awk -F ': .*## ' '/^[a-z-]+:.* ## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the virtual environment (every target does, when it has to)
+
+$(READY): requirements.lock
+	@infra/setup.sh
+
+up: $(READY) ## start everything and wait until it is healthy; SCALE="auth=2" starts more
+	@$(PY) -m infra.launch up
+
+down: $(READY) ## stop everything; the data stays
+	@$(PY) -m infra.launch down
+
+reset: $(READY) ## stop everything and forget all data
+	@$(PY) -m infra.launch reset
+
+demo: up ## start everything and bill a customer, step by step
+	@$(PY) -m infra.launch client infra.demo
+
+status: $(READY) ## what runs, and whether it is healthy
+	@$(PY) -m infra.launch status
+
+logs: $(READY) ## follow the logs; NAME=auth-api follows one process
+	@$(PY) -m infra.launch logs $(NAME)
+
+staff: $(READY) ## make a staff user: EMAIL=ada@example.com PASSWORD=…
+	@PERENNIAL_STAFF_PASSWORD='$(PASSWORD)' $(PY) -m infra.launch exec auth staff '$(EMAIL)'
+
+test: $(READY) ## all tests, on real servers that they start themselves; TESTS=tests/auth runs some
+	@$(PY) -m pytest $(TESTS) -m "not benchmark and not chaos"
+
+test-fast: $(READY) ## the tests that need no servers
+	@$(PY) -m pytest $(TESTS) -m "not servers and not benchmark and not chaos" -q
+
+check: $(READY) ## formatting, lint, types, imports
+	@.venv/bin/ruff format --check --quiet . || { echo 'make format formats it'; exit 1; }
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+format: $(READY) ## format the code and repair what lint can
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix --quiet .
+
+bench: $(READY) ## measure; asserts nothing about time
+	@$(PY) -m pytest $(TESTS) -m benchmark -s
+
+chaos: $(READY) ## break things for minutes
+	@$(PY) -m pytest $(TESTS) -m chaos
+
+docs: $(READY) ## write the generated pages, OpenAPI and event documents
+	@$(PY) -m infra.docs
+
+openapi events: docs
