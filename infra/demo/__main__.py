@@ -24,7 +24,7 @@ The system keeps running. Try:
 
 def main() -> int:
     """Tell it; 0 when everything was as it should be, 1 with one sentence when not."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     url = os.environ.get("PERENNIAL_PUBLIC_URL", "http://localhost:8080")
     staff = os.environ.get("PERENNIAL_STAFF_EMAIL", "staff@example.com")
     steps = iter(range(1, 100))
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _line(event: dict[str, Any]) -> str:
-    return f"{event['occurred_at'][:16].replace('T', ' ')}  {event['type']}"
+    return f"{event['occurred_at'][:16].replace('T', ' ')}  {event['service']}: {event['name']}"
 
 
 if __name__ == "__main__":
