@@ -84,6 +84,7 @@ class Deliveries:
     _waiting: deque[DeliveredMessage] = field(default_factory=deque)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _is_stopping: bool = False
+    _in_hand: int = 0
 
     def __post_init__(self) -> None:
         self._service = self.runtime.database.platform.schema
@@ -101,6 +102,11 @@ class Deliveries:
         self._waiting.append(message)
         self._arrived.set()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no message is in hand."""
+        return not self._waiting and not self._in_hand
+
     def stop(self) -> None:
         """Finish the batch in hand, and begin no other."""
         self._is_stopping = True
@@ -113,8 +119,9 @@ class Deliveries:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            size = min(self.batch, len(self._waiting))
-            await self.process([self._waiting.popleft() for _ in range(size)])
+            self._in_hand = min(self.batch, len(self._waiting))
+            await self.process([self._waiting.popleft() for _ in range(self._in_hand)])
+            self._in_hand = 0
 
     async def process(self, messages: Sequence[DeliveredMessage]) -> None:
         """See every message through (committed, put off or parked), then acknowledge them."""
@@ -360,7 +367,7 @@ class Deliveries:
             is_parked = await park(uow, letter)
             if is_parked and delivery is not None:
                 self._note(uow, [delivery])
-                if delivery.is_early:
+                if self.handler.ordered:
                     await self._gate.drop(uow, delivery.found.subject, delivery.found.sequence)
             return is_parked
 

@@ -86,6 +86,11 @@ class MessageWorker:
         if self._handlers and self._session is None:
             raise ConnectionError("the consumers are not attached")
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no message is in hand."""
+        return self._session is not None and self._session.is_idle
+
     async def _stop_consuming(self, consuming: asyncio.Task[None], grace_seconds: float) -> None:
         if self._session is not None:
             await self._session.finish(grace_seconds)
@@ -197,6 +202,10 @@ class _Session:
         self._deliveries: list[Deliveries] = []
         self._tasks: list[asyncio.Task[None]] = []
         connection.close_callbacks.add(self._on_close)
+
+    @property
+    def is_idle(self) -> bool:
+        return all(deliveries.is_idle for deliveries in self._deliveries)
 
     def _on_close(self, *_: object) -> None:
         self._closed.set()
