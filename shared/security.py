@@ -1,11 +1,14 @@
 """Verifying access tokens; issuing them is auth's business."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urljoin
 from uuid import UUID
 
 import httpx
@@ -22,7 +25,15 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105  (RFC 9068)
 KEYS_TTL_SECONDS = 300
 REFRESH_AT_MOST_EVERY_SECONDS = 5
 
+#: What every API key begins with; it is traded for an access token before anything else.
+API_KEY_PREFIX = "prn_"
+#: A key that is revoked works this much longer where it was in use.
+EXCHANGED_TTL_SECONDS = 60
+MOST_EXCHANGED = 10_000
+
 FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
+#: An access token for an API key, or `Unauthenticated`.
+Exchange = Callable[[str], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,25 @@ def fetch_from(url: str) -> FetchKeys:
     return fetch
 
 
+def exchange_at(jwks_url: str) -> Exchange:
+    """Trade API keys at auth, which is where its keys are published."""
+    url = urljoin(jwks_url, "/v1/auth/token")
+
+    async def exchange(key: str) -> str:
+        try:
+            async with httpx.AsyncClient(timeout=3) as client:
+                answer = await client.post(url, headers={"Authorization": f"Bearer {key}"})
+        except httpx.HTTPError as error:
+            raise Unavailable("API keys cannot be checked right now.") from error
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            raise Unauthenticated("The API key is unknown, expired or revoked.")
+        if answer.status_code != HTTPStatus.OK:
+            raise Unavailable("API keys cannot be checked right now.")
+        return str(answer.json()["access_token"])
+
+    return exchange
+
+
 class Verifier:
     """Checks access tokens against auth's published keys (RFC 7517, RFC 9068).
 
@@ -88,8 +118,14 @@ class Verifier:
     once in five seconds), and kept in use when auth does not answer.
     """
 
-    def __init__(self, fetch: FetchKeys, *, issuer: str, audience: str) -> None:
+    def __init__(
+        self, fetch: FetchKeys, *, issuer: str, audience: str, exchange: Exchange | None = None
+    ) -> None:
         self._fetch = fetch
+        #: Auth, which needs not ask itself by HTTP, puts its own here.
+        self.exchange = exchange
+        #: By the key's hash: until when the access token that it was traded for is used.
+        self._exchanged: dict[bytes, tuple[float, str]] = {}
         self._keys: KeySet | None = None
         self._fetched = -float("inf")
         self._lock = asyncio.Lock()
@@ -103,7 +139,9 @@ class Verifier:
         )
 
     async def verify(self, token: str) -> Caller:
-        """Who the token speaks for. Raises `Unauthenticated` for any that does not hold."""
+        """Who the token, or the API key, speaks for. Raises `Unauthenticated` for any other."""
+        if token.startswith(API_KEY_PREFIX) and self.exchange is not None:
+            token = await self._traded(token, self.exchange)
         keys = await self._current(older_than=KEYS_TTL_SECONDS)
         try:
             try:
@@ -117,6 +155,16 @@ class Verifier:
             return _caller(claims)
         except (JoseError, ValueError, KeyError, TypeError) as error:
             raise Unauthenticated("The access token is not valid, or no longer.") from error
+
+    async def _traded(self, key: str, exchange: Exchange) -> str:
+        name = hashlib.sha256(key.encode()).digest()
+        until, token = self._exchanged.get(name, (0.0, ""))
+        if time.monotonic() >= until:
+            token = await exchange(key)
+            if len(self._exchanged) >= MOST_EXCHANGED:
+                self._exchanged.clear()
+            self._exchanged[name] = (time.monotonic() + EXCHANGED_TTL_SECONDS, token)
+        return token
 
     def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
         decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)

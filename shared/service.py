@@ -18,7 +18,7 @@ from shared.messaging.ops import ops_router
 from shared.messaging.worker import MessageWorker
 from shared.runtime import Runtime
 from shared.schedule import Schedule, ScheduleRunner
-from shared.security import FetchKeys, Verifier, fetch_from
+from shared.security import FetchKeys, Verifier, exchange_at, fetch_from
 from shared.settings import Settings
 from shared.testclock import clock_job, follow
 from shared.web.app import create_app
@@ -67,7 +67,12 @@ class Service(Generic[U, S]):
         database = Database.open(settings, self.metadata, self.unit_of_work)
         redis = connect(settings.redis_url.get_secret_value())
         fetch = self.fetch_keys(database) if self.fetch_keys else fetch_from(settings.jwks_url)
-        verifier = Verifier(fetch, issuer=settings.issuer, audience=settings.audience)
+        verifier = Verifier(
+            fetch,
+            issuer=settings.issuer,
+            audience=settings.audience,
+            exchange=exchange_at(settings.jwks_url),
+        )
         runtime = Runtime(settings, database, redis, verifier)
         try:
             async with self.resources(runtime):

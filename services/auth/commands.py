@@ -52,7 +52,10 @@ async def _make_staff(runtime: AuthRuntime, email: str, password: str, role: Sta
         address: str = TypeAdapter(Address).validate_python(email)
     except ValidationError as error:
         raise NotAnAddress(f"{email!r} is not an e-mail address.") from error
-    check_strength(password, personal=(address,))
+    try:
+        check_strength(password, personal=(address,))
+    except PasswordRefused as refused:
+        raise PasswordRefused(f"The password of {address} was refused. {refused}") from refused
     password_hash = await own(runtime).passwords.hash(password)
     async with runtime.begin() as uow:
         _, is_new = await create_staff(

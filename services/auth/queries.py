@@ -16,11 +16,11 @@ from services.auth.domain.projects import Project, ProjectNotFound
 from services.auth.domain.roles import StaffRole
 from services.auth.domain.sessions import Session
 from services.auth.domain.users import PersonalDetails, User, UserNotFound, UserStatus
-from services.auth.repository import AuthUnitOfWork
+from shared.db import UnitOfWork
 from shared.web import PageRequest
 
 
-async def user_with_details(uow: AuthUnitOfWork, user_id: UUID) -> tuple[User, PersonalDetails]:
+async def user_with_details(uow: UnitOfWork, user_id: UUID) -> tuple[User, PersonalDetails]:
     statement = (
         select(User, PersonalDetails)
         .join(PersonalDetails, tables.personal_details.c.user_id == tables.users.c.id)
@@ -32,7 +32,7 @@ async def user_with_details(uow: AuthUnitOfWork, user_id: UUID) -> tuple[User, P
     return row[0], row[1]
 
 
-async def has_second_factor(uow: AuthUnitOfWork, user_id: UUID) -> bool:
+async def has_second_factor(uow: UnitOfWork, user_id: UUID) -> bool:
     statement = select(Totp).where(
         tables.totps.c.user_id == user_id, tables.totps.c.confirmed_at.is_not(None)
     )
@@ -47,27 +47,25 @@ def _my_accounts(user_id: UUID) -> Any:
     )
 
 
-async def accounts_of_user(
-    uow: AuthUnitOfWork, user_id: UUID, page: PageRequest
-) -> Sequence[Row[Any]]:
+async def accounts_of_user(uow: UnitOfWork, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
     statement = page.narrow(_my_accounts(user_id), tables.accounts.c.id)
     rows: Sequence[Row[Any]] = (await uow.session.execute(statement)).all()
     return rows
 
 
-async def all_accounts(uow: AuthUnitOfWork, page: PageRequest) -> Sequence[Account]:
+async def all_accounts(uow: UnitOfWork, page: PageRequest) -> Sequence[Account]:
     statement = page.narrow(select(Account), tables.accounts.c.id)
     return (await uow.session.scalars(statement)).all()
 
 
-async def account(uow: AuthUnitOfWork, account_id: UUID) -> Account:
+async def account(uow: UnitOfWork, account_id: UUID) -> Account:
     found = await uow.session.get(Account, account_id)
     if found is None:
         raise AccountNotFound("There is no such account.")
     return found
 
 
-async def members(uow: AuthUnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
+async def members(uow: UnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
     statement: Any = (
         select(Membership, PersonalDetails)
         .outerjoin(
@@ -81,20 +79,18 @@ async def members(uow: AuthUnitOfWork, account_id: UUID, page: PageRequest) -> S
     return rows
 
 
-async def invitations(
-    uow: AuthUnitOfWork, account_id: UUID, page: PageRequest
-) -> Sequence[Invitation]:
+async def invitations(uow: UnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[Invitation]:
     statement = select(Invitation).where(tables.invitations.c.account_id == account_id)
     return (await uow.session.scalars(page.narrow(statement, tables.invitations.c.id))).all()
 
 
-async def api_keys(uow: AuthUnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[ApiKey]:
+async def api_keys(uow: UnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[ApiKey]:
     statement = select(ApiKey).where(tables.api_keys.c.account_id == account_id)
     return (await uow.session.scalars(page.narrow(statement, tables.api_keys.c.id))).all()
 
 
 async def projects(
-    uow: AuthUnitOfWork, account_id: UUID, page: PageRequest, *, status: str | None
+    uow: UnitOfWork, account_id: UUID, page: PageRequest, *, status: str | None
 ) -> Sequence[Project]:
     statement = select(Project).where(tables.projects.c.account_id == account_id)
     if status is not None:
@@ -102,7 +98,7 @@ async def projects(
     return (await uow.session.scalars(page.narrow(statement, tables.projects.c.id))).all()
 
 
-async def project(uow: AuthUnitOfWork, project_id: UUID) -> Project:
+async def project(uow: UnitOfWork, project_id: UUID) -> Project:
     statement = select(Project).where(tables.projects.c.id == project_id)
     found = (await uow.session.scalars(statement)).one_or_none()
     if found is None:
@@ -111,7 +107,7 @@ async def project(uow: AuthUnitOfWork, project_id: UUID) -> Project:
 
 
 async def living_sessions(
-    uow: AuthUnitOfWork, user_id: UUID, page: PageRequest, *, now: datetime
+    uow: UnitOfWork, user_id: UUID, page: PageRequest, *, now: datetime
 ) -> Sequence[Session]:
     statement = select(Session).where(
         tables.sessions.c.user_id == user_id,
@@ -122,7 +118,7 @@ async def living_sessions(
 
 
 async def users(
-    uow: AuthUnitOfWork,
+    uow: UnitOfWork,
     page: PageRequest,
     *,
     beginning: str | None,
@@ -148,7 +144,7 @@ async def users(
 
 
 async def audit_log(
-    uow: AuthUnitOfWork,
+    uow: UnitOfWork,
     page: PageRequest,
     *,
     account_id: UUID | None,
@@ -167,7 +163,7 @@ async def audit_log(
     return rows
 
 
-async def everything_about(uow: AuthUnitOfWork, user_id: UUID) -> dict[str, Sequence[Any]]:
+async def everything_about(uow: UnitOfWork, user_id: UUID) -> dict[str, Sequence[Any]]:
     """All rows about one person, for the export that the law gives them (GDPR, Art. 15)."""
     log = uow.platform.audit_log
     who = str(user_id)
@@ -192,7 +188,7 @@ async def everything_about(uow: AuthUnitOfWork, user_id: UUID) -> dict[str, Sequ
     }
 
 
-async def is_staffed(uow: AuthUnitOfWork) -> bool:
+async def is_staffed(uow: UnitOfWork) -> bool:
     """Whether anybody can administer this deployment."""
     statement = select(User).where(tables.users.c.staff_role == StaffRole.ADMIN).limit(1)
     return (await uow.session.scalars(statement)).one_or_none() is not None

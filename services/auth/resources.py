@@ -12,6 +12,7 @@ from services.auth.repository import AuthUnitOfWork
 from services.auth.settings import AuthSettings
 from services.auth.throttle import Throttle
 from services.auth.tokens import Issuer, KeyRing
+from services.auth.use_cases.exchange_api_key import exchange_api_key
 from shared.clock import utc_now
 from shared.db import Database
 from shared.runtime import Runtime
@@ -45,9 +46,17 @@ async def resources(runtime: AuthRuntime) -> AsyncIterator[None]:
     settings = runtime.settings
     keys = _ring(runtime.database)
     passwords = Passwords(workers=settings.password_workers)
+    issuer = Issuer(keys, issuer=settings.issuer, audience=settings.audience)
+
+    async def exchange(secret: str) -> str:
+        async with runtime.begin() as uow:
+            bearer = await exchange_api_key(uow, secret=secret, now=utc_now())
+        return await issuer.access_token(bearer, at=utc_now())
+
+    runtime.verifier.exchange = exchange
     runtime.own[_NAME] = Resources(
         keys=keys,
-        issuer=Issuer(keys, issuer=settings.issuer, audience=settings.audience),
+        issuer=issuer,
         passwords=passwords,
         throttle=Throttle(runtime.redis),
         mailer=mailer(settings),

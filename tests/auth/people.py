@@ -119,16 +119,19 @@ class People:
         box = self.mail_dir / email
         return [path.read_text() for path in sorted(box.glob("*.txt"))] if box.exists() else []
 
-    async def mail(self, email: str, subject: str, *, within: float = 10) -> str:
-        """The newest mail of this subject, once it is there."""
+    async def mail(
+        self, email: str, subject: str, *, without: str | None = None, within: float = 10
+    ) -> str:
+        """The newest mail of this subject (that does not hold `without`), once it is there."""
         async with asyncio.timeout(within):
             while True:
-                found = [text for text in self.mails(email) if f"Subject: {subject}" in text]
-                if found:
-                    return found[-1]
+                for text in reversed(self.mails(email)):
+                    if f"Subject: {subject}" in text and (without is None or without not in text):
+                        return text
                 await asyncio.sleep(0.02)
 
-    async def mailed_token(self, email: str, subject: str) -> str:
-        found = re.search(r"^Token: (\S+)$", await self.mail(email, subject), re.MULTILINE)
+    async def mailed_token(self, email: str, subject: str, *, other_than: str | None = None) -> str:
+        text = await self.mail(email, subject, without=other_than)
+        found = re.search(r"^Token: (\S+)$", text, re.MULTILINE)
         assert found
         return found.group(1)

@@ -238,6 +238,8 @@ async def test_an_api_key_is_shown_once_and_traded_for_tokens_with_its_scopes(
     assert granted.json()["scope"] == "projects:read"
     assert granted.headers["x-access-token"] == access
     assert claims(access)["account_id"] == str(person.account_id)
+    direct = {"Authorization": f"Bearer {key}"}  # a key goes wherever a token does
+    assert (await people.http.get("/v1/projects", headers=direct)).status_code == 200
     listed = await people.http.get(base, headers=person.headers)
     assert key not in listed.text
     assert listed.json()["data"][0]["prefix"] == key[:12]

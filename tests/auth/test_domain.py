@@ -30,6 +30,7 @@ from services.auth.tokens import new_key, next_key
 from shared.clock import utc_now
 from shared.errors import DomainError, Invalid
 from shared.ids import new_id
+from shared.security import API_KEY_PREFIX
 
 NOW = utc_now()
 
@@ -174,6 +175,7 @@ def test_a_key_that_ended_or_was_revoked_is_refused() -> None:
         at=NOW,
     )
     key.require_alive(at=NOW)
+    assert secret.startswith(API_KEY_PREFIX)
     assert secret.startswith(key.prefix)
     assert secret.encode() not in key.key_hash
     with pytest.raises(ApiKeyRefused):

@@ -1,6 +1,5 @@
 """Forgotten and changed passwords, second factors, sessions."""
 
-import asyncio
 import time
 
 import pyotp
@@ -69,9 +68,7 @@ async def test_a_verification_mail_can_be_sent_again(people: People) -> None:
     person = await people.registered()
     first = await people.mailed_token(person.email, "Confirm your address")
     await people.http.post("/v1/auth/verify-email/resend", json={"email": person.email})
-    async with asyncio.timeout(10):
-        while (token := await people.mailed_token(person.email, "Confirm your address")) == first:
-            await asyncio.sleep(0.02)
+    token = await people.mailed_token(person.email, "Confirm your address", other_than=first)
 
     stale = await people.http.post("/v1/auth/verify-email", json={"token": first})
     fresh = await people.http.post("/v1/auth/verify-email", json={"token": token})

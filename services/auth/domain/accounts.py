@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import TypedDict
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
@@ -89,9 +90,14 @@ def checked_country(code: str) -> str:
     return code
 
 
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())  # reads a directory tree: once is enough
+
+
 def checked_zone(name: str) -> str:
     """The name of an IANA time zone, or a refusal."""
-    if name not in available_timezones():
+    if name not in _zones():
         raise UnknownTimeZone(f"{name!r} is not an IANA time zone.", field="time_zone")
     return ZoneInfo(name).key
 

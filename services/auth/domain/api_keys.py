@@ -9,7 +9,7 @@ from services.auth.domain.sessions import fingerprint, new_secret
 from shared.errors import Invalid, NotFound, Unauthenticated
 from shared.ids import new_id
 
-#: What every key begins with, so that scanners of leaked secrets know it.
+#: What every key begins with, so that services and scanners of leaked secrets know it.
 KEY_PREFIX = "prn_"
 #: How much of a key is kept readable, to tell keys apart.
 SHOWN = len(KEY_PREFIX) + 8

@@ -32,7 +32,7 @@ async def confirm_totp(
     if totp is None:
         raise TotpNotOn("Begin first: POST /v1/me/mfa/totp.")
     codes = totp.confirm(code, at=now)
-    _tell(uow, user_id, "on", now=now)
+    await _tell(uow, user_id, "on", now=now)
     return codes
 
 
@@ -41,9 +41,11 @@ async def remove_totp(uow: AuthUnitOfWork, user_id: UUID, *, now: datetime) -> N
     if totp is None or not totp.is_on:
         raise TotpNotOn("No second factor is on.")
     await uow.totps.remove(totp)
-    _tell(uow, user_id, "off", now=now)
+    await _tell(uow, user_id, "off", now=now)
 
 
-def _tell(uow: AuthUnitOfWork, user_id: UUID, state: str, *, now: datetime) -> None:
+async def _tell(uow: AuthUnitOfWork, user_id: UUID, state: str, *, now: datetime) -> None:
+    user = await uow.users.get(user_id)
+    uow.emit(user.touch(at=now))
     uow.audit("user.second_factor_changed", user_id, after={"state": state})
     uow.mail(Mail.to_user(user_id, Template.SECOND_FACTOR_CHANGED, dated=now, at=now, state=state))
