@@ -105,12 +105,8 @@ class Compose:
         """Build, start and wait; when that fails, say why and leave nothing of it behind."""
         began = time.monotonic()
         runs = bool(self._ask("ps", "--quiet"))
-        if not runs and not ports.is_free(int(self.port)):
-            raise Failed(
-                f"Port {self.port}, where the gateway is to listen, is taken by"
-                f" {ports.holder(int(self.port))}. Stop that, or choose another port with"
-                f" PERENNIAL_GATEWAY_PORT=8088."
-            )
+        if not runs:
+            ports.require(int(self.port))
         # Docker would make it root's.
         (ROOT / ".run" / "mailbox").mkdir(parents=True, exist_ok=True)
         code = self._run("up", "--detach", "--wait", "--build", "--remove-orphans", *self._scale())

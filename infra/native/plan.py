@@ -32,6 +32,7 @@ PREFERRED = {
     "redis": 56379,
     "sandbox": 8130,
 }
+DEFAULT_GATEWAY_PORT = 8080
 #: The first service's; the others count up from it, and each further replica is a step higher.
 FIRST_API, FIRST_API_INTERNAL, FIRST_WORKER_INTERNAL, REPLICA_STEP = 8101, 8111, 8121, 100
 
@@ -73,7 +74,8 @@ class Plan:
     @property
     def gateway_port(self) -> int:
         """The only port that people know, so the only one that is never chosen for them."""
-        given = self.caller.get("PERENNIAL_GATEWAY_PORT") or "8080"
+        known = str(self.ports.get("gateway", DEFAULT_GATEWAY_PORT))
+        given = self.caller.get("PERENNIAL_GATEWAY_PORT") or known
         if not given.isdecimal() or not 0 < int(given) < 2**16:
             raise Failed(f"PERENNIAL_GATEWAY_PORT is no port: {given}")
         return int(given)
@@ -101,6 +103,8 @@ class Plan:
 
     def choose_ports(self, alive: Mapping[str, object]) -> None:
         """What runs keeps its ports; anything else gets the preferred ones, or others."""
+        if "gateway" not in alive:
+            self.ports.pop("gateway", None)
         preferred = dict(PREFERRED)
         for worker in self.workers:
             preferred |= worker.ports
@@ -109,16 +113,15 @@ class Plan:
             for name, port in self.ports.items()
             if name.removesuffix(" internal").removesuffix(" distribution") in alive
         }
-        free = ports.Ports({*kept.values(), self.gateway_port})
-        self.ports = kept | {
-            name: free.pick(port) for name, port in preferred.items() if name not in kept
+        gateway = self.gateway_port
+        if kept.get("gateway") != gateway:
+            ports.require(gateway)
+        free = ports.Ports({*kept.values(), gateway})
+        self.ports = {
+            **kept,
+            **{name: free.pick(port) for name, port in preferred.items() if name not in kept},
+            "gateway": gateway,
         }
-        if "gateway" not in alive and not ports.is_free(self.gateway_port):
-            raise Failed(
-                f"Port {self.gateway_port}, where the gateway is to listen, is taken by"
-                f" {ports.holder(self.gateway_port)}. Stop that, or choose another port with"
-                f" PERENNIAL_GATEWAY_PORT=8088."
-            )
 
     # ---- what is made up --------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 import socket
 from pathlib import Path
 
+from infra.native.processes import Failed
+
 HOST = "127.0.0.1"
 #: The state of a listening socket in /proc/net/tcp.
 LISTENING = "0A"
@@ -27,6 +29,15 @@ def accepts(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def require(port: int) -> None:
+    """Failed, with what to do about it, when the port that people know is taken."""
+    if not is_free(port):
+        raise Failed(
+            f"Port {port}, where the gateway is to listen, is taken by {holder(port)}."
+            f" Stop that, or choose another port with PERENNIAL_GATEWAY_PORT=8088."
+        )
 
 
 class Ports:

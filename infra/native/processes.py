@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -86,15 +86,25 @@ def _plain(line: str) -> str:
 
 def birth(pid: int) -> str | None:
     """What identifies a running process besides its number; None when it runs no more."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *fields = stat.rpartition(")")[2].split()
+    state, *fields = _stat(pid) or ["Z"]
     if state == "Z":
         return None
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{fields[18]}"
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    """Who started it, and who started that one, and so on."""
+    while (stat := _stat(pid)) and (pid := int(stat[1])):
+        yield pid
+
+
+def _stat(pid: int) -> list[str]:
+    """Its state, parent and so on (proc(5)); the name before them may hold anything."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def start(program: Program, log: Path) -> Process:

@@ -27,6 +27,7 @@ from infra.native.processes import (
     Program,
     State,
     adopt,
+    ancestors,
     reload,
     run_all,
     start,
@@ -107,8 +108,10 @@ class System:
         for folder in Path("/proc").glob("[0-9]*"):
             pid = int(folder.name)
             with suppress(OSError):
-                # The first process of a session is one that a launcher started.
-                if os.getsid(pid) == pid and mark in (folder / "environ").read_bytes():
+                # The first process of a session is what a launcher started, or, below one that is
+                # known, what a server started for itself.
+                first = os.getsid(pid) == pid and not pids & set(ancestors(pid))
+                if first and mark in (folder / "environ").read_bytes():
                     found.append(adopt(pid))
         with suppress(OSError, ValueError):
             # nginx writes its title over its environment, but also its number into a file.
