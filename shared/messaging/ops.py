@@ -44,7 +44,7 @@ class OutboxView(BaseModel):
     latest_refused: list[RefusedEventView]
 
 
-class ReplayRequest(BaseModel):
+class ReplayRequest(BaseModel, extra="forbid"):
     """A range of published events. Handlers that took an event before drop the repeat."""
 
     since: AwareDatetime
@@ -135,13 +135,13 @@ class CausesView(BaseModel):
     data: list[CauseView]
 
 
-class EditRequest(BaseModel):
+class EditRequest(BaseModel, extra="forbid"):
     """The event's payload as it should have been; the copy is a new event, caused by the old."""
 
     data: dict[str, Any]
 
 
-class ManyRequest(BaseModel):
+class ManyRequest(BaseModel, extra="forbid"):
     """Which open letters to send again."""
 
     consumer: str | None = None
