@@ -42,17 +42,20 @@ class MeView(UserView):
 
 @router.get("", response_model=MeView)
 async def read(edge: MyReading) -> Response:
-    """Who I am."""
+    """Who I am. The ETag is the profile's; account and role are the token's."""
     async with edge.begin() as uow:
         user, details = await queries.user_with_details(uow, edge.user_id)
-        second_factor = await queries.has_second_factor(uow, user.id)
-        return edge.reply(
-            MeView(
-                **UserView.of(user, details).model_dump(),
-                account_id=edge.caller.account_id,
-                role=edge.caller.role,
-                second_factor=second_factor,
-            )
+        view = MeView(
+            **UserView.of(user, details).model_dump(),
+            account_id=edge.caller.account_id,
+            role=edge.caller.role,
+            second_factor=await queries.has_second_factor(uow, user.id),
+        )
+        # Never 304: the same profile reads differently with another token.
+        return Response(
+            view.model_dump_json(),
+            headers={"etag": f'"{view.version}"', "cache-control": "no-store"},
+            media_type="application/json",
         )
 
 
