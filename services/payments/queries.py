@@ -290,7 +290,9 @@ def _view(
     )
 
 
-async def ledger_balances(session: AsyncSession, *, at: datetime | None) -> BalancesView:
+async def ledger_balances(
+    session: AsyncSession, *, at: datetime | None, account_id: UUID | None
+) -> BalancesView:
     """What every account of the books stands at, or stood at an instant."""
     statement = (
         select(
@@ -299,7 +301,10 @@ async def ledger_balances(session: AsyncSession, *, at: datetime | None) -> Bala
             func.sum(ledger_entries.c.amount),
         )
         .select_from(LedgerEntry)
-        .where(ledger_entries.c.occurred_at <= at if at else true())
+        .where(
+            ledger_entries.c.occurred_at <= at if at else true(),
+            ledger_entries.c.account_id == account_id if account_id else true(),
+        )
         .group_by(ledger_entries.c.ledger_account, ledger_entries.c.currency)
         .order_by(ledger_entries.c.ledger_account, ledger_entries.c.currency)
     )

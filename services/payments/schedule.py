@@ -28,6 +28,7 @@ from services.payments.use_cases.keep_payment_methods import exhaust_dunning, wa
 from services.payments.use_cases.refund_payments import claim_refunds, send_refund
 from services.payments.use_cases.take_webhooks import claim_webhooks, work_off_webhook
 from shared.clock import utc_now
+from shared.errors import DomainError
 from shared.observability import logger
 from shared.runtime import Runtime
 from shared.schedule import Due, Schedule
@@ -218,6 +219,8 @@ async def _each(rows: Iterable[R], work: Callable[[R], Awaitable[None]]) -> None
         async with turns:
             try:
                 await work(row)
+            except DomainError as refusal:
+                log.warning("Not yet", kind=type(row).__name__, reason=refusal.detail)
             except Exception:
                 log.exception("Work failed and comes again", kind=type(row).__name__)
 

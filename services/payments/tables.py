@@ -106,6 +106,7 @@ payments = Table(
     Column("dunning_days", ARRAY(Integer), nullable=False),
     Column("dunning_then", Text, nullable=False),
     Column("created_at", instant(), nullable=False),
+    Column("cause", JSONB, nullable=False),
     Column("status", stored(PaymentStatus), nullable=False),
     Column("due_at", instant()),
     Column("is_urgent", Boolean, nullable=False),

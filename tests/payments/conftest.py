@@ -10,6 +10,7 @@ import pytest
 from services.payments.main import service
 from shared import migrations
 from shared.messaging.topology import declare
+from shared.observability import configure_logging
 from tests.databases import fresh_database
 from tests.harness import Deployment
 from tests.payments.servers import SECRET, Sandbox, sandbox_process
@@ -19,6 +20,12 @@ from tests.tokens import TokenIssuer
 
 #: Short, so that the tokens that time out cost a test half a second.
 TIMEOUT_SECONDS = 0.7
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    """Log as a process does, from warnings on."""
+    configure_logging("payments", "test", "WARNING")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from services.payments.domain.payments import Attempt, Payment
+from shared.context import Cause, new_traceparent
 from shared.events.invoicing import (
     CreditNoteIssued,
     InvoiceFinalized,
@@ -31,6 +32,7 @@ def a_payment(**given: Any) -> Payment:
         "payment_method_id": None,
         "dunning_days": [1, 3, 5, 7],
         "dunning_then": "cancel",
+        "cause": Cause("a-request", new_traceparent()).kept(),
         "created_at": NOW,
     }
     return Payment(**{**usual, **given})

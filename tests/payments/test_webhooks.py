@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
@@ -164,6 +164,7 @@ async def test_a_payout_and_a_renewed_card_are_written_down(world: World) -> Non
 
 @settings(
     max_examples=8,
+    phases=[Phase.explicit, Phase.generate],  # an example takes a second: no shrinking
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -122,6 +122,8 @@ class Payment:
     dunning_days: list[int]
     dunning_then: str
     created_at: datetime
+    #: What it was caused by; the events of its attempts belong to the same chain.
+    cause: dict[str, str | None]
     status: PaymentStatus = PaymentStatus.CREATED
     #: When the next attempt is due, by the account's clock; None: nothing by itself.
     due_at: datetime | None = None

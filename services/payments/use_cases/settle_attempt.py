@@ -18,6 +18,7 @@ from services.payments.providers.base import (
 )
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.use_cases.dun_payment import dun_payment, end_dunning, plan_retry
+from shared.context import Cause, caused_by
 from shared.observability import logger
 
 log = logger(__name__)
@@ -39,22 +40,23 @@ async def settle_attempt(
     at = max(attempt.at, await uow.now(payment.account_id))
     if not isinstance(outcome, Uncertain) or outcome.reference:
         attempt.reference = outcome.reference or attempt.reference
-    match outcome:
-        case Charged() if outcome.amount == attempt.money:
-            await _succeed(uow, payment, attempt, outcome, at=at, real_now=real_now)
-        case Declined():
-            await _decline(uow, payment, attempt, outcome, at=at, real_now=real_now)
-        case ActionRequired():
-            await _wait_for_payer(uow, payment, attempt, outcome, at=at, real_now=real_now)
-        case Canceled():
-            await _give_up(uow, payment, attempt, at=at, real_now=real_now)
-        case Charged() | Authorized():
-            _park(payment, attempt, f"The provider took {outcome.amount} for {attempt.money}.")
-        case Uncertain():
-            payment.lose_sight()
-            attempt.message = outcome.reason
-            if not attempt.postpone(real_now=real_now):
-                _park(payment, attempt, f"Nobody knows what became of it: {outcome.reason}.")
+    with caused_by(Cause.of(payment.cause)):
+        match outcome:
+            case Charged() if outcome.amount == attempt.money:
+                await _succeed(uow, payment, attempt, outcome, at=at, real_now=real_now)
+            case Declined():
+                await _decline(uow, payment, attempt, outcome, at=at, real_now=real_now)
+            case ActionRequired():
+                await _wait_for_payer(uow, payment, attempt, outcome, at=at, real_now=real_now)
+            case Canceled():
+                await _give_up(uow, payment, attempt, at=at, real_now=real_now)
+            case Charged() | Authorized():
+                _park(payment, attempt, f"The provider took {outcome.amount} for {attempt.money}.")
+            case Uncertain():
+                payment.lose_sight()
+                attempt.message = outcome.reason
+                if not attempt.postpone(real_now=real_now):
+                    _park(payment, attempt, f"Nobody knows what became of it: {outcome.reason}.")
 
 
 async def _succeed(

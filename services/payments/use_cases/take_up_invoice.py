@@ -9,6 +9,7 @@ from services.payments.domain.payments import Payment, PaymentStatus
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.use_cases.dun_payment import end_dunning
 from services.payments.use_cases.settle_attempt import send_back
+from shared.context import current_cause
 from shared.events.invoicing import (
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
@@ -56,6 +57,7 @@ async def take_up_invoice(uow: PaymentsUnitOfWork, event: InvoiceFinalized) -> N
         dunning_days=list(event.dunning.days),
         dunning_then=event.dunning.then,
         created_at=event.occurred_at,
+        cause=current_cause().kept(),
         is_urgent=event.billing_reason in URGENT,
     )
     uow.emit(payment.create(at=event.occurred_at))

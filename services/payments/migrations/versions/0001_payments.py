@@ -94,6 +94,7 @@ def _create_payments() -> None:
         sa.Column("dunning_days", sa.ARRAY(sa.Integer), nullable=False),
         sa.Column("dunning_then", sa.Text, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("cause", JSONB, nullable=False),
         sa.Column("status", sa.String(40), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True)),
         sa.Column("is_urgent", sa.Boolean, nullable=False),
