@@ -14,6 +14,8 @@ DATABASE = "perennial"
 VHOST = "perennial"
 DEPLOYER = "deployer"
 
+LAUNCHERS_OWN = ("PERENNIAL_GATEWAY_", "PERENNIAL_NATIVE", "PERENNIAL_RUN_DIR")
+
 #: Who may look around in a development system; production names its own.
 STAFF_EMAIL = "staff@example.com"
 STAFF_PASSWORD = "perennial-development"  # noqa: S105
@@ -34,6 +36,15 @@ class Deployment:
     passwords: Mapping[str, str]
     caller: Mapping[str, str]
 
+    @property
+    def _asked(self) -> dict[str, str]:
+        """The caller's settings for processes; the others are the launcher's own."""
+        return {
+            key: value
+            for key, value in self.caller.items()
+            if key.startswith("PERENNIAL_") and not key.startswith(LAUNCHERS_OWN)
+        }
+
     def service(self, name: str) -> dict[str, str]:
         """For `api`, `worker` and the service's own commands."""
         password = self.passwords[f"database_{name}"]
@@ -42,7 +53,7 @@ class Deployment:
             "PERENNIAL_ENVIRONMENT": "development",
             "PERENNIAL_TEST_CLOCKS": "1",
             "PERENNIAL_PUBLIC_URL": self.public_url,
-            **{key: value for key, value in self.caller.items() if key.startswith("PERENNIAL_")},
+            **self._asked,
             **self._own(name),
             "PERENNIAL_DATABASE_URL": f"postgresql://{name}:{password}@{self.postgres}/{DATABASE}",
             "PERENNIAL_BROKER_URL": self.broker(name),
@@ -69,7 +80,7 @@ class Deployment:
         """For the sandbox payment provider."""
         host, _, port = self.sandbox.partition(":")
         return {
-            **{key: value for key, value in self.caller.items() if key.startswith("PERENNIAL_")},
+            **self._asked,
             "PERENNIAL_SANDBOX_HOST": host,
             "PERENNIAL_SANDBOX_PORT": port,
             "PERENNIAL_SANDBOX_DATABASE": str(self.run_dir / "sandbox.sqlite3"),

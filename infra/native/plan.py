@@ -246,10 +246,11 @@ class Plan:
     def _python(self, name: str, words: list[str], environment: Mapping[str, str]) -> Program:
         # Compiled code is kept: thirteen processes start from the same files.
         own = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "", MARK: str(self.run)}
+        rest = {k: v for k, v in self.caller.items() if not k.startswith("PERENNIAL_")}
         return Program(
             name=name,
             command=[sys.executable, "-m", *words],
-            environment={**self.caller, **environment, **own},
+            environment={**rest, **environment, **own},
             directory=ROOT,
         )
 

@@ -200,7 +200,9 @@ def run_all(programs: Sequence[Program], log_dir: Path, seconds: float) -> None:
         if code != 0:
             failed.append(process)
     if failed:
-        raise Failed("; ".join(f"{process.name} failed: {process.why()}" for process in failed))
+        others = ", ".join(process.name for process in failed[1:])
+        also = f" Also failed: {others}." if others else ""
+        raise Failed(f"{failed[0].name} failed: {failed[0].why()}{also}")
 
 
 def stop(processes: Iterable[Process], grace: float) -> list[str]:

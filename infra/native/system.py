@@ -12,15 +12,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import asyncpg
 
 from infra.native import install, ports
-from infra.native.plan import MARK, Plan
+from infra.native.plan import MARK, ROOT, Plan
 from infra.native.processes import (
     Failed,
     Process,
@@ -125,16 +125,19 @@ class System:
         self.state.ports = self.plan.ports
         wanted = self.plan.programs()
         digests = {name: digest(program) for name, program in wanted.items()}
-        new = [name for name in wanted if self._differs(name, alive, digests)]
+        known = self.state.digests
+        new = [name for name in wanted if name not in alive or known.get(name) != digests[name]]
         surplus = [name for name in alive if name not in {*wanted, *SERVERS, "gateway"}]
         if "postgres" not in alive:
             say(f"Starting servers of our own under {self.run}")
             self._start_servers()
-        if new:
+        changed = [name for name in wanted if name in known and known[name] != digests[name]]
+        if "postgres" not in alive or not known or changed:
             say("Migrating")
             run_all(self.plan.migrations(), self.logs, MIGRATE_SECONDS)
-            self._stop([name for name in new if name in alive])
+        if new:
             say("Starting the services")
+            self._stop(name for name in new if name in alive)
             self._start_services([wanted[name] for name in new])
         self.state.digests = digests
         self._serve(alive)
@@ -144,9 +147,6 @@ class System:
             say(f"Perennial runs at {self.plan.url}  ({self._seconds()})")
         else:
             say(f"Perennial already runs at {self.plan.url}")
-
-    def _differs(self, name: str, alive: Mapping[str, Process], digests: Mapping[str, str]) -> bool:
-        return name not in alive or self.state.digests.get(name) != digests[name]
 
     def _start(self, program: Program) -> Process:
         process = start(program, self.logs / f"{program.name}.log")
@@ -233,7 +233,7 @@ class System:
         shutil.rmtree(self.run, ignore_errors=True)
         say(f"{self.run} is removed")
 
-    def _stop(self, names: Iterator[str] | Sequence[str] | Mapping[str, Process]) -> None:
+    def _stop(self, names: Iterable[str]) -> None:
         alive = self.state.alive()
         named = {name: alive[name] for name in names if name in alive}
         steps = (["gateway"], [name for name in named if name not in {*SERVERS, "gateway"}])
@@ -286,7 +286,20 @@ class System:
 
 
 def digest(program: Program) -> str:
-    """What a process would have to be started anew for."""
+    """What a process would have to be started anew for: what it is told, and the code it runs."""
     told = {k: v for k, v in program.environment.items() if k.startswith("PERENNIAL_")}
-    stated = json.dumps([list(program.command), told], sort_keys=True)
+    stated = json.dumps([list(program.command), told, code()], sort_keys=True)
     return hashlib.sha256(stated.encode()).hexdigest()
+
+
+@cache
+def code() -> str:
+    """What tells one state of the services' code from another, without reading all of it."""
+    files = [
+        file
+        for folder in ("shared", "services")
+        for kind in ("*.py", "*.sql")
+        for file in sorted((ROOT / folder).rglob(kind))
+    ]
+    stats = [(str(file), file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
