@@ -26,10 +26,6 @@ from tests.messaging.probe import Probe, body_of, eventually, take_effect
 pytestmark = pytest.mark.servers
 
 
-class ThingRefused(Conflict):
-    code = "thing-refused"
-
-
 def add_plain(probe: Probe) -> str:
     """A handler that is commutative."""
 
@@ -207,7 +203,7 @@ async def test_a_failure_that_passes_is_retried_until_it_has(probe: Probe) -> No
 async def test_a_refusal_is_parked_at_once(probe: Probe) -> None:
     @probe.consumers.handler(on=[ThingChanged])
     async def note(_uow: UnitOfWork, _event: ThingChanged) -> None:
-        raise ThingRefused("not this thing")
+        raise Conflict("not this thing")
 
     await probe.deploy()
     event = a_change()
@@ -218,7 +214,7 @@ async def test_a_refusal_is_parked_at_once(probe: Probe) -> None:
         await eventually(probe.is_quiet_but_outbox)
 
     (letter,) = await probe.letters()
-    assert (letter.reason, letter.attempts, letter.status) == ("refused:thing-refused", 1, "parked")
+    assert (letter.reason, letter.attempts, letter.status) == ("refused:conflict", 1, "parked")
 
 
 async def test_what_cannot_be_read_or_is_unknown_is_parked(probe: Probe) -> None:
