@@ -1,7 +1,7 @@
 """What a request or a message was caused by, carried to every event and log line it causes."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -20,6 +20,23 @@ class Cause:
     causation_id: str | None = None
     #: While an event is handled: what had caused that event itself.
     event_caused_by: str | None = None
+
+    def kept(self) -> dict[str, str | None]:
+        """As JSON, for a row that a job takes up later: its work belongs to the same chain."""
+        return {
+            "correlation_id": self.correlation_id,
+            "traceparent": self.traceparent,
+            "causation_id": self.causation_id,
+        }
+
+    @classmethod
+    def of(cls, kept: Mapping[str, str | None]) -> "Cause":
+        """What `kept` had put away."""
+        return cls(
+            correlation_id=str(kept["correlation_id"]),
+            traceparent=str(kept["traceparent"]),
+            causation_id=kept["causation_id"],
+        )
 
 
 def new_traceparent() -> str:
