@@ -1,0 +1,142 @@
+"""The main job, end to end: one customer from sign-up to cancellation, through the gateway."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from infra.demo.story import Report, Story
+from tests.journeys.conftest import WholeSystem, log_lines
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+
+PAID = [
+    "invoice.finalized",
+    "payment.created",
+    "payment.succeeded",
+    "invoice.paid",
+]
+EXPECTED = [
+    ["subscription.started", *PAID, "subscription.activated"],
+    ["subscription.renewed", *PAID],
+    [
+        "subscription.renewed",
+        "invoice.finalized",
+        "payment.created",
+        "payment.failed",
+        "dunning.started",
+        "subscription.marked_past_due",
+        "payment.succeeded",
+        "dunning.recovered",
+        "invoice.paid",
+        "subscription.activated",
+    ],
+    ["subscription.renewed", *PAID],
+    ["subscription.changed", *PAID],
+    ["subscription.cancellation_scheduled", "subscription.canceled"],
+]
+
+
+class Listener:
+    """Hears the story: its steps, and the events of each step that had any."""
+
+    def __init__(self) -> None:
+        self.facts: list[str] = []
+        self.events: list[list[str]] = []
+
+    def report(self) -> Report:
+        return Report(step=self._step, fact=self.facts.append, event=self._event)
+
+    def _step(self, _text: str) -> None:
+        self.events.append([])
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self.events[-1].append(event["name"])
+
+
+@pytest.fixture(scope="module")
+def told(whole_system: WholeSystem) -> tuple[Story, Listener]:
+    """The demo's story, told once; it fails where the system does not do as it says."""
+    listener = Listener()
+    story = Story(
+        base_url=whole_system.base_url,
+        mailbox=whole_system.mailbox,
+        staff_email=whole_system.staff_email,
+        staff_password=whole_system.staff_password,
+        report=listener.report(),
+    )
+    story.tell()
+    return story, listener
+
+
+def test_the_story_causes_exactly_these_events(told: tuple[Story, Listener]) -> None:
+    _, listener = told
+
+    assert [sorted(step) for step in listener.events if step] == [sorted(step) for step in EXPECTED]
+
+
+def test_amounts_are_those_of_the_plan(told: tuple[Story, Listener]) -> None:
+    _, listener = told
+
+    # Four times 29.00 and 19 %, then 59.00 for the other half of a month: 14.50 back, 29.50 more.
+    assert listener.facts.count("  total 34.51 EUR") == 4
+    assert "    Unused time on Team, 2026-04-30 to 2026-05-15: -14.50 EUR".strip() in [
+        fact.strip() for fact in listener.facts
+    ]
+    assert "5 paid invoices = payments = 155.89 EUR" in listener.facts
+
+
+def test_one_request_can_be_followed_through_all_services(
+    whole_system: WholeSystem, told: tuple[Story, Listener]
+) -> None:
+    story, _ = told
+    with httpx.Client(base_url=whole_system.base_url) as http:
+        login = http.post(
+            "/v1/auth/login",
+            json={"email": whole_system.staff_email, "password": whole_system.staff_password},
+        )
+        timeline = http.get(
+            f"/v1/subscriptions/{story.subscription_id}/timeline",
+            params={"limit": 200},
+            headers={"Authorization": f"Bearer {login.json()['access_token']}"},
+        ).json()["data"]
+
+    by_id = {event["id"]: event for event in timeline}
+    started = next(event for event in timeline if event["name"] == "subscription.started")
+    activated = next(event for event in timeline if event["name"] == "subscription.activated")
+    chain = [activated["name"]]
+    cause = activated["caused_by"]
+    while cause in by_id:
+        chain.append(by_id[cause]["name"])
+        cause = by_id[cause]["caused_by"]
+
+    assert activated["request_id"] == started["request_id"]
+    assert chain[:3] == ["subscription.activated", "invoice.paid", "payment.succeeded"]
+
+
+def test_one_health_page_shows_all_four(whole_system: WholeSystem) -> None:
+    health = httpx.get(f"{whole_system.base_url}/health")
+
+    assert health.status_code == 200
+    for service in ("auth", "subscriptions", "invoicing", "payments"):
+        assert service in health.text
+
+
+def test_nothing_secret_or_personal_is_in_the_logs(
+    whole_system: WholeSystem, told: tuple[Story, Listener]
+) -> None:
+    story, _ = told
+    canaries = ("demo passphrase", f"ada-{story.run}@", "Ada Byron", "Unter den Linden", "tok_ok")
+
+    text = "".join(path.read_text(errors="replace") for path in whole_system.logs.glob("*.log"))
+
+    assert not [canary for canary in canaries if canary in text]
+
+
+def test_no_process_logged_an_error(
+    whole_system: WholeSystem, told: tuple[Story, Listener]
+) -> None:
+    assert told
+    errors = [line for line in log_lines(whole_system.logs) if line.get("level") == "error"]
+
+    assert errors == []
