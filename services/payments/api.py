@@ -291,9 +291,7 @@ async def balances(edge: Read, at: datetime | None = None) -> BalancesView:
     """What every account of the books stands at, or stood at an instant. For finance."""
     edge.caller.require_staff("finance")
     async with edge.begin() as uow:
-        return await queries.ledger_balances(
-            uow.session, at=at or datetime.max.replace(tzinfo=utc_now().tzinfo)
-        )
+        return await queries.ledger_balances(uow.session, at=at, account_id=edge.scope.account_id)
 
 
 @router.get("/v1/ledger/entries", tags=["ledger"])
