@@ -1,18 +1,38 @@
 """Wires invoicing: the only place that knows all of it."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from services.invoicing.api import routers
 from services.invoicing.consumers import consumers
+from services.invoicing.documents.pool import RenderPool
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.schedule import schedule
 from services.invoicing.settings import InvoicingSettings
+from services.invoicing.storage import Links, ObjectStore
 from services.invoicing.tables import metadata
 from services.invoicing.use_cases.seed import seed
 from shared.clock import utc_now
 from shared.runtime import Runtime
 from shared.service import Service
 
+InvoicingRuntime = Runtime[InvoicingUnitOfWork, InvoicingSettings]
 
-async def after_migrate(runtime: Runtime[InvoicingUnitOfWork, InvoicingSettings]) -> None:
+
+@asynccontextmanager
+async def resources(runtime: InvoicingRuntime) -> AsyncIterator[None]:
+    """The object store, links to it, and the rendering processes (none until they are needed)."""
+    pool = RenderPool(runtime.settings.render_processes)
+    runtime.own["render_pool"] = pool
+    runtime.own["object_store"] = ObjectStore(runtime.settings)
+    runtime.own["links"] = Links(runtime.settings)
+    try:
+        yield
+    finally:
+        pool.close()
+
+
+async def after_migrate(runtime: InvoicingRuntime) -> None:
     """A first run issues invoices with tax, without anybody having set it up."""
     async with runtime.begin() as uow:
         await seed(uow, at=utc_now())
@@ -27,5 +47,6 @@ service = Service(
     routers=routers,
     consumers=consumers,
     schedule=schedule,
+    resources=resources,
     after_migrate=after_migrate,
 )

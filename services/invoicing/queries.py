@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Select, literal, or_, select
 
 from services.invoicing.domain.account import Account, AccountCredit, AccountNotFound, CreditEntry
 from services.invoicing.domain.credit_note import CreditNote, CreditNoteNotFound
+from services.invoicing.domain.document import Document, DocumentNotFound
 from services.invoicing.domain.exchange import ExchangeRate
 from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
 from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound
@@ -18,6 +19,7 @@ from services.invoicing.tables import (
     account_credits,
     accounts,
     credit_notes,
+    documents,
     exchange_rates,
     invoices,
     legal_entities,
@@ -109,6 +111,13 @@ async def read_credit_note(uow: UnitOfWork, note_id: UUID) -> CreditNote:
     if note is None:
         raise CreditNoteNotFound("There is no such credit note.")
     return note
+
+
+async def read_document(uow: UnitOfWork, subject_id: UUID) -> Document:
+    found = await uow.session.scalar(select(Document).where(documents.c.id == subject_id))
+    if found is None:
+        raise DocumentNotFound("There is no such document, or it is a draft's.")
+    return found
 
 
 async def read_account(uow: UnitOfWork, account_id: UUID) -> Account:

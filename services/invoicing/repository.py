@@ -17,6 +17,7 @@ from services.invoicing.domain.account import (
     CreditKind,
 )
 from services.invoicing.domain.credit_note import CreditNote
+from services.invoicing.domain.document import Document, DocumentNotFound, DocumentState, Subject
 from services.invoicing.domain.exchange import ExchangeRate
 from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
 from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound, NoLegalEntity
@@ -28,6 +29,7 @@ from services.invoicing.tables import (
     account_credits,
     accounts,
     credit_notes,
+    documents,
     exchange_rates,
     invoices,
     legal_entities,
@@ -38,6 +40,7 @@ from services.invoicing.tables import (
     with_credit_note_lines,
     with_lines,
 )
+from shared.clock import utc_now
 from shared.context import Cause, caused_by, current_cause
 from shared.db import Platform, Scope, UnitOfWork
 
@@ -277,6 +280,41 @@ class CreditNotes:
         return list(found)
 
 
+class Documents:
+    """The files of invoices and credit notes, made after the commit."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def want(self, subject_id: UUID, account_id: UUID, subject: Subject) -> None:
+        now = utc_now()
+        self._session.add(
+            Document(
+                id=subject_id,
+                account_id=account_id,
+                subject=subject,
+                created_at=now,
+                due_at=now,
+            )
+        )
+
+    async def next_due(self, now: datetime) -> Document | None:
+        found: Document | None = await self._session.scalar(
+            select(Document)
+            .where(documents.c.state == DocumentState.PENDING, documents.c.due_at <= now)
+            .order_by(documents.c.due_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        return found
+
+    async def get(self, document_id: UUID) -> Document:
+        found = await self._session.get(Document, document_id, with_for_update=True)
+        if found is None:
+            raise DocumentNotFound("There is no such document.")
+        return found
+
+
 class InvoicingUnitOfWork(UnitOfWork):
     """One transaction, with what it loads and the invoices that get their number at its end."""
 
@@ -290,6 +328,7 @@ class InvoicingUnitOfWork(UnitOfWork):
         self.pending = Pending(session)
         self.receipts = Receipts(session)
         self.credit_notes = CreditNotes(session)
+        self.documents = Documents(session)
         self._unnumbered: list[tuple[Invoice, LegalEntity, datetime, Cause]] = []
 
     def finalize(self, invoice: Invoice, entity: LegalEntity, *, at: datetime) -> None:
@@ -309,12 +348,15 @@ class InvoicingUnitOfWork(UnitOfWork):
             for (invoice, entity, at, cause), number in zip(mine, numbers, strict=True):
                 days = invoice.payment_terms_days
                 due_at = at + timedelta(days=entity.payment_terms_days if days is None else days)
+                self.documents.want(invoice.id, invoice.account_id, Subject.INVOICE)
                 with caused_by(cause):
                     self.emit(invoice.finalize(number=number, at=at, due_at=due_at))
                     if invoice.amount_due == 0:
                         paid = invoice.receive(0, at=at, payment_id=None)
                         if paid is not None:
                             self.emit(paid)
+        if waiting:
+            self.wake("render_documents")
 
     async def take_numbers(
         self, entity_id: UUID, series: str, dates: Iterable[datetime]

@@ -1,15 +1,21 @@
 """Edge: time. What is due now, one row per transaction."""
 
-from datetime import datetime
+import asyncio
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select
 
+from services.invoicing.documents.pool import RenderPool
+from services.invoicing.domain.attachment import Attachment, AttachmentState
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.settings import InvoicingSettings
-from services.invoicing.tables import invoices
+from services.invoicing.storage import ObjectStore
+from services.invoicing.tables import attachments, invoices
 from services.invoicing.use_cases.finalize_due_draft import finalize_due_draft
+from services.invoicing.use_cases.render_document import render_next_document
+from shared.clock import utc_now
 from shared.errors import DomainError
 from shared.observability import logger
 from shared.runtime import Runtime
@@ -59,3 +65,46 @@ async def _park_draft(runtime: InvoicingRuntime, invoice_id: UUID, refusal: Doma
         invoice.finalizes_at = None
         uow.audit("invoice.parked", invoice_id, after={"reason": refusal.detail})
     log.error("A draft could not be finalized", invoice_id=str(invoice_id), reason=refusal.code)
+
+
+@schedule.job(every=5.0)
+async def render_documents(runtime: InvoicingRuntime, due: Due) -> int:
+    """Make the files of what was finalized; in real time, for every account."""
+    if due.account_id is not None:
+        return 0
+    pool: RenderPool = runtime.own["render_pool"]
+    store: ObjectStore = runtime.own["object_store"]
+    done = await asyncio.gather(
+        *[
+            render_next_document(runtime.begin, pool, store)
+            for _ in range(runtime.settings.render_processes)
+        ]
+    )
+    if not any(done):
+        pool.rest()
+    return sum(done)
+
+
+@schedule.job(every=3600.0)
+async def clear_attachments(runtime: InvoicingRuntime, due: Due) -> int:
+    """What was declared a day ago and never uploaded is forgotten."""
+    if due.account_id is not None:
+        return 0
+    store: ObjectStore = runtime.own["object_store"]
+    async with runtime.begin() as uow:
+        forgotten = (
+            await uow.session.scalars(
+                select(Attachment)
+                .where(
+                    attachments.c.state == AttachmentState.DECLARED,
+                    attachments.c.created_at < utc_now() - timedelta(days=1),
+                )
+                .limit(100)
+                .with_for_update(skip_locked=True)
+            )
+        ).all()
+        for attachment in forgotten:
+            await uow.session.delete(attachment)
+    for attachment in forgotten:
+        await store.delete(attachment.key)
+    return len(forgotten)

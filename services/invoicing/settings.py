@@ -1,7 +1,25 @@
 """Invoicing's environment variables."""
 
+from pydantic import Field, SecretStr
+
 from shared.settings import Settings
 
 
 class InvoicingSettings(Settings):
-    """Those that every service has; all are named `PERENNIAL_<NAME>`."""
+    """Beside those that every service has; all are named `PERENNIAL_<NAME>`."""
+
+    object_store_url: str = Field(
+        ".run/objects", description="Documents and attachments: a folder, or s3://bucket/prefix."
+    )
+    s3_endpoint: str | None = Field(None, description="An S3 server that is not Amazon's.")
+    s3_region: str = Field("us-east-1", description="The bucket's region.")
+    s3_access_key_id: str | None = Field(None, description="Who reads and writes the bucket.")
+    s3_secret_access_key: SecretStr | None = Field(None, description="Their secret.")
+    link_secret: SecretStr | None = Field(
+        None,
+        description="Signs links to local objects; the same for all processes. "
+        "Made from the database's URL when it is not given.",
+    )
+    render_processes: int = Field(
+        1, ge=1, le=16, description="How many documents are rendered at once, a process each."
+    )

@@ -24,9 +24,12 @@ Publish = Callable[[Event], Awaitable[None]]
 
 
 @pytest.fixture(scope="session")
-async def invoicing(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Running]:
+async def invoicing(
+    deployment: Deployment, issuer: TokenIssuer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Running]:
     service = service_named("invoicing")
-    async with running(service, deployment, issuer) as started:
+    folder = tmp_path_factory.mktemp("objects")
+    async with running(service, deployment, issuer, object_store_url=str(folder)) as started:
         yield started
 
 

@@ -3,6 +3,7 @@
 from services.invoicing.api import (
     billing_details,
     credit_notes,
+    documents,
     drafts,
     exchange_rates,
     invoices,
@@ -14,6 +15,7 @@ routers = (
     invoices.router,
     drafts.router,
     credit_notes.router,
+    documents.router,
     tax_rates.router,
     exchange_rates.router,
     legal_entities.router,

@@ -17,6 +17,7 @@ from services.invoicing.domain.credit_note import (
     take_amount,
     take_lines,
 )
+from services.invoicing.domain.document import Subject
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.domain.numbering import CREDIT_NOTES
 from services.invoicing.repository import InvoicingUnitOfWork
@@ -53,6 +54,8 @@ async def issue_credit_note(
     )
     uow.credit_notes.add(note)
     uow.emit(note.issue(at=at))
+    uow.documents.want(note.id, note.account_id, Subject.CREDIT_NOTE)
+    uow.wake("render_documents")
     if note.credit:
         await uow.credits.add(
             note.account_id,

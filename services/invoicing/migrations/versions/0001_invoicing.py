@@ -23,6 +23,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
+        "attachments",
+        "documents",
         "credit_note_lines",
         "credit_notes",
         "account_credit_entries",

@@ -6,6 +6,26 @@ CREATE TABLE account_credits (
     CONSTRAINT ck_account_credits_balance CHECK (balance >= 0)
 );
 
+CREATE TABLE documents (
+    id UUID NOT NULL,
+    account_id UUID NOT NULL,
+    subject VARCHAR(40) NOT NULL,
+    state VARCHAR(40) NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    due_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    attempts INTEGER NOT NULL,
+    error TEXT,
+    pdf_size BIGINT,
+    pdf_sha256 TEXT,
+    xml_size BIGINT,
+    xml_sha256 TEXT,
+    CONSTRAINT pk_documents PRIMARY KEY (id),
+    CONSTRAINT ck_documents_ready CHECK ((state = 'ready') = (pdf_sha256 IS NOT NULL AND xml_sha256 IS NOT NULL)),
+    CONSTRAINT ck_documents_subject CHECK (subject IN ('invoice', 'credit_note')),
+    CONSTRAINT ck_documents_documentstate CHECK (state IN ('pending', 'ready', 'failed'))
+);
+CREATE INDEX ix_documents_pending ON documents (due_at) WHERE state = 'pending';
+
 CREATE TABLE exchange_rates (
     id UUID NOT NULL,
     base TEXT NOT NULL,
@@ -172,6 +192,27 @@ CREATE TABLE account_credit_entries (
     CONSTRAINT fk_account_credit_entries_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id) DEFERRABLE INITIALLY DEFERRED
 );
 CREATE INDEX ix_account_credit_entries_account_id_id ON account_credit_entries (account_id, id);
+
+CREATE TABLE attachments (
+    id UUID NOT NULL,
+    account_id UUID NOT NULL,
+    invoice_id UUID,
+    filename TEXT NOT NULL,
+    content_type TEXT NOT NULL,
+    size BIGINT NOT NULL,
+    sha256 TEXT NOT NULL,
+    state VARCHAR(40) NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    completed_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_attachments PRIMARY KEY (id),
+    CONSTRAINT ck_attachments_size CHECK (size > 0),
+    CONSTRAINT ck_attachments_sha256 CHECK (sha256 ~ '^[0-9a-f]{64}$'),
+    CONSTRAINT ck_attachments_complete CHECK ((state = 'complete') = (completed_at IS NOT NULL)),
+    CONSTRAINT fk_attachments_invoice_id FOREIGN KEY(invoice_id) REFERENCES invoices (id) DEFERRABLE INITIALLY DEFERRED,
+    CONSTRAINT ck_attachments_attachmentstate CHECK (state IN ('declared', 'complete'))
+);
+CREATE INDEX ix_attachments_account_id_id ON attachments (account_id, id);
+CREATE INDEX ix_attachments_declared ON attachments (created_at) WHERE state = 'declared';
 
 CREATE TABLE credit_notes (
     id UUID NOT NULL,

@@ -1,0 +1,114 @@
+"""What a document says, as plain values: the one source of its PDF and its XML."""
+
+from datetime import datetime
+from typing import Any
+
+from services.invoicing.domain.credit_note import CreditNote
+from services.invoicing.domain.invoice import Invoice
+
+
+def _text(value: object) -> str:
+    return format(value, "f")
+
+
+def paper_of_invoice(invoice: Invoice) -> dict[str, Any]:
+    """A finalized invoice as it was issued; what happened to it since is not on it."""
+    return {
+        "kind": "invoice",
+        "number": invoice.number,
+        "issued_at": _iso(invoice.issued_at),
+        "due_at": _iso(invoice.due_at),
+        "supplied_at": _iso(invoice.supplied_at),
+        "currency": invoice.currency,
+        "seller": invoice.seller,
+        "bill_to": invoice.bill_to,
+        "memo": invoice.memo,
+        "collect_automatically": invoice.collect_automatically,
+        "lines": [
+            {
+                "description": line.description,
+                "quantity": _text(line.quantity),
+                "unit_amount": _text(line.unit_amount),
+                "amount": line.amount,
+                "subtotal": line.subtotal,
+                "net": line.net,
+                "period_start": _iso(line.period_start),
+                "period_end": _iso(line.period_end),
+                "tax_behavior": line.tax_behavior,
+                "tax_code": line.tax_code,
+                "tax_rate": _text(line.tax_rate.normalize()),
+                "why": line.why,
+            }
+            for line in invoice.lines
+        ],
+        "subtotal": invoice.subtotal,
+        "discount": invoice.discount,
+        "net": invoice.net,
+        "tax": invoice.tax,
+        "taxes": invoice.taxes,
+        "total": invoice.total,
+        "credit_applied": invoice.credit_applied,
+        "amount_due": invoice.amount_due,
+        "accounting": _accounting(invoice),
+    }
+
+
+def paper_of_credit_note(note: CreditNote, invoice: Invoice) -> dict[str, Any]:
+    """A credit note, with the invoice that it takes from."""
+    periods = {line.id: line for line in invoice.lines}
+    return {
+        "kind": "credit_note",
+        "number": note.number,
+        "issued_at": _iso(note.issued_at),
+        "due_at": None,
+        "supplied_at": _iso(invoice.supplied_at),
+        "currency": note.currency,
+        "seller": note.seller,
+        "bill_to": note.bill_to,
+        "memo": note.reason,
+        "collect_automatically": False,
+        "invoice_number": note.invoice_number,
+        "invoice_issued_at": _iso(invoice.issued_at),
+        "lines": [
+            {
+                "description": line.description,
+                "quantity": "1",
+                "unit_amount": str(line.net),
+                "amount": line.net,
+                "subtotal": line.net,
+                "net": line.net,
+                "period_start": _iso(periods[line.invoice_line_id].period_start),
+                "period_end": _iso(periods[line.invoice_line_id].period_end),
+                "tax_behavior": "exclusive",
+                "tax_code": line.tax_code,
+                "tax_rate": _text(line.tax_rate.normalize()),
+                "why": {},
+            }
+            for line in note.lines
+        ],
+        "subtotal": note.net,
+        "discount": 0,
+        "net": note.net,
+        "tax": note.tax,
+        "taxes": note.taxes,
+        "total": note.total,
+        "credit_applied": 0,
+        "amount_due": note.total,
+        "accounting": None,
+    }
+
+
+def _accounting(invoice: Invoice) -> dict[str, Any] | None:
+    if invoice.exchange_rate is None or invoice.exchange_rate_on is None:
+        return None
+    return {
+        "currency": invoice.accounting_currency,
+        "rate": _text(invoice.exchange_rate.normalize()),
+        "on": invoice.exchange_rate_on.isoformat(),
+        "total": invoice.accounting_total,
+        "tax": invoice.accounting_tax,
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment is not None else None

@@ -1,0 +1,53 @@
+"""Accept an upload when it is, byte for byte, what was declared."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+
+from services.invoicing.domain.attachment import (
+    Attachment,
+    AttachmentMismatch,
+    AttachmentNotFound,
+    AttachmentNotUploaded,
+)
+from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.storage import ObjectStore
+from services.invoicing.tables import attachments
+
+Begin = Callable[[], AbstractAsyncContextManager[InvoicingUnitOfWork]]
+
+
+async def complete_attachment(
+    begin: Begin, attachment_id: UUID, store: ObjectStore, *, at: datetime
+) -> Attachment:
+    """Look at what was uploaded; a mismatch is refused and nothing of it is left behind."""
+    async with begin() as uow:
+        attachment = await find_attachment(uow, attachment_id)
+        attachment.require_declared()
+    try:
+        data = await store.get(attachment.key)
+    except FileNotFoundError:
+        raise AttachmentNotUploaded("Nothing was uploaded yet.") from None
+    try:
+        attachment.check(data)
+    except AttachmentMismatch:
+        await store.delete(attachment.key)
+        raise
+    async with begin() as uow:
+        stored = await find_attachment(uow, attachment_id, lock=True)
+        stored.complete(at=at)
+        uow.audit("attachment.complete", attachment_id, account_id=stored.account_id)
+    return stored
+
+
+async def find_attachment(
+    uow: InvoicingUnitOfWork, attachment_id: UUID, *, lock: bool = False
+) -> Attachment:
+    statement = select(Attachment).where(attachments.c.id == attachment_id)
+    found = await uow.session.scalar(statement.with_for_update() if lock else statement)
+    if found is None:
+        raise AttachmentNotFound("There is no such attachment.")
+    return found
