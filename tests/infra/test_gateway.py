@@ -220,7 +220,7 @@ ROUTES = {
     "invoicing": """
         /v1/invoices /v1/invoices/upcoming /v1/invoices/1/pdf /v1/credit-notes /v1/tax-rates
         /v1/exchange-rates /v1/legal-entities /v1/attachments/1/complete /v1/billing-details
-        /v1/documents/1
+        /v1/exports/1
     """,
     "payments": """
         /v1/payment-methods/1/default /v1/payments/1/refunds /v1/webhooks/sandbox
