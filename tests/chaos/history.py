@@ -1,0 +1,59 @@
+"""What every client asked, when, and what it was told: the only witness beside the databases."""
+
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request under one key, from the first try to the answer that counted."""
+
+    customer: str
+    what: str
+    key: str
+    began: float
+    ended: float
+    tries: int
+    #: None where no answer came in time: it may have happened or not.
+    status: int | None
+    code: str = ""
+    #: The id of what was made, where something was.
+    made: str = ""
+
+
+class History:
+    """Written by all customers, line by line, so that a killed run leaves it behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._zero = time.monotonic()
+        self.calls: list[Call] = []
+        #: What no client should ever meet.
+        self.surprises: list[str] = []
+
+    def now(self) -> float:
+        return round(time.monotonic() - self._zero, 3)
+
+    def add(self, call: Call) -> None:
+        with self._lock:
+            self.calls.append(call)
+            with self._path.open("a") as lines:
+                lines.write(json.dumps(asdict(call)) + "\n")
+
+    def surprise(self, text: str) -> None:
+        with self._lock:
+            self.surprises.append(text)
+
+    def counts(self) -> dict[str, int]:
+        """How many of each kind of request were answered with success."""
+        good = (call.what for call in self.calls if call.status is not None and call.status < 300)
+        return dict(sorted(Counter(good).items()))
+
+    def made(self, what: str) -> set[str]:
+        """The ids that clients were given."""
+        return {call.made for call in self.calls if call.what == what and call.made}
