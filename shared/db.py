@@ -290,6 +290,8 @@ class Database(Generic[U]):
             pool_size=settings.database_pool_size,
             max_overflow=settings.database_max_overflow,
             pool_timeout=10,
+            # What people typed has no place in an error that is logged.
+            hide_parameters=True,
             # A server that restarted costs one round trip here instead of a failed request.
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",

@@ -48,6 +48,15 @@ def _password(runtime: AuthRuntime) -> str:
 
 
 async def _make_staff(runtime: AuthRuntime, email: str, password: str, role: StaffRole) -> bool:
+    address, password_hash = await _credentials(runtime, email, password)
+    async with runtime.begin() as uow:
+        _, is_new = await create_staff(
+            uow, email=address, password_hash=password_hash, role=role, now=utc_now()
+        )
+        return is_new
+
+
+async def _credentials(runtime: AuthRuntime, email: str, password: str) -> tuple[str, str]:
     try:
         address: str = TypeAdapter(Address).validate_python(email)
     except ValidationError as error:
@@ -56,12 +65,7 @@ async def _make_staff(runtime: AuthRuntime, email: str, password: str, role: Sta
         check_strength(password, personal=(address,))
     except PasswordRefused as refused:
         raise PasswordRefused(f"The password of {address} was refused. {refused}") from refused
-    password_hash = await own(runtime).passwords.hash(password)
-    async with runtime.begin() as uow:
-        _, is_new = await create_staff(
-            uow, email=address, password_hash=password_hash, role=role, now=utc_now()
-        )
-        return is_new
+    return address, await own(runtime).passwords.hash(password)
 
 
 async def rotate(runtime: AuthRuntime, arguments: list[str]) -> int:
@@ -78,8 +82,22 @@ async def after_migrate(runtime: AuthRuntime) -> None:
     settings = runtime.settings
     async with runtime.begin() as uow:
         await ensure_key(uow, now=utc_now())
-        staffed = await queries.is_staffed(uow)
-    if settings.staff_email and settings.staff_password and not staffed:
-        password = settings.staff_password.get_secret_value()
-        await _make_staff(runtime, settings.staff_email, password, StaffRole.ADMIN)
-        log.info("The first staff user was made")
+    if not (settings.staff_email and settings.staff_password):
+        return
+    async with runtime.begin() as uow:
+        if await queries.is_staffed(uow):
+            return
+    address, password_hash = await _credentials(
+        runtime, settings.staff_email, settings.staff_password.get_secret_value()
+    )
+    async with runtime.begin() as uow:
+        await uow.signing_keys.lock()  # of two deployments at once, the second one sees the first
+        if not await queries.is_staffed(uow):
+            await create_staff(
+                uow,
+                email=address,
+                password_hash=password_hash,
+                role=StaffRole.ADMIN,
+                now=utc_now(),
+            )
+            log.info("The first staff user was made")

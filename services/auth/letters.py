@@ -42,6 +42,13 @@ _TEXTS: dict[Template, tuple[str, str]] = {
             "If you did not ask for this, do nothing."
         ),
     ),
+    Template.ADDRESS_CHANGED: (
+        "Your address was changed",
+        (
+            "You log in with another address from now on.\n\n"
+            "If it was not you, tell support at once."
+        ),
+    ),
     Template.INVITATION: (
         "You are invited to an account on Perennial",
         (

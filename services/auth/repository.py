@@ -61,6 +61,9 @@ class Users:
             raise UserNotFound("There is no such user.")
         return user
 
+    async def find(self, user_id: UUID) -> User | None:
+        return await self._session.get(User, user_id, with_for_update=True)
+
     async def details(self, user_id: UUID) -> PersonalDetails | None:
         return await self._session.get(PersonalDetails, user_id)
 
@@ -228,14 +231,21 @@ class Sessions:
             raise SessionNotFound("There is no such session.")
         return found
 
+    async def owner_of(self, secret: str) -> UUID | None:
+        """Whose refresh token this is. No lock: users are locked before their sessions."""
+        statement = (
+            select(tables.sessions.c.user_id)
+            .join(tables.refresh_tokens)
+            .where(tables.refresh_tokens.c.token_hash == fingerprint(secret))
+        )
+        return await self._session.scalar(statement)
+
     async def find_by_token(self, secret: str) -> tuple[Session, RefreshToken] | None:
         """The session and the token, both locked: of two uses at once, one comes second."""
-        token_hash = fingerprint(secret)
-        token = await self._session.get(RefreshToken, token_hash)
+        token = await self._session.get(RefreshToken, fingerprint(secret), with_for_update=True)
         if token is None:
             return None
         session = await self._session.get(Session, token.session_id, with_for_update=True)
-        await self._session.refresh(token, with_for_update=True)
         return (session, token) if session is not None else None
 
     async def revoke_all(

@@ -57,7 +57,6 @@ users = Table(
     Column("password_hash", Text),
     _choice("status", UserStatus),
     _choice("staff_role", StaffRole, nullable=True),
-    _moment("credentials_changed_at"),
     _moment("created_at"),
     Column("version", Integer, nullable=False),
     CheckConstraint("version >= 0", name="version"),

@@ -161,6 +161,8 @@ async def test_sessions_are_listed_and_ended_one_by_one_and_all_at_once(people: 
     ).status_code == 401
     everywhere = await people.http.delete("/v1/me/sessions", headers=person.headers)
     assert everywhere.status_code == 204
+    after = await people.http.get("/v1/me", headers=person.headers)
+    assert after.json()["code"] == "log-in-ended"
     assert (
         await people.http.post(refresh, json={"refresh_token": person.refresh_token})
     ).status_code == 401

@@ -60,7 +60,7 @@ async def test_an_erased_user_is_nowhere_and_an_account_of_nobody_else_closes(
     assert await rows_with(deployment, person.email) == []
     assert await rows_with(deployment, "Vanishing") == []
     assert (await people.log_in(person)).status_code == 401
-    assert (await people.http.get("/v1/me", headers=person.headers)).status_code == 404
+    assert (await people.http.get("/v1/me", headers=person.headers)).status_code == 401
     await events.next(AccountClosed, about=person.account_id)
     await events.next(UserErased, about=person.user_id)
     assert (await people.registered(person.email)).user_id != person.user_id

@@ -78,6 +78,8 @@ async def open_another(body: OpenAccountRequest, edge: MyCommand) -> Response:
 async def read(edge: AccountReading) -> Response:
     """The account that the token is for."""
     async with edge.begin() as uow:
+        if edge.caller.staff is None:
+            await role_of(uow, edge)
         return edge.reply(AccountView.of(await queries.account(uow, edge.account_id)))
 
 

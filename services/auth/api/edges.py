@@ -1,5 +1,7 @@
 """What auth's endpoints work with: a person beyond any one account, or the account in the path."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -7,13 +9,13 @@ from fastapi import Depends, Request
 
 from services.auth.domain.accounts import AccountNotFound
 from services.auth.domain.roles import Role, StaffRole
-from services.auth.domain.sessions import FRESH
+from services.auth.domain.sessions import FRESH, Session
 from services.auth.repository import AuthUnitOfWork
 from services.auth.resources import Resources, own
 from services.auth.use_cases.grants import Device
 from shared.clock import utc_now
 from shared.db import Scope
-from shared.errors import Forbidden
+from shared.errors import Forbidden, Unauthenticated
 from shared.locks import limit
 from shared.security import Caller
 from shared.web import Edge, Reading, command, public_command, reading
@@ -26,8 +28,30 @@ class LogInAgain(Forbidden):
 PublicCommand = Annotated[Edge[AuthUnitOfWork], Depends(public_command)]
 
 
+class LogInEnded(Unauthenticated):
+    code = "log-in-ended"
+
+
+async def require_log_in(uow: AuthUnitOfWork, caller: Caller) -> None:
+    """Auth itself asks whether the log-in behind a token has ended since it was issued.
+
+    Other services take the token until it expires, within a quarter of an hour.
+    """
+    if caller.session_id is None:
+        return
+    session = await uow.session.get(Session, caller.session_id)
+    if session is None or not session.is_alive(at=utc_now()):
+        raise LogInEnded("This log-in has ended. Log in again.")
+
+
 class PersonReading(Reading[AuthUnitOfWork]):
     """A person looking at what is theirs, over all accounts."""
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AuthUnitOfWork]:
+        async with super().begin() as uow:
+            await require_log_in(uow, self.caller)
+            yield uow
 
     @property
     def scope(self) -> Scope:
@@ -40,6 +64,12 @@ class PersonReading(Reading[AuthUnitOfWork]):
 
 class PersonEdge(Edge[AuthUnitOfWork]):
     """A person changing what is theirs, over all accounts."""
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AuthUnitOfWork]:
+        async with super().begin() as uow:
+            await require_log_in(uow, self.caller)
+            yield uow
 
     @property
     def scope(self) -> Scope:
@@ -111,6 +141,7 @@ async def role_of(uow: AuthUnitOfWork, edge: Reading[AuthUnitOfWork]) -> Role:
     Staff (`support`, `admin`) act as an owner does, and the audit log says that it was they.
     """
     caller = edge.caller
+    await require_log_in(uow, caller)
     if caller.staff is not None:
         caller.require_staff(StaffRole.SUPPORT)
         return Role.OWNER

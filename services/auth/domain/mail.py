@@ -22,6 +22,7 @@ class Template(StrEnum):
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 -- the same
     SECOND_FACTOR_CHANGED = "second_factor_changed"
     CHANGE_EMAIL = "change_email"
+    ADDRESS_CHANGED = "address_changed"
     INVITATION = "invitation"
     INVOICE_PAID = "invoice_paid"
     PAYMENT_FAILED = "payment_failed"

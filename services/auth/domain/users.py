@@ -89,8 +89,6 @@ class User:
     password_hash: str | None
     status: UserStatus = UserStatus.PENDING
     staff_role: StaffRole | None = None
-    #: Access granted before this instant is void: a new password, a suspension, log-out of all.
-    credentials_changed_at: datetime
     created_at: datetime
     version: int = 0
 
@@ -102,7 +100,6 @@ class User:
             id=new_id(),
             home_account_id=home_account_id,
             password_hash=password_hash,
-            credentials_changed_at=at,
             created_at=at,
         )
         return user, UserRegistered(**user._next(at))
@@ -120,7 +117,6 @@ class User:
 
     def suspend(self, *, at: datetime) -> UserSuspended:
         self._move_to(UserStatus.SUSPENDED)
-        self.credentials_changed_at = at
         return UserSuspended(**self._next(at))
 
     def reactivate(self, *, at: datetime) -> UserReactivated:
@@ -134,13 +130,7 @@ class User:
         self._move_to(UserStatus.ERASED)
         self.password_hash = None
         self.staff_role = None
-        self.credentials_changed_at = at
         return UserErased(**self._next(at))
-
-    def set_password(self, password_hash: str, *, at: datetime) -> None:
-        """A new password ends what the old one opened; whoever calls this revokes sessions."""
-        self.password_hash = password_hash
-        self.credentials_changed_at = at
 
     def may_sign_in(self, *, with_hash: str | None) -> None:
         """Refuse those whose address is unconfirmed or whom staff keeps out.

@@ -34,6 +34,7 @@ async def change_email(
     details = await uow.users.details(user_id)
     if details is None:
         raise TokenRefused
+    old = details.email
     details.email, details.address_key = mailed.email, address_key(mailed.email)
     mailed.email = None
     try:
@@ -41,5 +42,6 @@ async def change_email(
     except IntegrityError as error:
         raise AddressTaken("Somebody has registered this address.", field="email") from error
     uow.emit(user.touch(at=now))
+    uow.mail(Mail.to_address(old, Template.ADDRESS_CHANGED, dated=now, at=now))
     uow.audit("user.address_changed", user_id)
     return user, details

@@ -18,7 +18,9 @@ async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
 
     Raises `LastOwner` while others are in an account that nobody else owns.
     """
-    for membership in await uow.memberships.list_of_user(user.id):
+    memberships = await uow.memberships.list_of_user(user.id)
+    # One order for everybody, so that two owners who go at once do not wait for each other.
+    for membership in sorted(memberships, key=lambda one: one.account_id):
         await _leave(uow, membership, now=now)
     totp = await uow.totps.find(user.id)
     if totp is not None:

@@ -16,18 +16,17 @@ async def refresh_session(
     A token that was used before was copied by somebody: the whole family ends, without a grace,
     since nobody can say which of the two is the thief.
     """
+    owner = await uow.sessions.owner_of(refresh_token)
+    user = await uow.users.find(owner) if owner is not None else None
     found = await uow.sessions.find_by_token(refresh_token)
-    if found is None:
+    if user is None or found is None:
         return None
     session, token = found
     if token.used_at is not None and session.is_alive(at=now):
         session.revoke(because="reuse of a refresh token", at=now)
         uow.audit("session.revoked", session.id, after={"because": session.revoked_because})
         return None
-    if not session.is_alive(at=now):
-        return None
-    user = await uow.users.get(session.user_id)
-    if user.status is not UserStatus.ACTIVE:
+    if not session.is_alive(at=now) or user.status is not UserStatus.ACTIVE:
         return None
     try:
         token.use(at=now)

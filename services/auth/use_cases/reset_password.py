@@ -34,7 +34,7 @@ async def set_password(
     uow: AuthUnitOfWork, user: User, password_hash: str, *, now: datetime
 ) -> None:
     """Set it, end every session, and tell the owner of the address."""
-    user.set_password(password_hash, at=now)
+    user.password_hash = password_hash
     await uow.sessions.revoke_all(user.id, because="new password", at=now)
     uow.mail(Mail.to_user(user.id, Template.PASSWORD_CHANGED, dated=now, at=now))
     uow.audit("user.password_changed", user.id)

@@ -4,7 +4,6 @@ CREATE TABLE users (
     password_hash TEXT,
     status VARCHAR(40) NOT NULL,
     staff_role VARCHAR(40),
-    credentials_changed_at TIMESTAMP WITH TIME ZONE NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     version INTEGER NOT NULL,
     CONSTRAINT pk_users PRIMARY KEY (id),
@@ -186,7 +185,7 @@ CREATE TABLE mails (
     CONSTRAINT ck_mails_wiped CHECK (status = 'waiting' OR (address IS NULL AND facts = '{}')),
     CONSTRAINT ck_mails_sent CHECK ((status = 'sent') = (sent_at IS NOT NULL)),
     CONSTRAINT fk_mails_user_id FOREIGN KEY(user_id) REFERENCES users (id),
-    CONSTRAINT ck_mails_template CHECK (template IN ('verify_email', 'reset_password', 'password_changed', 'second_factor_changed', 'change_email', 'invitation', 'invoice_paid', 'payment_failed', 'payment_action_required', 'card_needed', 'dunning_exhausted', 'trial_will_end', 'subscription_canceled', 'credit_note_issued')),
+    CONSTRAINT ck_mails_template CHECK (template IN ('verify_email', 'reset_password', 'password_changed', 'second_factor_changed', 'change_email', 'address_changed', 'invitation', 'invoice_paid', 'payment_failed', 'payment_action_required', 'card_needed', 'dunning_exhausted', 'trial_will_end', 'subscription_canceled', 'credit_note_issued')),
     CONSTRAINT ck_mails_mailstatus CHECK (status IN ('waiting', 'sent', 'failed', 'dropped'))
 );
 CREATE INDEX ix_mails_created_at ON mails (created_at);
