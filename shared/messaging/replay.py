@@ -54,7 +54,7 @@ async def count(uow: UnitOfWork, selection: Selection) -> dict[str, int]:
         .group_by(outbox.c.routing_key)
         .order_by(outbox.c.routing_key)
     )
-    return dict(rows.tuples().all())
+    return {row[0]: row[1] for row in rows}
 
 
 async def replay(uow: UnitOfWork, selection: Selection) -> int:
