@@ -103,22 +103,22 @@ class System:
     def _lost(self, known: Mapping[str, Process]) -> list[Process]:
         """Processes of ours that the state does not know: it was lost with its launcher."""
         pids = {process.pid for process in known.values()}
-        mark = f"{MARK}={self.run}\0".encode()
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
-            pid = int(folder.name)
-            with suppress(OSError):
-                # The first process of a session is what a launcher started, or, below one that is
-                # known, what a server started for itself.
-                first = os.getsid(pid) == pid and not pids & set(ancestors(pid))
-                if first and mark in (folder / "environ").read_bytes():
+            with suppress(OSError):  # gone meanwhile, or somebody else's
+                pid = int(folder.name)
+                # What a server started for itself comes after one that is known.
+                if not pids & {pid, *ancestors(pid)} and self._is_ours(folder):
                     found.append(adopt(pid))
-        with suppress(OSError, ValueError):
-            # nginx writes its title over its environment, but also its number into a file.
-            pid = int((self.plan.gateway_folder / "nginx.pid").read_text())
-            if str(self.plan.gateway_folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(adopt(pid))
-        return [process for process in found if process.pid not in pids]
+        return found
+
+    def _is_ours(self, folder: Path) -> bool:
+        # nginx writes its title over its environment, and its workers outlive it.
+        if (folder / "comm").read_text().strip() == "nginx":
+            return (folder / "cwd").readlink() == self.plan.gateway_folder
+        first_of_session = os.getsid(int(folder.name)) == int(folder.name)
+        mark = f"{MARK}={self.run}\0".encode()
+        return first_of_session and mark in (folder / "environ").read_bytes()
 
     def _reconcile(self, alive: Mapping[str, Process]) -> None:
         self.plan.choose_ports(alive)
