@@ -146,11 +146,8 @@ HANDLED = (
 
 def matches(pattern: str, key: str) -> bool:
     """Whether a topic binding of ours takes a routing key: `#`, `kind.*` or the very key."""
-    return (
-        pattern == "#"
-        or pattern == key
-        or (pattern.endswith(".*") and key.split(".")[0] == pattern[:-2])
-    )
+    kind = key.partition(".")[0]
+    return pattern in {"#", key, f"{kind}.*"}
 
 
 def bindings() -> dict[str, dict[str, tuple[str, ...]]]:

@@ -54,6 +54,15 @@ class History:
         good = (call.what for call in self.calls if call.status is not None and call.status < 300)
         return dict(sorted(Counter(good).items()))
 
+    def refused(self) -> dict[str, int]:
+        """How many were refused, by what was asked and why."""
+        bad = (
+            f"{call.what}: {call.code or call.status}"
+            for call in self.calls
+            if call.status is not None and call.status >= 300
+        )
+        return dict(sorted(Counter(bad).items()))
+
     def made(self, what: str) -> set[str]:
         """The ids that clients were given."""
         return {call.made for call in self.calls if call.what == what and call.made}

@@ -85,6 +85,7 @@ def run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
         violations += asyncio.run(checker.violations(history))
         report["counts"] = asyncio.run(checker.counts())
         report["calls"] = history.counts()
+        report["refused"] = history.refused()
         report["own_deaths"] = dict(topology.own_deaths)
     finally:
         report["violations"] = violations
