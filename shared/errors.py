@@ -73,3 +73,7 @@ class Unavailable(DomainError):
     """Something this service leans on is out of reach; nothing was changed."""
 
     code = "unavailable"
+
+
+class MigrationFailed(Exception):
+    """A service's schema cannot be brought to where its code wants it."""

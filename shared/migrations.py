@@ -9,8 +9,11 @@ from typing import Any
 from alembic import command, context
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, MetaData, make_url, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
+
+from shared.errors import MigrationFailed
 
 #: A migration that cannot have its lock at once must not make everybody wait behind it.
 LOCK_TIMEOUT = "5s"
@@ -27,8 +30,14 @@ def config(service: str, url: str) -> Config:
 
 
 def upgrade(service: str, url: str, revision: str = "head") -> None:
-    """Bring the service's schema up to `revision`; several at once take turns."""
-    command.upgrade(config(service, url), revision)
+    """Bring the service's schema up to `revision`; several at once take turns.
+
+    Raises `MigrationFailed` where the schema is at a revision that this code does not know.
+    """
+    try:
+        command.upgrade(config(service, url), revision)
+    except CommandError as error:
+        raise MigrationFailed(str(error)) from error
 
 
 def downgrade(service: str, url: str, revision: str) -> None:

@@ -11,14 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
-from alembic.util.exc import CommandError
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 
-from shared import migrations
-from shared.errors import DomainError
+from shared.errors import DomainError, MigrationFailed
 from shared.health import Check, health_routes, metrics_route
-from shared.messaging.topology import declare
 from shared.observability import configure_logging, logger, redact_text
 from shared.runtime import Runtime
 from shared.service import Service
@@ -44,7 +41,7 @@ def main(name: str, argv: list[str] | None = None) -> None:
     except DomainError as refusal:
         sys.stderr.write(f"{refusal.detail}\n")
         raise SystemExit(2) from None
-    except (OSError, DBAPIError, CommandError) as error:
+    except (OSError, DBAPIError, MigrationFailed) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         sys.stderr.write(f"{name} {known.verb} failed: {redact_text(str(cause))}\n")
         raise SystemExit(1) from None
@@ -53,13 +50,18 @@ def main(name: str, argv: list[str] | None = None) -> None:
 
 def _run(service: Service[Any, Any], settings: Settings, verb: str, rest: list[str]) -> int:
     if verb == "migrate":
-        migrations.upgrade(service.name, settings.database_url.get_secret_value())
+        _migrations().upgrade(service.name, settings.database_url.get_secret_value())
         return _loop(_deploy(service, settings))
     if verb == "api":
         return _loop(_api(service, settings))
     if verb == "worker":
         return _loop(_worker(service, settings))
     return _loop(_command(service, settings, verb, rest))
+
+
+def _migrations() -> Any:
+    """Alembic is loaded only where it is needed: every process of ours is light."""
+    return importlib.import_module("shared.migrations")
 
 
 def _loop(main: Any) -> int:
@@ -73,11 +75,13 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _deploy(service: Service[Any, Any], settings: Settings) -> None:
-    await declare(service.name, service.consumers, settings)
+    # Only here: the other processes do without FastStream, and with less memory.
+    topology = importlib.import_module("shared.messaging.topology")
+    await topology.declare(service.name, service.consumers, settings)
     if service.after_migrate is not None:
         async with service.open(settings) as runtime:
             await service.after_migrate(runtime)
-    log.info("Migrated", revision=migrations.head(service.name))
+    log.info("Migrated", revision=_migrations().head(service.name))
 
 
 async def _command(

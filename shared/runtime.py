@@ -2,13 +2,15 @@
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
 from shared.db import SYSTEM, Database, Scope, UnitOfWork
-from shared.security import Verifier
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from shared.security import Verifier
 
 U = TypeVar("U", bound=UnitOfWork)
 S = TypeVar("S", bound=Settings)
@@ -21,7 +23,8 @@ class Runtime(Generic[U, S]):
     settings: S
     database: Database[U]
     redis: Redis
-    verifier: Verifier
+    #: Set where tokens are looked at: in the API.
+    verifier: "Verifier | None" = None
     #: What only this service has, by name: put there by its `resources` hook.
     own: dict[str, Any] = field(default_factory=dict)
 

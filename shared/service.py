@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from fastapi import APIRouter, FastAPI
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,14 +13,16 @@ from shared.db import Database, Platform, Scope, UnitOfWork
 from shared.locks import connect
 from shared.messaging.commands import COMMANDS
 from shared.messaging.consumers import Consumers
-from shared.messaging.ops import ops_router
 from shared.messaging.worker import MessageWorker
 from shared.runtime import Runtime
 from shared.schedule import Schedule, ScheduleRunner
-from shared.security import FetchKeys, Verifier, exchange_at, fetch_from
 from shared.settings import Settings
 from shared.testclock import clock_job, follow
-from shared.web.app import create_app
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter, FastAPI
+
+    from shared.security import FetchKeys
 
 U = TypeVar("U", bound=UnitOfWork)
 S = TypeVar("S", bound=Settings)
@@ -35,6 +36,7 @@ def _nothing(_runtime: Any) -> AbstractAsyncContextManager[None]:
 class Service(Generic[U, S]):
     """Everything a service is made of; the only place that wires it together.
 
+    `routers()` imports and returns the API's routers; a worker never asks for them.
     `resources(runtime)` fills `runtime.own` for the time that a process runs. `fetch_keys` is
     for auth, which reads its signing keys from its own database. `commands` are further verbs of
     `python -m services.<name>`: each gets the runtime and the rest of the command line, and
@@ -46,11 +48,11 @@ class Service(Generic[U, S]):
     settings: type[S]
     metadata: MetaData
     unit_of_work: Callable[[AsyncSession, Scope, Platform], U]
-    routers: Sequence[APIRouter]
+    routers: Callable[[], "Sequence[APIRouter]"]
     consumers: Consumers
     schedule: Schedule
     resources: Callable[[Runtime[U, S]], AbstractAsyncContextManager[None]] = _nothing
-    fetch_keys: Callable[[Database[U]], FetchKeys] | None = None
+    fetch_keys: Callable[[Database[U]], "FetchKeys"] | None = None
     commands: Mapping[str, Callable[[Runtime[U, S], list[str]], Awaitable[int]]] = field(
         default_factory=dict
     )
@@ -66,14 +68,7 @@ class Service(Generic[U, S]):
         """The service's connections, closed when the block ends. Nothing is contacted yet."""
         database = Database.open(settings, self.metadata, self.unit_of_work)
         redis = connect(settings.redis_url.get_secret_value())
-        fetch = self.fetch_keys(database) if self.fetch_keys else fetch_from(settings.jwks_url)
-        verifier = Verifier(
-            fetch,
-            issuer=settings.issuer,
-            audience=settings.audience,
-            exchange=exchange_at(settings.jwks_url),
-        )
-        runtime = Runtime(settings, database, redis, verifier)
+        runtime = Runtime(settings, database, redis)
         try:
             async with self.resources(runtime):
                 yield runtime
@@ -81,9 +76,22 @@ class Service(Generic[U, S]):
             await redis.aclose()
             await database.close()
 
-    def create_api(self, runtime: Runtime[U, S]) -> FastAPI:
-        """The HTTP application."""
-        routers = [*self.routers, ops_router(self.name)]
+    def create_api(self, runtime: Runtime[U, S]) -> "FastAPI":
+        """The HTTP application. Only here is loaded what a worker does without: it is light."""
+        from shared.messaging.ops import ops_router  # noqa: PLC0415
+        from shared.security import Verifier, exchange_at, fetch_from  # noqa: PLC0415
+        from shared.web.app import create_app  # noqa: PLC0415
+
+        settings = runtime.settings
+        if runtime.verifier is None:
+            fetch = self.fetch_keys and self.fetch_keys(runtime.database)
+            runtime.verifier = Verifier(
+                fetch or fetch_from(settings.jwks_url),
+                issuer=settings.issuer,
+                audience=settings.audience,
+                exchange=exchange_at(settings.jwks_url),
+            )
+        routers = [*self.routers(), ops_router(self.name)]
         return create_app(self.name, self.description, runtime, routers)
 
     def create_worker(self, runtime: Runtime[U, S]) -> "Worker":

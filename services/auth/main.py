@@ -1,6 +1,8 @@
 """The auth service, wired together."""
 
-from services.auth.api import routers
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from services.auth.commands import after_migrate, rotate, staff
 from services.auth.consumers import consumers
 from services.auth.repository import AuthUnitOfWork
@@ -9,6 +11,17 @@ from services.auth.schedule import schedule
 from services.auth.settings import AuthSettings
 from services.auth.tables import metadata
 from shared.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+def routers() -> "Sequence[APIRouter]":
+    """Imported when asked for: the worker does without, and with less memory."""
+    from services.auth.api import routers  # noqa: PLC0415
+
+    return routers
+
 
 service = Service(
     name="auth",

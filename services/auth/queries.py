@@ -17,7 +17,7 @@ from services.auth.domain.roles import StaffRole
 from services.auth.domain.sessions import Session
 from services.auth.domain.users import PersonalDetails, User, UserNotFound, UserStatus
 from shared.db import UnitOfWork
-from shared.web import PageRequest
+from shared.pages import PageRequest
 
 
 async def user_with_details(uow: UnitOfWork, user_id: UUID) -> tuple[User, PersonalDetails]:

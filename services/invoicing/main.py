@@ -1,9 +1,9 @@
 """Wires invoicing: the only place that knows all of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from services.invoicing.api import routers
 from services.invoicing.consumers import consumers
 from services.invoicing.documents.pool import RenderPool
 from services.invoicing.repository import InvoicingUnitOfWork
@@ -15,6 +15,10 @@ from services.invoicing.use_cases.seed import seed
 from shared.clock import utc_now
 from shared.runtime import Runtime
 from shared.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
 
 InvoicingRuntime = Runtime[InvoicingUnitOfWork, InvoicingSettings]
 
@@ -36,6 +40,13 @@ async def after_migrate(runtime: InvoicingRuntime) -> None:
     """A first run issues invoices with tax, without anybody having set it up."""
     async with runtime.begin() as uow:
         await seed(uow, at=utc_now())
+
+
+def routers() -> "Sequence[APIRouter]":
+    """Imported when asked for: the worker does without, and with less memory."""
+    from services.invoicing.api import routers  # noqa: PLC0415
+
+    return routers
 
 
 service = Service(

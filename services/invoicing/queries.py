@@ -29,7 +29,7 @@ from services.invoicing.tables import (
     with_lines,
 )
 from shared.db import UnitOfWork
-from shared.web import PageRequest
+from shared.pages import PageRequest
 
 #: In shorter words every letter counts.
 SHORTEST_WITH_TYPOS = 4

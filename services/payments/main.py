@@ -1,10 +1,11 @@
 """The payments service, wired together."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from services.payments.api import router
 from services.payments.collector import Collector
+from services.payments.commands import audit
 from services.payments.consumers import consumers
 from services.payments.providers import close_providers, provider
 from services.payments.repository import PaymentsUnitOfWork
@@ -13,6 +14,9 @@ from services.payments.settings import PaymentsSettings
 from services.payments.tables import metadata
 from shared.runtime import Runtime
 from shared.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 
 @asynccontextmanager
@@ -29,14 +33,22 @@ async def resources(runtime: Runtime[PaymentsUnitOfWork, PaymentsSettings]) -> A
         await close_providers()
 
 
+def routers() -> "Sequence[APIRouter]":
+    """Imported when asked for: the worker does without, and with less memory."""
+    from services.payments import api, ops  # noqa: PLC0415
+
+    return [api.router, ops.router]
+
+
 service = Service(
     name="payments",
     description="Payment methods, payments and attempts, refunds, disputes, dunning, the ledger.",
     settings=PaymentsSettings,
     metadata=metadata,
     unit_of_work=PaymentsUnitOfWork,
-    routers=[router],
+    routers=routers,
     consumers=consumers,
     schedule=schedule,
     resources=resources,
+    commands={"audit": audit},
 )

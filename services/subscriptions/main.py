@@ -1,12 +1,25 @@
 """Wires subscriptions: the only place that knows all of it."""
 
-from services.subscriptions.api import routers
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from services.subscriptions.consumers import consumers
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.schedule import schedule
 from services.subscriptions.settings import SubscriptionsSettings
 from services.subscriptions.tables import metadata
 from shared.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+def routers() -> "Sequence[APIRouter]":
+    """Imported when asked for: the worker does without, and with less memory."""
+    from services.subscriptions.api import routers  # noqa: PLC0415
+
+    return routers
+
 
 service = Service(
     name="subscriptions",

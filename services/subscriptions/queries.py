@@ -16,7 +16,7 @@ from services.subscriptions.domain.testclock import ClockNotFound, SimulatedCloc
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.tables import TimelineEntry
 from shared.errors import NotFound
-from shared.web import PageRequest
+from shared.pages import PageRequest
 
 T = TypeVar("T")
 

@@ -22,7 +22,8 @@ class Event(BaseModel):
     have moved; `id` is made in real time. A published event never loses or retypes a field.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Built at first use: a process knows dozens of events and meets a few.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     #: `<aggregate>.<past participle>`; also the routing key.
     name: ClassVar[str]

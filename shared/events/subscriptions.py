@@ -229,6 +229,45 @@ class SubscriptionCanceled(Billable):
     reason: str | None = None
 
 
+class TokensOrdered(Event):
+    """An account bought tokens; they are granted once the invoice for them is paid."""
+
+    name: ClassVar[str] = "token_order.placed"
+    subject_field: ClassVar[str] = "order_id"
+
+    order_id: UUID
+    bundle_id: UUID
+    tokens: int
+    currency: Currency
+    charges: tuple[Charge, ...]
+    payment_method_id: UUID | None = None
+
+
+class TokensRefunded(Event):
+    """A purchase was taken back unused: what was paid for it is to be given back."""
+
+    name: ClassVar[str] = "token_order.refunded"
+    subject_field: ClassVar[str] = "order_id"
+
+    order_id: UUID
+    tokens: int
+
+
+class UsageThresholdReached(Event):
+    """Use of a metered feature has reached 80 or 100 percent of what the plan includes."""
+
+    name: ClassVar[str] = "usage.threshold_reached"
+    subject_field: ClassVar[str] = "alert_id"
+
+    alert_id: UUID
+    subscription_id: UUID
+    feature: str
+    percent: int
+    used: DecimalText
+    limit: int
+    period_start: datetime
+
+
 class PlanEvent(Event):
     """The catalog belongs to the operator: `account_id` is the nil UUID."""
 

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-from aio_pika.abc import AbstractConnection
 from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas.queue import QueueType, QuorumQueueArgs
 
-from shared.messaging.consumers import Consumers, Handler
+from shared.messaging import names
+from shared.messaging.consumers import Consumers
 from shared.messaging.envelope import EVENTS_EXCHANGE
+from shared.messaging.names import RETRY_DELAYS_MS
 from shared.settings import Settings
-
-#: Waits between tries of a message that failed, in milliseconds.
-RETRY_DELAYS_MS = (1_000, 5_000, 30_000, 120_000, 600_000, 3_600_000)
 
 #: The last guard against a message that kills its consumer: our own counter comes first.
 DELIVERY_LIMIT = 20
@@ -24,17 +22,17 @@ EVENTS = RabbitExchange(EVENTS_EXCHANGE, type=ExchangeType.TOPIC, durable=True)
 
 def dead_exchange(service: str) -> RabbitExchange:
     """Where the broker puts what it gives up; the collector files it as a dead letter."""
-    return RabbitExchange(f"{service}.dead", type=ExchangeType.DIRECT, durable=True)
+    return RabbitExchange(names.dead(service), type=ExchangeType.DIRECT, durable=True)
 
 
 def deliver_exchange(service: str) -> RabbitExchange:
     """Reaches one handler's queue by its name: the way back from a wait, and of a replay."""
-    return RabbitExchange(f"{service}.deliver", type=ExchangeType.DIRECT, durable=True)
+    return RabbitExchange(names.deliver(service), type=ExchangeType.DIRECT, durable=True)
 
 
 def retry_exchange(service: str, delay_ms: int) -> RabbitExchange:
     """Has its messages wait, and then sends them back to the queue that their key names."""
-    return RabbitExchange(f"{service}.retry.{delay_ms}", type=ExchangeType.FANOUT, durable=True)
+    return RabbitExchange(names.retry(service, delay_ms), type=ExchangeType.FANOUT, durable=True)
 
 
 def _quorum(name: str, arguments: QuorumQueueArgs) -> RabbitQueue:
@@ -57,8 +55,8 @@ def handler_queue(service: str, name: str) -> RabbitQueue:
         name,
         {
             "x-delivery-limit": DELIVERY_LIMIT,
-            "x-dead-letter-exchange": dead_exchange(service).name,
-            "x-dead-letter-routing-key": f"{service}.dead",
+            "x-dead-letter-exchange": names.dead(service),
+            "x-dead-letter-routing-key": names.dead(service),
             "x-dead-letter-strategy": "at-least-once",
         },
     )
@@ -67,17 +65,17 @@ def handler_queue(service: str, name: str) -> RabbitQueue:
 def retry_queue(service: str, delay_ms: int) -> RabbitQueue:
     """One queue per delay, since a TTL only ends at a queue's head."""
     return _quorum(
-        f"{service}.retry.{delay_ms}",
+        names.retry(service, delay_ms),
         {
             "x-message-ttl": delay_ms,
-            "x-dead-letter-exchange": deliver_exchange(service).name,
+            "x-dead-letter-exchange": names.deliver(service),
             "x-dead-letter-strategy": "at-least-once",
         },
     )
 
 
 def dead_queue(service: str) -> RabbitQueue:
-    return _quorum(f"{service}.dead", {})
+    return _quorum(names.dead(service), {})
 
 
 async def declare(
@@ -107,24 +105,3 @@ async def declare(
             exchange = await broker.declare_exchange(retry_exchange(service, delay))
             waiting = await broker.declare_queue(retry_queue(service, delay))
             await waiting.bind(exchange)
-
-
-async def require(
-    connection: AbstractConnection,
-    service: str,
-    handlers: Sequence[Handler],
-    delays_ms: Sequence[int] = RETRY_DELAYS_MS,
-) -> None:
-    """Look whether all of it is there; declares nothing. Raises `ChannelNotFoundEntity`."""
-    channel = await connection.channel()
-    try:
-        for exchange in (EVENTS, dead_exchange(service), deliver_exchange(service)):
-            await channel.get_exchange(exchange.name)
-        for handler in handlers:
-            await channel.get_queue(handler.queue)
-        await channel.get_queue(dead_queue(service).name)
-        for delay in delays_ms:
-            await channel.get_exchange(retry_exchange(service, delay).name)
-            await channel.get_queue(retry_queue(service, delay).name)
-    finally:
-        await channel.close()

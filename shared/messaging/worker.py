@@ -15,10 +15,10 @@ from shared.messaging.consumers import Consumers, Handler
 from shared.messaging.dead_letters import DeadLetter, park
 from shared.messaging.delivery import BATCH, Deliveries, plain
 from shared.messaging.marks import Marks
+from shared.messaging.names import RETRY_DELAYS_MS, require
 from shared.messaging.outages import Patience
 from shared.messaging.publishing import Publisher
 from shared.messaging.relay import Relay
-from shared.messaging.topology import RETRY_DELAYS_MS, require
 from shared.messaging.upkeep import Upkeep
 from shared.observability import logger
 from shared.runtime import Runtime

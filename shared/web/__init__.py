@@ -1,5 +1,6 @@
 """The HTTP edge that all services share."""
 
+from shared.pages import Cursor, Page, PageRequest
 from shared.web.app import create_app
 from shared.web.edge import (
     Edge,
@@ -10,7 +11,7 @@ from shared.web.edge import (
     public_command,
     reading,
 )
-from shared.web.pages import Cursor, Page, PageRequest, page_request
+from shared.web.pages import page_request
 from shared.web.problems import problems
 
 __all__ = [

@@ -204,6 +204,8 @@ async def caller(
     if kind.lower() != "bearer" or not token:
         raise Unauthenticated("Send an access token: Authorization: Bearer <token>.")
     runtime: Runtime[Any, Any] = request.app.state.runtime
+    if runtime.verifier is None:
+        raise RuntimeError("this process does not look at tokens")
     return await runtime.verifier.verify(token)
 
 
