@@ -1,0 +1,152 @@
+"""What the broker holds is what the rules ask for, and no process but `migrate` may change it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+from aio_pika.exceptions import AMQPError
+
+from shared.db import UnitOfWork
+from shared.messaging.names import RETRY_DELAYS_MS, require
+from tests.messaging.events import ThingChanged, a_change
+from tests.messaging.probe import DELAYS_MS, Probe, eventually, take_effect
+
+ROOT = Path(__file__).parents[2]
+
+
+def add_handlers(probe: Probe) -> None:
+    @probe.consumers.handler(on=[ThingChanged])
+    async def note(uow: UnitOfWork, event: ThingChanged) -> None:
+        await take_effect(uow, event)
+
+    @probe.consumers.handler(on=[ThingChanged], ordered="thing")
+    async def follow(uow: UnitOfWork, event: ThingChanged) -> None:
+        await take_effect(uow, event)
+
+
+def expected(probe: Probe) -> dict[str, dict[str, Any]]:
+    """The arguments that the rules ask for, written out."""
+    bounded = {
+        "x-queue-type": "quorum",
+        "x-overflow": "reject-publish",
+        "x-max-length-bytes": 1073741824,
+    }
+    handler = {
+        **bounded,
+        "x-delivery-limit": 20,
+        "x-dead-letter-exchange": f"{probe.name}.dead",
+        "x-dead-letter-routing-key": f"{probe.name}.dead",
+        "x-dead-letter-strategy": "at-least-once",
+    }
+    return {
+        f"{probe.name}.note": handler,
+        f"{probe.name}.follow": handler,
+        f"{probe.name}.dead": bounded,
+        **{
+            f"{probe.name}.retry.{delay}": {
+                **bounded,
+                "x-message-ttl": delay,
+                "x-dead-letter-exchange": f"{probe.name}.deliver",
+                "x-dead-letter-strategy": "at-least-once",
+            }
+            for delay in DELAYS_MS
+        },
+    }
+
+
+@pytest.mark.servers
+async def test_the_live_topology_is_what_the_rules_ask_for(probe: Probe) -> None:
+    add_handlers(probe)
+    await probe.deploy()
+
+    # The broker compares a declaration with what it holds, and closes the channel at any
+    # difference (AMQP 0-9-1, queue.declare), whatever its version.
+    for queue, arguments in expected(probe).items():
+        channel = await probe.connection.channel()
+        await channel.declare_queue(queue, durable=True, arguments=arguments)
+        with pytest.raises(AMQPError):
+            await channel.declare_queue(
+                queue, durable=True, arguments={**arguments, "x-max-length": 7}
+            )
+    for exchange, kind in (
+        ("billing.events", "topic"),
+        (f"{probe.name}.dead", "direct"),
+        (f"{probe.name}.deliver", "direct"),
+        (f"{probe.name}.retry.{DELAYS_MS[0]}", "fanout"),
+    ):
+        channel = await probe.connection.channel()
+        await channel.declare_exchange(exchange, aio_pika.ExchangeType(kind), durable=True)
+        await channel.close()
+
+
+@pytest.mark.servers
+async def test_declaring_again_changes_nothing(probe: Probe) -> None:
+    add_handlers(probe)
+    await probe.deploy()
+    await probe.deliver(a_change())
+    await probe.deploy()
+
+    async with probe.worker():
+        await eventually(lambda: _effects(probe, 1))
+
+
+@pytest.mark.servers
+async def test_a_worker_needs_no_right_to_declare(probe: Probe) -> None:
+    """Its user may configure nothing, write its own and the events, and read its own."""
+    url = urlsplit(probe.settings.broker_url.get_secret_value())
+    vhost = url.path.removeprefix("/").replace("%2F", "/") or "/"
+    user = f"{probe.name}_worker"
+    if not _rabbitmqctl("list_users"):
+        pytest.skip("needs rabbitmqctl on this machine, beside the broker")
+    add_handlers(probe)
+    await probe.deploy()
+    own = rf"^(billing\.events|{probe.name}\..*)$"
+    _rabbitmqctl("add_user", user, "test")
+    try:
+        _rabbitmqctl("set_permissions", "-p", vhost, user, "^$", own, rf"^{probe.name}\..*$")
+        narrow = url._replace(netloc=f"{user}:test@{url.netloc.rpartition('@')[2]}").geturl()
+        connection = await aio_pika.connect(narrow)
+        handlers = list(probe.consumers.handlers.values())
+        await require(connection, probe.name, handlers, DELAYS_MS)
+        channel = await connection.channel()
+        with pytest.raises(AMQPError, match="ACCESS_REFUSED"):
+            await channel.declare_queue(f"{probe.name}.more", durable=True)
+        await connection.close()
+    finally:
+        _rabbitmqctl("delete_user", user)
+
+
+def _rabbitmqctl(*arguments: str) -> bool:
+    program = shutil.which("rabbitmqctl")
+    if program is None:
+        return False
+    done = subprocess.run([program, *arguments], capture_output=True, timeout=30, check=False)
+    return done.returncode == 0
+
+
+def test_delays_grow_and_end_within_two_hours() -> None:
+    assert list(RETRY_DELAYS_MS) == sorted(set(RETRY_DELAYS_MS))
+    assert sum(RETRY_DELAYS_MS) < 2 * 3600 * 1000
+
+
+def test_nobody_else_speaks_to_the_broker() -> None:
+    """Lint forbids the import; this test forbids an exception from the lint."""
+    spoken = [
+        str(path.relative_to(ROOT))
+        for folder in ("services", "shared")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"(?m)^\s*(import|from) (aio_pika|aiormq|faststream)", path.read_text())
+    ]
+
+    assert spoken
+    assert all(path.startswith("shared/messaging/") for path in spoken), spoken
+
+
+async def _effects(probe: Probe, number: int) -> bool:
+    events = {row.event_id for row in await probe.effects()}
+    return len(events) >= number
