@@ -177,7 +177,8 @@ class _Group:
 
 def take_all(invoice: Invoice, earlier: Earlier) -> Taken:
     """Everything that is left of the invoice."""
-    groups = _groups(invoice, earlier)
+    # A group of which nothing is left is not on the note, not even with a zero.
+    groups = [group for group in _groups(invoice, earlier) if any(group.left.values())]
     return _taken(
         invoice,
         {line: net for group in groups for line, net in group.left.items()},
@@ -302,12 +303,8 @@ def require_creditable(invoice: Invoice, taken: Taken) -> None:
 
 def _groups(invoice: Invoice, earlier: Earlier) -> list[_Group]:
     groups = []
-    seen: set[Group] = set()
     for original in invoice.taxes:
         key = (original["category"], Decimal(original["rate"]))
-        if key in seen:  # exempt for two reasons: one group without tax
-            continue
-        seen.add(key)
         lines = [line for line in invoice.lines if (line.tax_code, line.tax_rate) == key]
         left = {line.id: line.net - earlier.net_of_line.get(line.id, 0) for line in lines}
         tax_left = original["tax"] - earlier.tax_of_group.get(key, 0)

@@ -1,7 +1,7 @@
 """From charges to lines, discounts, tax groups and totals, as EN 16931 adds them up."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
@@ -200,11 +200,11 @@ def _spread(discount: Discount, amount: int, lines: list[ComputedLine], rule: st
 
 
 def _tax(lines: Sequence[ComputedLine]) -> tuple[TaxGroup, ...]:
-    """Tax per (category, rate, reason) on the sum, rounded once; sets each line's net."""
+    """Tax per (category, rate) on the sum, rounded once; sets each line's net."""
     groups: dict[tuple[Any, ...], list[ComputedLine]] = defaultdict(list)
     for line in lines:
         decision = line.decision
-        groups[decision.code, decision.rate, decision.exemption_reason].append(line)
+        groups[decision.code, decision.rate].append(line)
     return tuple(_tax_of(group) for group in groups.values())
 
 
@@ -229,10 +229,16 @@ def _tax_of(lines: list[ComputedLine]) -> TaxGroup:
         country=decision.country,
         taxable=taxable,
         tax=tax,
-        why=decision.why,
-        exemption_code=decision.exemption_code,
-        exemption_reason=decision.exemption_reason,
+        why=_together(line.decision.why for line in lines) or "",
+        exemption_code=_together(line.decision.exemption_code for line in lines),
+        # Exempt for several reasons is one group that names them all (BR-E-01).
+        exemption_reason=_together(line.decision.exemption_reason for line in lines),
     )
+
+
+def _together(texts: Iterable[str | None]) -> str | None:
+    """Different texts in the order in which they came."""
+    return "; ".join(dict.fromkeys(text for text in texts if text)) or None
 
 
 def _take_tax_out(lines: list[ComputedLine], rate: Decimal) -> None:
