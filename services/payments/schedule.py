@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
 from services.payments.tables import attempts, dunnings, payment_methods, payments, refunds
 from services.payments.use_cases.ask_providers import ask_provider, claim_unanswered
+from services.payments.use_cases.audit_books import audit_books
 from services.payments.use_cases.collect_payments import claim_due
 from services.payments.use_cases.keep_payment_methods import exhaust_dunning, warn_of_expiry
 from services.payments.use_cases.refund_payments import claim_refunds, send_refund
@@ -209,6 +210,28 @@ async def warn_of_expiries(runtime: PaymentsRuntime, due: Due) -> int:
         for method in found:
             await warn_of_expiry(uow, method, now=await due.now_for(uow, method.account_id))
     return len(found)
+
+
+@schedule.job(every=3600.0)
+async def audit_hourly(runtime: PaymentsRuntime, due: Due) -> int:
+    """Compare the books of the last two days; the differences are a metric with an alert."""
+    if due.account_id is not None:
+        return 0
+    now = utc_now()
+    found = await audit_books(
+        runtime.begin,
+        runtime.settings.enabled_providers,
+        now=now,
+        since=now - timedelta(days=2),
+    )
+    for difference in found.differences:
+        log.error(
+            "The books differ",
+            kind=difference.kind,
+            between=difference.between,
+            reference=difference.reference,
+        )
+    return 0
 
 
 async def _each(rows: Iterable[R], work: Callable[[R], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ from services.payments.main import service
 from shared import migrations
 from shared.messaging.topology import declare
 from shared.observability import configure_logging
-from tests.databases import fresh_database
+from tests.databases import FreshDatabase, fresh_database
 from tests.harness import Deployment
 from tests.payments.servers import SECRET, Sandbox, sandbox_process
 from tests.payments.world import World
@@ -48,16 +48,20 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
                 os.environ[name] = value
 
 
+async def migrated(database: FreshDatabase, servers: Servers) -> Deployment:
+    """The payments service alone: migrated, its topology declared, nothing running."""
+    made = Deployment(
+        {"payments": database.url("payments")}, servers.rabbitmq_url, servers.redis_url
+    )
+    await asyncio.to_thread(migrations.upgrade, "payments", made.database_urls["payments"])
+    await declare("payments", service.consumers, made.settings(service))
+    return made
+
+
 @pytest.fixture(scope="session")
 async def payments_deployment(servers: Servers) -> AsyncIterator[Deployment]:
-    """The payments service alone: migrated, its topology declared, nothing running."""
     async with fresh_database(servers.postgres_admin_url) as database:
-        made = Deployment(
-            {"payments": database.url("payments")}, servers.rabbitmq_url, servers.redis_url
-        )
-        await asyncio.to_thread(migrations.upgrade, "payments", made.database_urls["payments"])
-        await declare("payments", service.consumers, made.settings(service))
-        yield made
+        yield await migrated(database, servers)
 
 
 @pytest.fixture

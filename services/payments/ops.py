@@ -1,0 +1,122 @@
+"""Operations: the books compared, and what needs a person."""
+
+from datetime import datetime
+from typing import Annotated, Self
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel
+from sqlalchemy import update
+
+from services.payments import queries
+from services.payments.domain.payments import Attempt, AttemptStatus
+from services.payments.domain.refunds import Refund, RefundStatus
+from services.payments.domain.webhooks import WebhookEvent
+from services.payments.queries import StuckView
+from services.payments.repository import PaymentsUnitOfWork
+from services.payments.settings import PaymentsSettings
+from services.payments.tables import attempts, refunds, webhook_events
+from services.payments.use_cases.audit_books import Audit, DifferenceClass, audit_books
+from shared.clock import utc_now
+from shared.errors import NotFound
+from shared.web import Edge, Page, Reading, command, problems
+from shared.web import reading as read
+
+router = APIRouter()
+
+Command = Annotated[Edge[PaymentsUnitOfWork], Depends(command)]
+Read = Annotated[Reading[PaymentsUnitOfWork], Depends(read)]
+
+
+class NothingStuck(NotFound):
+    code = "nothing-stuck"
+
+
+class DifferenceView(BaseModel):
+    kind: DifferenceClass
+    between: str
+    reference: str
+    detail: str
+
+
+class ReconciliationView(BaseModel):
+    """What the audit compared and found; `pending` is under way and no difference yet."""
+
+    at: datetime
+    since: datetime | None
+    checked: dict[str, int]
+    pending: int
+    data: list[DifferenceView]
+
+    @classmethod
+    def of(cls, audit: Audit, *, at: datetime, since: datetime | None) -> Self:
+        return cls(
+            at=at,
+            since=since,
+            checked=dict(audit.checked),
+            pending=audit.pending,
+            data=[
+                DifferenceView(
+                    kind=found.kind,
+                    between=found.between,
+                    reference=found.reference,
+                    detail=found.detail,
+                )
+                for found in audit.differences
+            ],
+        )
+
+
+@router.get("/v1/reconciliation", tags=["ledger"])
+async def reconciliation(edge: Read, since: datetime | None = None) -> ReconciliationView:
+    """Invoices, payments, ledger and providers compared now; every difference. For finance."""
+    edge.caller.require_staff("finance")
+    settings: PaymentsSettings = edge.runtime.settings
+    now = utc_now()
+    audit = await audit_books(edge.runtime.begin, settings.enabled_providers, now=now, since=since)
+    return ReconciliationView.of(audit, at=now, since=since)
+
+
+@router.get("/v1/ops/payments/stuck", tags=["operations"])
+async def list_stuck(edge: Read) -> Page[StuckView]:
+    """Charges, refunds and webhooks that wait for a person. For staff."""
+    edge.caller.require_staff()
+    async with edge.begin() as uow:
+        return Page(data=await queries.list_stuck(uow.session), next_cursor=None)
+
+
+@router.post(
+    "/v1/ops/payments/stuck/{stuck_id}/ask",
+    status_code=204,
+    tags=["operations"],
+    responses=problems(NothingStuck),
+)
+async def ask_again(stuck_id: UUID, edge: Command) -> Response:
+    """Have the reconciler ask the provider once more, from the start of its schedule."""
+    edge.caller.require_staff("finance", "support")
+    now = utc_now()
+    async with edge.begin() as uow:
+        session = uow.session
+        done = 0
+        for statement in (
+            update(Attempt)
+            .where(attempts.c.id == stuck_id, attempts.c.status == AttemptStatus.UNKNOWN)
+            .values(ask_at=now, asked=0),
+            update(Refund)
+            .where(refunds.c.id == stuck_id, refunds.c.status == RefundStatus.PENDING)
+            .values(ask_at=now, asked=1),
+            update(WebhookEvent)
+            .where(webhook_events.c.id == stuck_id, webhook_events.c.processed_at.is_(None))
+            .values(process_at=now, tries=0),
+        ):
+            result = await session.execute(
+                statement.returning(statement.table.c.id),
+                execution_options={"synchronize_session": False},
+            )
+            done += len(result.all())
+        if not done:
+            raise NothingStuck("Nothing of this id waits for a person.")
+        uow.audit("payments.ask_again", stuck_id)
+        for job in ("ask_providers", "send_refunds", "work_off_webhooks"):
+            uow.wake(job)
+        return await edge.answer(uow)
