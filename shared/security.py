@@ -18,6 +18,7 @@ from joserfc.jwk import KeySet
 
 from shared.db import Scope
 from shared.errors import Forbidden, Unauthenticated, Unavailable
+from shared.runtime import Runtime
 
 #: The only algorithm; `none`, HMAC and RSA are refused whatever a header says.
 ALGORITHMS = ["ES256"]
@@ -185,6 +186,17 @@ class Verifier:
                         raise Unavailable("Tokens cannot be checked right now.") from error
                 self._fetched = time.monotonic()
             return self._keys
+
+
+def verifier_over_http(runtime: Runtime[Any, Any]) -> Verifier:
+    """The verifier of every service but auth, which it asks for its keys."""
+    settings = runtime.settings
+    return Verifier(
+        fetch_from(settings.jwks_url),
+        issuer=settings.issuer,
+        audience=settings.audience,
+        exchange=exchange_at(settings.jwks_url),
+    )
 
 
 def _caller(claims: dict[str, Any]) -> Caller:

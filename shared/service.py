@@ -22,7 +22,7 @@ from shared.testclock import clock_job, follow
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
-    from shared.security import FetchKeys
+    from shared.security import Verifier
 
 U = TypeVar("U", bound=UnitOfWork)
 S = TypeVar("S", bound=Settings)
@@ -37,8 +37,8 @@ class Service(Generic[U, S]):
     """Everything a service is made of; the only place that wires it together.
 
     `routers()` imports and returns the API's routers; a worker never asks for them.
-    `resources(runtime)` fills `runtime.own` for the time that a process runs. `fetch_keys` is
-    for auth, which reads its signing keys from its own database. `commands` are further verbs of
+    `resources(runtime)` fills `runtime.own` for the time that a process runs. `verifier` is
+    for auth, which checks tokens without asking itself over HTTP. `commands` are further verbs of
     `python -m services.<name>`: each gets the runtime and the rest of the command line, and
     returns the exit code.
     """
@@ -52,7 +52,7 @@ class Service(Generic[U, S]):
     consumers: Consumers
     schedule: Schedule
     resources: Callable[[Runtime[U, S]], AbstractAsyncContextManager[None]] = _nothing
-    fetch_keys: Callable[[Database[U]], "FetchKeys"] | None = None
+    verifier: Callable[[Runtime[U, S]], "Verifier"] | None = None
     commands: Mapping[str, Callable[[Runtime[U, S], list[str]], Awaitable[int]]] = field(
         default_factory=dict
     )
@@ -79,18 +79,12 @@ class Service(Generic[U, S]):
     def create_api(self, runtime: Runtime[U, S]) -> "FastAPI":
         """The HTTP application. Only here is loaded what a worker does without: it is light."""
         from shared.messaging.ops import ops_router  # noqa: PLC0415
-        from shared.security import Verifier, exchange_at, fetch_from  # noqa: PLC0415
+        from shared.security import verifier_over_http  # noqa: PLC0415
         from shared.web.app import create_app  # noqa: PLC0415
 
-        settings = runtime.settings
         if runtime.verifier is None:
-            fetch = self.fetch_keys and self.fetch_keys(runtime.database)
-            runtime.verifier = Verifier(
-                fetch or fetch_from(settings.jwks_url),
-                issuer=settings.issuer,
-                audience=settings.audience,
-                exchange=exchange_at(settings.jwks_url),
-            )
+            make = self.verifier or verifier_over_http
+            runtime.verifier = make(runtime)
         routers = [*self.routers(), ops_router(self.name)]
         return create_app(self.name, self.description, runtime, routers)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from services.auth.commands import after_migrate, rotate, staff
 from services.auth.consumers import consumers
 from services.auth.repository import AuthUnitOfWork
-from services.auth.resources import fetch_keys, resources
+from services.auth.resources import resources, verifier
 from services.auth.schedule import schedule
 from services.auth.settings import AuthSettings
 from services.auth.tables import metadata
@@ -33,7 +33,7 @@ service = Service(
     consumers=consumers,
     schedule=schedule,
     resources=resources,
-    fetch_keys=fetch_keys,
+    verifier=verifier,
     commands={"staff": staff, "rotate-keys": rotate},
     after_migrate=after_migrate,
 )

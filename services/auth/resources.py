@@ -16,7 +16,7 @@ from services.auth.use_cases.exchange_api_key import exchange_api_key
 from shared.clock import utc_now
 from shared.db import Database
 from shared.runtime import Runtime
-from shared.security import FetchKeys
+from shared.security import Verifier
 
 AuthRuntime = Runtime[AuthUnitOfWork, AuthSettings]
 
@@ -47,13 +47,6 @@ async def resources(runtime: AuthRuntime) -> AsyncIterator[None]:
     keys = _ring(runtime.database)
     passwords = Passwords(workers=settings.password_workers)
     issuer = Issuer(keys, issuer=settings.issuer, audience=settings.audience)
-
-    async def exchange(secret: str) -> str:
-        async with runtime.begin() as uow:
-            bearer = await exchange_api_key(uow, secret=secret, now=utc_now())
-        return await issuer.access_token(bearer, at=utc_now())
-
-    runtime.verifier.exchange = exchange
     runtime.own[_NAME] = Resources(
         keys=keys,
         issuer=issuer,
@@ -73,11 +66,17 @@ def own(runtime: Runtime[Any, Any]) -> Resources:
     return found
 
 
-def fetch_keys(database: Database[AuthUnitOfWork]) -> FetchKeys:
-    """For auth's own verifier: the same keys that it publishes, without asking itself by HTTP."""
-    ring = _ring(database)
+def verifier(runtime: AuthRuntime) -> Verifier:
+    """Auth's own: the keys that it publishes and the API keys it knows, without asking by HTTP."""
+    settings = runtime.settings
+    ring = _ring(runtime.database)
 
     async def fetch() -> dict[str, Any]:
         return await ring.published(at=utc_now())
 
-    return fetch
+    async def exchange(secret: str) -> str:
+        async with runtime.begin() as uow:
+            bearer = await exchange_api_key(uow, secret=secret, now=utc_now())
+        return await own(runtime).issuer.access_token(bearer, at=utc_now())
+
+    return Verifier(fetch, issuer=settings.issuer, audience=settings.audience, exchange=exchange)

@@ -105,7 +105,7 @@ async def probe(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Ru
         settings=Settings,
         metadata=service_metadata("auth"),
         unit_of_work=UnitOfWork,
-        routers=[router],
+        routers=lambda: [router],
         consumers=Consumers("auth"),
         schedule=Schedule(),
     )
