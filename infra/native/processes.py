@@ -185,20 +185,19 @@ def wait_ready(
 
 def run_all(programs: Sequence[Program], log_dir: Path, seconds: float) -> None:
     """Run programs that end by themselves, side by side; Failed unless all of them end well."""
-    runs = {start(program, log_dir / f"{program.name}.log"): program for program in programs}
-    children = {child.pid: child for child in _CHILDREN}
-    deadline = time.monotonic() + seconds
-    failed: list[Process] = []
-    for process in runs:
-        try:
-            code = children[process.pid].wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            stop(runs, grace=2)
-            raise Failed(
-                f"{process.name} took more than {seconds:.0f} s: {process.why()}"
-            ) from None
-        if code != 0:
-            failed.append(process)
+    runs: list[Process] = []
+    try:
+        runs.extend(start(program, log_dir / f"{program.name}.log") for program in programs)
+        deadline = time.monotonic() + seconds
+        while any(process.alive() for process in runs):
+            if time.monotonic() > deadline:
+                late = next(process for process in runs if process.alive())
+                raise Failed(f"{late.name} took more than {seconds:.0f} s: {late.why()}")
+            time.sleep(POLL_SECONDS)
+    finally:
+        stop(runs, grace=2)
+    codes = {child.pid: child.wait() for child in _CHILDREN if child.pid in {r.pid for r in runs}}
+    failed = [process for process in runs if codes[process.pid] != 0]
     if failed:
         others = ", ".join(process.name for process in failed[1:])
         also = f" Also failed: {others}." if others else ""
