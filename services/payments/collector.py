@@ -11,6 +11,7 @@ from services.payments.use_cases.ask_providers import Begin
 from services.payments.use_cases.collect_payments import Claim
 from services.payments.use_cases.settle_attempt import settle_attempt
 from shared.clock import utc_now
+from shared.crashpoint import crashpoint
 from shared.ids import new_id
 from shared.observability import logger
 
@@ -54,7 +55,9 @@ class Collector:
 
     async def collect(self, claim: Claim) -> None:
         """Send one charge and write down what became of it."""
+        crashpoint("payments.before_call")
         outcome = await self._charge(claim)
+        crashpoint("payments.after_call")
         try:
             async with self._begin() as uow:
                 await settle_attempt(
@@ -64,6 +67,8 @@ class Collector:
                     outcome=outcome,
                     real_now=utc_now(),
                 )
+                crashpoint("payments.before_settling_commits")
+            crashpoint("payments.settled")
         except Exception:
             # The attempt is stored as unknown: the reconciler asks once its deadline has passed.
             log.exception("A charge could not be settled", attempt_id=str(claim.attempt_id))

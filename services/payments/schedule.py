@@ -29,6 +29,7 @@ from services.payments.use_cases.keep_payment_methods import exhaust_dunning, wa
 from services.payments.use_cases.refund_payments import claim_refunds, send_refund
 from services.payments.use_cases.take_webhooks import claim_webhooks, work_off_webhook
 from shared.clock import utc_now
+from shared.crashpoint import crashpoint
 from shared.errors import DomainError
 from shared.observability import logger
 from shared.runtime import Runtime
@@ -108,6 +109,10 @@ async def collect_due(runtime: PaymentsRuntime, due: Due) -> int:
             real_now=utc_now(),
             traffic=collector.traffic,
         )
+        if claims.claims:
+            crashpoint("payments.before_claim_commits")
+    if claims.claims:
+        crashpoint("payments.claimed")
     tasks = collector.start(claims.claims)
     if due.account_id is not None and tasks:
         await asyncio.wait(tasks, timeout=CLOCK_PATIENCE_SECONDS)

@@ -88,6 +88,8 @@ class SandboxProvider:
         self.calls_per_second = settings.calls_per_second
         self._http = httpx.AsyncClient(
             base_url=settings.url,
+            # Certificates are only loaded (some megabytes) where they are looked at.
+            verify=settings.url.startswith("https"),
             timeout=httpx.Timeout(settings.timeout_seconds, connect=2.0),
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=100),
         )

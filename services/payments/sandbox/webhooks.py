@@ -32,7 +32,7 @@ class Sender:
     async def run(self) -> None:
         if not self._url:
             return
-        async with httpx.AsyncClient(timeout=10) as client:
+        async with httpx.AsyncClient(timeout=10, verify=self._url.startswith("https")) as client:
             while True:
                 due = self._books.all(
                     "SELECT * FROM webhooks WHERE sent IS NULL AND due <= ? ORDER BY due LIMIT ?",

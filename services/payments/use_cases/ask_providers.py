@@ -27,6 +27,7 @@ from services.payments.tables import attempts
 from services.payments.use_cases.collect_payments import charge_request
 from services.payments.use_cases.settle_attempt import settle_attempt
 from shared.clock import utc_now
+from shared.crashpoint import crashpoint
 
 Begin = Callable[[], AbstractAsyncContextManager[PaymentsUnitOfWork]]
 
@@ -52,6 +53,7 @@ async def ask_provider(begin: Begin, attempt: Attempt) -> None:
     """Settle one attempt by the provider's own books. It never starts a second charge."""
     asked = provider(attempt.provider)
     found = await asked.look_up(key=str(attempt.id), reference=attempt.reference)
+    crashpoint("payments.looked_up")
     if isinstance(found, NeverHeard):
         outcome = await _never_heard(begin, asked, attempt)
     elif isinstance(found, ActionRequired) and attempt.cancel_requested:
@@ -60,6 +62,7 @@ async def ask_provider(begin: Begin, attempt: Attempt) -> None:
         outcome = found
     if outcome is None:
         return
+    crashpoint("payments.before_reconciling")
     async with begin() as uow:
         await settle_attempt(
             uow,
@@ -97,6 +100,7 @@ async def _never_heard(
             return None
         again.deadline = now + asked.longest_call + MARGIN
         request = charge_request(payment, again, method)
+    crashpoint("payments.before_sending_again")
     return await asked.charge(request)
 
 
