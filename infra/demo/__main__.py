@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from infra.demo.client import StoryFailed
 from infra.demo.story import Report, Story
 
@@ -24,14 +22,13 @@ The system keeps running. Try:
 
 def main() -> int:
     """Tell it; 0 when everything was as it should be, 1 with one sentence when not."""
-    console = Console(highlight=False, soft_wrap=True)
     url = os.environ.get("PERENNIAL_PUBLIC_URL", "http://localhost:8080")
     staff = os.environ.get("PERENNIAL_STAFF_EMAIL", "staff@example.com")
     steps = iter(range(1, 100))
     report = Report(
-        step=lambda text: console.print(f"\n[bold]{next(steps)}. {text}[/bold]"),
-        fact=lambda text: console.print(f"   {text}", markup=False),
-        event=lambda event: console.print(f"   [dim]{_line(event)}[/dim]"),
+        step=lambda text: print(_bold(f"\n{next(steps)}. {text}"), flush=True),
+        fact=lambda text: print(f"   {text}", flush=True),
+        event=lambda event: print(_dim(f"   {_line(event)}"), flush=True),
     )
     started = time.monotonic()
     try:
@@ -45,9 +42,17 @@ def main() -> int:
     except StoryFailed as failure:
         sys.stderr.write(f"The demo stopped: {failure}\n")
         return 1
-    console.print(f"\n[bold]All of it took {time.monotonic() - started:.1f} s.[/bold]")
-    console.print(NEXT.format(url=url, staff=staff), markup=False)
+    print(_bold(f"\nAll of it took {time.monotonic() - started:.1f} s."))
+    print(NEXT.format(url=url, staff=staff))
     return 0
+
+
+def _bold(text: str) -> str:
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text
+
+
+def _dim(text: str) -> str:
+    return f"\033[2m{text}\033[0m" if sys.stdout.isatty() else text
 
 
 def _line(event: dict[str, Any]) -> str:
