@@ -6,7 +6,7 @@ import sys
 from pydantic import TypeAdapter, ValidationError
 
 from services.auth import queries
-from services.auth.api.views import Address
+from services.auth.addresses import Address
 from services.auth.domain.roles import StaffRole
 from services.auth.domain.users import PasswordRefused
 from services.auth.passwords import check_strength

@@ -1,6 +1,8 @@
 """Sending mail: to a folder in development, by SMTP where a server is set."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
@@ -38,11 +40,14 @@ class MailRefused(Exception):
         self.final = final
 
 
+Send = Callable[[Letter], Awaitable[None]]
+
+
 class Mailer(Protocol):
     """Two exist: a folder, and a mail server."""
 
-    async def send(self, letter: Letter) -> None:
-        """Hand the letter over, or raise `MailRefused`."""
+    def connected(self) -> AbstractAsyncContextManager[Send]:
+        """What sends letters, for the block. It and each letter may raise `MailRefused`."""
 
 
 class FolderMailer:
@@ -52,8 +57,12 @@ class FolderMailer:
         self._folder = folder
         self._sender = sender
 
-    async def send(self, letter: Letter) -> None:
-        await asyncio.to_thread(self._write, letter)
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Send]:
+        async def send(letter: Letter) -> None:
+            await asyncio.to_thread(self._write, letter)
+
+        yield send
 
     def _write(self, letter: Letter) -> None:
         # Quoting leaves no slash in a name, so an address cannot point outside of the folder.
@@ -90,7 +99,42 @@ class SmtpMailer:
         self._password = unquote(parts.password) if parts.password else None
         self._sender = sender
 
-    async def send(self, letter: Letter) -> None:
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Send]:
+        client = aiosmtplib.SMTP(
+            hostname=self._host,
+            port=self._port,
+            username=self._user,
+            password=self._password,
+            use_tls=self._tls,
+            timeout=TIMEOUT_SECONDS,
+        )
+
+        async def send(letter: Letter) -> None:
+            try:
+                await client.send_message(self._message(letter))
+            except aiosmtplib.SMTPRecipientsRefused as error:
+                final = all(refused.code >= PERMANENT for refused in error.recipients)
+                raise MailRefused("the server refused the recipient", final=final) from error
+            except aiosmtplib.SMTPResponseException as error:
+                raise MailRefused(f"answer {error.code}", final=error.code >= PERMANENT) from error
+            except (aiosmtplib.SMTPException, OSError) as error:
+                raise MailRefused(type(error).__name__, final=False) from error
+
+        try:
+            await client.connect()
+        except aiosmtplib.SMTPResponseException as error:
+            # Also when it refuses our password: the operator's mistake, so the mail waits.
+            raise MailRefused(f"answer {error.code} to connecting", final=False) from error
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise MailRefused(type(error).__name__, final=False) from error
+        try:
+            yield send
+        finally:
+            with suppress(aiosmtplib.SMTPException, OSError):
+                await client.quit()
+
+    def _message(self, letter: Letter) -> EmailMessage:
         message = EmailMessage()
         message["From"] = self._sender
         message["To"] = letter.to
@@ -100,26 +144,7 @@ class SmtpMailer:
         message["Message-ID"] = f"<{letter.id}@{domain}>"
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(letter.text)
-        try:
-            await aiosmtplib.send(
-                message,
-                hostname=self._host,
-                port=self._port,
-                username=self._user,
-                password=self._password,
-                use_tls=self._tls,
-                timeout=TIMEOUT_SECONDS,
-            )
-        except aiosmtplib.SMTPRecipientsRefused as error:
-            final = all(refused.code >= PERMANENT for refused in error.recipients)
-            raise MailRefused("the server refused the recipient", final=final) from error
-        except aiosmtplib.SMTPAuthenticationError as error:
-            # The operator's mistake: the mail waits until it is put right.
-            raise MailRefused("the server refused our password", final=False) from error
-        except aiosmtplib.SMTPResponseException as error:
-            raise MailRefused(f"answer {error.code}", final=error.code >= PERMANENT) from error
-        except (aiosmtplib.SMTPException, OSError) as error:
-            raise MailRefused(type(error).__name__, final=False) from error
+        return message
 
 
 def mailer(settings: AuthSettings) -> Mailer:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.auth.commands import after_migrate, rotate, staff
 from services.auth.consumers import consumers
 from services.auth.repository import AuthUnitOfWork
-from services.auth.resources import resources, verifier
+from services.auth.resources import AuthRuntime, resources, verifier
 from services.auth.schedule import schedule
 from services.auth.settings import AuthSettings
 from services.auth.tables import metadata
@@ -21,6 +20,24 @@ def routers() -> "Sequence[APIRouter]":
     from services.auth.api import routers  # noqa: PLC0415
 
     return routers
+
+
+async def staff(runtime: AuthRuntime, arguments: list[str]) -> int:
+    from services.auth import commands  # noqa: PLC0415 -- as above
+
+    return await commands.staff(runtime, arguments)
+
+
+async def rotate(runtime: AuthRuntime, arguments: list[str]) -> int:
+    from services.auth import commands  # noqa: PLC0415 -- as above
+
+    return await commands.rotate(runtime, arguments)
+
+
+async def after_migrate(runtime: AuthRuntime) -> None:
+    from services.auth import commands  # noqa: PLC0415 -- as above
+
+    await commands.after_migrate(runtime)
 
 
 service = Service(

@@ -46,6 +46,8 @@ COMMON = (
 
 
 class PasswordBusy(TooManyRequests):
+    """More people log in at this moment than passwords can be checked."""
+
     code = "too-many-log-ins"
 
 

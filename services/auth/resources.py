@@ -1,38 +1,73 @@
-"""What a running process of auth holds beside what every service does."""
+"""What a running process of auth holds beside what every service does: made at first use.
+
+A worker sends mail and needs neither passwords nor tokens, so it does not load what they take.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from services.auth.domain.keys import SigningKey
-from services.auth.mail import Mailer, mailer
-from services.auth.passwords import Passwords
 from services.auth.repository import AuthUnitOfWork
 from services.auth.settings import AuthSettings
-from services.auth.throttle import Throttle
-from services.auth.tokens import Issuer, KeyRing
-from services.auth.use_cases.exchange_api_key import exchange_api_key
 from shared.clock import utc_now
 from shared.db import Database
 from shared.runtime import Runtime
-from shared.security import Verifier
+
+if TYPE_CHECKING:
+    from services.auth.mail import Mailer
+    from services.auth.passwords import Passwords
+    from services.auth.throttle import Throttle
+    from services.auth.tokens import Issuer, KeyRing
+    from shared.security import Verifier
 
 AuthRuntime = Runtime[AuthUnitOfWork, AuthSettings]
 
 _NAME = "auth"
 
 
-@dataclass(frozen=True, slots=True)
 class Resources:
-    keys: KeyRing
-    issuer: Issuer
-    passwords: Passwords
-    throttle: Throttle
-    mailer: Mailer
+    def __init__(self, runtime: AuthRuntime) -> None:
+        self._runtime = runtime
+
+    @cached_property
+    def keys(self) -> "KeyRing":
+        return _ring(self._runtime.database)
+
+    @cached_property
+    def issuer(self) -> "Issuer":
+        from services.auth.tokens import Issuer  # noqa: PLC0415
+
+        settings = self._runtime.settings
+        return Issuer(self.keys, issuer=settings.issuer, audience=settings.audience)
+
+    @cached_property
+    def passwords(self) -> "Passwords":
+        from services.auth.passwords import Passwords  # noqa: PLC0415
+
+        return Passwords(workers=self._runtime.settings.password_workers)
+
+    @cached_property
+    def throttle(self) -> "Throttle":
+        from services.auth.throttle import Throttle  # noqa: PLC0415
+
+        return Throttle(self._runtime.redis)
+
+    @cached_property
+    def mailer(self) -> "Mailer":
+        from services.auth.mail import mailer  # noqa: PLC0415
+
+        return mailer(self._runtime.settings)
+
+    def close(self) -> None:
+        if "passwords" in self.__dict__:
+            self.passwords.close()
 
 
-def _ring(database: Database[AuthUnitOfWork]) -> KeyRing:
+def _ring(database: Database[AuthUnitOfWork]) -> "KeyRing":
+    from services.auth.tokens import KeyRing  # noqa: PLC0415
+
     async def load() -> list[SigningKey]:
         async with database.begin() as uow:
             return await uow.signing_keys.list_all()
@@ -43,21 +78,12 @@ def _ring(database: Database[AuthUnitOfWork]) -> KeyRing:
 @asynccontextmanager
 async def resources(runtime: AuthRuntime) -> AsyncIterator[None]:
     """Fill `runtime.own` for the time that the process runs."""
-    settings = runtime.settings
-    keys = _ring(runtime.database)
-    passwords = Passwords(workers=settings.password_workers)
-    issuer = Issuer(keys, issuer=settings.issuer, audience=settings.audience)
-    runtime.own[_NAME] = Resources(
-        keys=keys,
-        issuer=issuer,
-        passwords=passwords,
-        throttle=Throttle(runtime.redis),
-        mailer=mailer(settings),
-    )
+    made = Resources(runtime)
+    runtime.own[_NAME] = made
     try:
         yield
     finally:
-        passwords.close()
+        made.close()
 
 
 def own(runtime: Runtime[Any, Any]) -> Resources:
@@ -66,8 +92,11 @@ def own(runtime: Runtime[Any, Any]) -> Resources:
     return found
 
 
-def verifier(runtime: AuthRuntime) -> Verifier:
+def verifier(runtime: AuthRuntime) -> "Verifier":
     """Auth's own: the keys that it publishes and the API keys it knows, without asking by HTTP."""
+    from services.auth.use_cases.exchange_api_key import exchange_api_key  # noqa: PLC0415
+    from shared.security import Verifier  # noqa: PLC0415
+
     settings = runtime.settings
     ring = _ring(runtime.database)
 

@@ -31,6 +31,8 @@ return n
 
 
 class TooManyTries(TooManyRequests):
+    """Too many wrong passwords for this address; the delay grows with each."""
+
     code = "too-many-tries"
 
 

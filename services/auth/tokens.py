@@ -2,16 +2,14 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from services.auth.domain.bearer import Bearer
 from services.auth.domain.keys import ACCESS_LIFE, PUBLISHED_BEFORE, SigningKey, signing
-from services.auth.domain.roles import Role, StaffRole
 from shared.ids import new_id
 from shared.security import TOKEN_TYPE
 
@@ -39,21 +37,6 @@ def next_key(*, at: datetime) -> SigningKey:
 def public_jwk(key: SigningKey) -> dict[str, Any]:
     pair = ECKey.import_key(dict(key.private_jwk))
     return {**pair.as_dict(private=False), "kid": key.kid, "alg": ALGORITHM, "use": "sig"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bearer:
-    """Whom an access token speaks for."""
-
-    subject: str
-    account_id: UUID | None
-    role: Role | None = None
-    staff: StaffRole | None = None
-    #: What an API key may do; None for a person.
-    scopes: tuple[str, ...] | None = None
-    session_id: UUID | None = None
-    #: When the person gave their password.
-    authenticated_at: datetime | None = None
 
 
 class KeyRing:

@@ -11,7 +11,7 @@ import pytest
 
 from services.auth.domain.mail import BACKOFF, Mail, MailStatus, Template
 from services.auth.letters import write
-from services.auth.mail import FolderMailer, Letter, MailRefused, SmtpMailer
+from services.auth.mail import FolderMailer, Letter, Mailer, MailRefused, SmtpMailer
 from shared.clock import utc_now
 from shared.context import current_cause
 from shared.events import Event
@@ -33,6 +33,12 @@ def a_letter(to: str = "ada@example.com", subject: str = "Hello") -> Letter:
         text="Token: abc\n",
         dated=datetime(2026, 1, 2, tzinfo=UTC),
     )
+
+
+async def sent(mailer: Mailer, *letters: Letter) -> None:
+    async with mailer.connected() as send:
+        for letter in letters:
+            await send(letter)
 
 
 def test_every_template_can_be_written() -> None:
@@ -65,7 +71,7 @@ async def test_mails_become_files_that_sort_by_time(tmp_path: Path) -> None:
     mailer = FolderMailer(tmp_path, sender="us@example.com")
     letters = [a_letter(subject=f"Number {n}") for n in range(3)]
     for letter in letters:
-        await mailer.send(letter)
+        await sent(mailer, letter)
 
     written = [path.read_text() for path in sorted((tmp_path / "ada@example.com").iterdir())]
 
@@ -79,7 +85,7 @@ def _names(folder: Path) -> list[str]:
 
 async def test_an_address_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     mailer = FolderMailer(tmp_path / "box", sender="us@example.com")
-    await mailer.send(a_letter("a/../../../up@example.com"))
+    await sent(mailer, a_letter("a/../../../up@example.com"))
     assert _names(tmp_path) == ["box"]
     assert _names(tmp_path / "box") == ["a%2F..%2F..%2F..%2Fup@example.com"]
 
@@ -149,11 +155,12 @@ async def smtp() -> AsyncIterator[SmtpServer]:
 
 async def test_mail_goes_to_a_mail_server(smtp: SmtpServer) -> None:
     mailer = SmtpMailer(f"smtp://127.0.0.1:{smtp.port}", sender="Us <us@example.com>")
-    letter = a_letter()
+    letters = [a_letter(), a_letter()]
 
-    await mailer.send(letter)
+    await sent(mailer, *letters)
 
-    assert f"Message-ID: <{letter.id}@example.com>" in smtp.taken[0]
+    assert len(smtp.taken) == 2
+    assert f"Message-ID: <{letters[0].id}@example.com>" in smtp.taken[0]
     assert "Subject: Hello" in smtp.taken[0]
 
 
@@ -163,13 +170,13 @@ async def test_a_final_refusal_is_told_from_a_passing_one(
 ) -> None:
     mailer = SmtpMailer(f"smtp://127.0.0.1:{smtp.port}", sender="us@example.com")
     with pytest.raises(MailRefused) as refused:
-        await mailer.send(a_letter(to))
+        await sent(mailer, a_letter(to))
     assert refused.value.final is final
 
 
 async def test_a_mail_server_that_is_away_is_no_final_refusal() -> None:
     with pytest.raises(MailRefused) as refused:
-        await SmtpMailer("smtp://127.0.0.1:1", sender="us@example.com").send(a_letter())
+        await sent(SmtpMailer("smtp://127.0.0.1:1", sender="us@example.com"), a_letter())
     assert not refused.value.final
 
 

@@ -22,6 +22,8 @@ from shared.web import Edge, Reading, command, public_command, reading
 
 
 class LogInAgain(Forbidden):
+    """This changes how somebody signs in, so it needs a log-in of the last ten minutes."""
+
     code = "log-in-again"
 
 
@@ -29,6 +31,8 @@ PublicCommand = Annotated[Edge[AuthUnitOfWork], Depends(public_command)]
 
 
 class LogInEnded(Unauthenticated):
+    """The session behind the token was ended: by log-out, a new password or staff."""
+
     code = "log-in-ended"
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from services.auth import queries
+from services.auth.addresses import Address
 from services.auth.api.edges import (
     AccountCommand,
     AccountReading,
@@ -18,7 +19,7 @@ from services.auth.api.edges import (
     person,
     role_of,
 )
-from services.auth.api.views import Address, Name, Password, Strict, Token
+from services.auth.api.views import Name, Password, Strict, Token
 from services.auth.domain.accounts import (
     AccountIsClosed,
     AlreadyMember,

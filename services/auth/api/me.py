@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from services.auth import queries
+from services.auth.addresses import Address
 from services.auth.api.edges import Auth, From, MyCommand, MyReading
 from services.auth.api.views import (
     Accepted,
     AccountView,
-    Address,
     MyAccountView,
     Name,
     Password,

@@ -5,17 +5,9 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from services.auth.addresses import Address
 from services.auth.api.edges import Auth, From, PublicCommand, limit_mails
-from services.auth.api.views import (
-    Accepted,
-    AccountView,
-    Address,
-    Name,
-    Password,
-    Strict,
-    Token,
-    UserView,
-)
+from services.auth.api.views import Accepted, AccountView, Name, Password, Strict, Token, UserView
 from services.auth.domain.accounts import AccountNotFound, UnknownCountry, UnknownTimeZone
 from services.auth.domain.api_keys import KEY_PREFIX, ApiKeyRefused
 from services.auth.domain.keys import ACCESS_LIFE

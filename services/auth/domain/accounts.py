@@ -22,10 +22,14 @@ class AccountStatus(StrEnum):
 
 
 class AccountNotFound(NotFound):
+    """There is no such account, or the token is for another one."""
+
     code = "account-not-found"
 
 
 class AccountIsClosed(Conflict):
+    """The account ended and takes no changes."""
+
     code = "account-closed"
 
 
@@ -38,14 +42,20 @@ class MemberNotFound(NotFound):
 
 
 class AlreadyMember(Conflict):
+    """Whoever is invited belongs to the account already."""
+
     code = "already-member"
 
 
 class LastOwner(Conflict):
+    """The account would be without an owner: make somebody else one first."""
+
     code = "last-owner"
 
 
 class RoleTooWeak(Forbidden):
+    """This takes another role in the account."""
+
     code = "role-too-weak"
 
 
@@ -54,6 +64,8 @@ class InvitationNotFound(NotFound):
 
 
 class InvitationOver(Conflict):
+    """The invitation was used, withdrawn or is too old."""
+
     code = "invitation-over"
 
 

@@ -29,6 +29,8 @@ class ApiKeyRefused(Unauthenticated):
 
 
 class ExpiryPassed(Invalid):
+    """A key cannot expire before it is made."""
+
     code = "expiry-passed"
 
 

@@ -13,7 +13,7 @@ BACKOFF = tuple(
     timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 3600, 4 * 3600, 12 * 3600)
 )
 #: A worker that dies while sending holds the mail back this long.
-CLAIM = timedelta(seconds=60)
+CLAIM = timedelta(seconds=120)
 
 
 class Template(StrEnum):

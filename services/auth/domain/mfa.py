@@ -17,6 +17,8 @@ STEP_SECONDS = 30
 
 
 class SecondFactorRequired(Unauthenticated):
+    """The password is right; send a code from the authenticator, or a backup code, too."""
+
     code = "second-factor-required"
 
     def __init__(self) -> None:
@@ -24,6 +26,8 @@ class SecondFactorRequired(Unauthenticated):
 
 
 class SecondFactorWrong(Unauthenticated):
+    """The code is wrong, too old, or was used already."""
+
     code = "second-factor-wrong"
 
     def __init__(self) -> None:
@@ -31,14 +35,20 @@ class SecondFactorWrong(Unauthenticated):
 
 
 class TotpCodeRefused(Invalid):
+    """The first code does not match the new secret."""
+
     code = "totp-code-refused"
 
 
 class TotpAlreadyOn(Conflict):
+    """A second factor is on: turn it off before setting up another."""
+
     code = "totp-already-on"
 
 
 class TotpNotOn(NotFound):
+    """There is no second factor to confirm or to turn off."""
+
     code = "totp-not-on"
 
 

@@ -35,10 +35,14 @@ class ProjectNotFound(NotFound):
 
 
 class ProjectNameTaken(Conflict):
+    """The account has a project of this name."""
+
     code = "project-name-taken"
 
 
 class IllegalProjectTransition(Conflict):
+    """Projects go from draft to active, and from either to the archive and back."""
+
     code = "illegal-project-transition"
 
 

@@ -40,10 +40,14 @@ class UserNotFound(NotFound):
 
 
 class AddressTaken(Conflict):
+    """Somebody has registered this address: log in, or ask for a new password."""
+
     code = "address-taken"
 
 
 class IllegalUserTransition(Conflict):
+    """The user is not in a state that allows this."""
+
     code = "illegal-user-transition"
 
 
@@ -57,18 +61,26 @@ class WrongCredentials(Unauthenticated):
 
 
 class AddressNotVerified(Forbidden):
+    """The password is right, but the address is not confirmed yet: follow the link in the mail."""
+
     code = "address-not-verified"
 
 
 class UserIsSuspended(Forbidden):
+    """The password is right, but staff keeps this user out for now."""
+
     code = "user-suspended"
 
 
 class NotYourself(Conflict):
+    """Staff cannot suspend themself or change their own role."""
+
     code = "not-yourself"
 
 
 class PasswordRefused(Invalid):
+    """The password is too short, too plain or too close to the name or address."""
+
     code = "password-refused"
 
 

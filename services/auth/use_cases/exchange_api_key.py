@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 from services.auth.domain.accounts import Account, AccountStatus
 from services.auth.domain.api_keys import ApiKeyRefused
+from services.auth.domain.bearer import Bearer
 from services.auth.repository import AuthUnitOfWork
-from services.auth.tokens import Bearer
 
 #: "Last used" is written at most this often.
 NOTED_EVERY = timedelta(minutes=1)

@@ -5,11 +5,11 @@ from datetime import datetime
 from uuid import UUID
 
 from services.auth.domain.accounts import Account, AccountNotFound, AccountStatus, Membership
+from services.auth.domain.bearer import Bearer
 from services.auth.domain.roles import NO_ACCOUNT
 from services.auth.domain.sessions import RefreshTokenRefused, Session
 from services.auth.domain.users import User
 from services.auth.repository import AuthUnitOfWork
-from services.auth.tokens import Bearer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,12 @@ from datetime import datetime
 
 from services.auth.domain.keys import ROTATE_AFTER, SigningKey
 from services.auth.repository import AuthUnitOfWork
-from services.auth.tokens import new_key, next_key
 
 
 async def ensure_key(uow: AuthUnitOfWork, *, now: datetime) -> None:
     """There is a key to sign with from the first start on."""
+    from services.auth.tokens import new_key  # noqa: PLC0415 -- a worker rarely makes keys
+
     await uow.signing_keys.lock()
     if not await uow.signing_keys.list_all():
         uow.signing_keys.add(new_key(signs_from=now, at=now))
@@ -19,6 +20,8 @@ async def rotate_keys(uow: AuthUnitOfWork, *, now: datetime) -> SigningKey:
 
     Asked again before that, it gives the successor that is already on its way.
     """
+    from services.auth.tokens import new_key, next_key  # noqa: PLC0415 -- as above
+
     await uow.signing_keys.lock()
     keys = await uow.signing_keys.list_all()
     newest = keys[-1] if keys else None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from uuid import UUID
 
 from services.auth.domain.mail import Mail, Template
 from services.auth.letters import write
@@ -29,17 +30,10 @@ async def send_mails(begin: Begin, mailer: Mailer, *, public_url: str, now: date
     async with begin() as uow:
         taken = await uow.mails.next_due(at=now, limit=BATCH)
         letters = [await _prepare(uow, mail, public_url=public_url, now=now) for mail in taken]
-    for letter in letters:
-        if letter is None:
-            continue
-        refused = None
-        try:
-            await mailer.send(letter)
-        except MailRefused as error:
-            refused = error
-            log.warning("A mail did not go out", mail=str(letter.id), final=error.final)
-        async with begin() as uow:
-            mail = await uow.mails.get(letter.id)
+    outcomes = await _send(mailer, [letter for letter in letters if letter is not None])
+    async with begin() as uow:
+        for mail_id, refused in outcomes.items():
+            mail = await uow.mails.get(mail_id)
             if mail is None:
                 continue
             if refused is None:
@@ -47,6 +41,26 @@ async def send_mails(begin: Begin, mailer: Mailer, *, public_url: str, now: date
             else:
                 mail.failed(str(refused), final=refused.final, at=utc_now())
     return len(taken)
+
+
+async def _send(mailer: Mailer, letters: list[Letter]) -> dict[UUID, MailRefused | None]:
+    """How it went for each. Where nobody is there to take them, all are refused for now."""
+    outcomes: dict[UUID, MailRefused | None] = {}
+    if not letters:
+        return outcomes
+    try:
+        async with mailer.connected() as send:
+            for letter in letters:
+                try:
+                    await send(letter)
+                    outcomes[letter.id] = None
+                except MailRefused as refused:
+                    outcomes[letter.id] = refused
+                    log.warning("A mail did not go out", mail=str(letter.id), final=refused.final)
+    except MailRefused as away:
+        log.warning("No mail goes out", reason=str(away))
+        outcomes = {letter.id: away for letter in letters}
+    return outcomes
 
 
 async def _prepare(

@@ -1,0 +1,22 @@
+"""Whom an access token speaks for."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from services.auth.domain.roles import Role, StaffRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bearer:
+    """A person in one account, one of the staff, or an API key."""
+
+    subject: str
+    account_id: UUID | None
+    role: Role | None = None
+    staff: StaffRole | None = None
+    #: What an API key may do; None for a person.
+    scopes: tuple[str, ...] | None = None
+    session_id: UUID | None = None
+    #: When the person gave their password.
+    authenticated_at: datetime | None = None
