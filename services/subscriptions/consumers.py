@@ -10,6 +10,7 @@ from services.subscriptions.use_cases.cancel_subscription import cancel_all
 from services.subscriptions.use_cases.know_account import know_account, know_payment_method
 from services.subscriptions.use_cases.run_test_clock import hear_report
 from services.subscriptions.use_cases.settle_invoice import InvoiceNews, settle_invoice
+from services.subscriptions.use_cases.spend_tokens import drop_order, grant_tokens
 from shared.context import current_cause
 from shared.events import Event
 from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
@@ -46,6 +47,10 @@ async def follow_invoice(uow: SubscriptionsUnitOfWork, event: InvoiceNews) -> No
     """Activate, mark past due, or end. Commutative: all that is noted of an invoice only grows."""
     if event.subscription_id is not None:
         await settle_invoice(uow, event.subscription_id, event)
+    elif isinstance(event, InvoicePaid) and event.order_id is not None:
+        await grant_tokens(uow, event.order_id, now=event.occurred_at)
+    elif isinstance(event, InvoiceVoided) and event.order_id is not None:
+        await drop_order(uow, event.order_id)
 
 
 @consumers.handler(on=[AccountRegistered, AccountUpdated, AccountClosed])

@@ -1,13 +1,17 @@
 """Wires subscriptions: the only place that knows all of it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from services.subscriptions.consumers import consumers
+from services.subscriptions.entitlement_cache import EntitlementCache
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.schedule import schedule
+from services.subscriptions.seed import seed
 from services.subscriptions.settings import SubscriptionsSettings
 from services.subscriptions.tables import metadata
+from shared.runtime import Runtime
 from shared.service import Service
 
 if TYPE_CHECKING:
@@ -21,6 +25,15 @@ def routers() -> "Sequence[APIRouter]":
     return routers
 
 
+@asynccontextmanager
+async def resources(
+    runtime: Runtime[SubscriptionsUnitOfWork, SubscriptionsSettings],
+) -> AsyncIterator[None]:
+    """What every process of this service holds."""
+    runtime.own["entitlements"] = EntitlementCache(runtime.redis)
+    yield
+
+
 service = Service(
     name="subscriptions",
     description="What is sold and who holds it: catalog, subscriptions, usage and test clocks.",
@@ -30,4 +43,6 @@ service = Service(
     routers=routers,
     consumers=consumers,
     schedule=schedule,
+    resources=resources,
+    commands={"seed": seed},
 )

@@ -1,6 +1,7 @@
 """Reading for a response: no lock, within the caller's scope."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
@@ -13,12 +14,15 @@ from services.subscriptions.domain.plan import Plan, PlanNotFound, PlanStatus
 from services.subscriptions.domain.price import Price, PriceNotFound
 from services.subscriptions.domain.subscription import Status, Subscription, SubscriptionNotFound
 from services.subscriptions.domain.testclock import ClockNotFound, SimulatedClock
+from services.subscriptions.domain.tokens import TokenGrant, TokenOrder
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.tables import TimelineEntry
 from shared.errors import NotFound
 from shared.pages import PageRequest
 
 T = TypeVar("T")
+
+ENTRY_COLUMNS = ("id", "grant_id", "kind", "amount", "reason", "debit_id", "created_at")
 
 prices = tables.prices.c
 plans = tables.plans.c
@@ -173,3 +177,31 @@ async def timeline(
         statement = statement.where(entries.event_id > after)
     statement = statement.order_by(entries.event_id).limit(limit)
     return (await uow.session.scalars(statement)).all()
+
+
+async def token_grants(
+    uow: SubscriptionsUnitOfWork, account_id: UUID, *, now: datetime
+) -> Sequence[TokenGrant]:
+    """What an account can still spend."""
+    grants = tables.token_grants.c
+    statement = select(TokenGrant).where(
+        grants.account_id == account_id,
+        grants.remaining > 0,
+        grants.expires_at.is_(None) | (grants.expires_at > now),
+    )
+    return (await uow.session.scalars(statement)).all()
+
+
+async def token_orders(uow: SubscriptionsUnitOfWork, page: PageRequest) -> Sequence[TokenOrder]:
+    statement = page.narrow(select(TokenOrder), tables.token_orders.c.id)
+    return (await uow.session.scalars(statement)).all()
+
+
+async def token_entries(
+    uow: SubscriptionsUnitOfWork, page: PageRequest, account_id: UUID
+) -> Sequence[Any]:
+    entries = tables.token_entries
+    columns = [entries.c[name] for name in ENTRY_COLUMNS]
+    statement = select(*columns).where(entries.c.account_id == account_id)
+    rows: Sequence[Any] = (await uow.session.execute(page.narrow(statement, entries.c.id))).all()
+    return rows

@@ -3,12 +3,16 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from redis.exceptions import RedisError
+from sqlalchemy import delete, select, tuple_
 
 from services.subscriptions import tables
+from services.subscriptions.entitlement_cache import cache_of
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.settings import SubscriptionsSettings
 from services.subscriptions.use_cases.advance_subscriptions import advance_subscriptions
+from services.subscriptions.use_cases.move_prices import move_some
+from services.subscriptions.use_cases.spend_tokens import expire_tokens
 from shared.observability import logger
 from shared.runtime import Runtime
 from shared.schedule import Due, Schedule
@@ -57,3 +61,50 @@ async def _one_by_one(runtime: SubscriptionsRuntime, due: Due) -> int:
                 subscription = await uow.subscriptions.get(subscription_id)
                 subscription.park(f"{type(error).__name__}: {error}"[:500], now=due.now)
     return len(waiting)
+
+
+async def next_token_expiry(uow: SubscriptionsUnitOfWork, account_id: UUID) -> datetime | None:
+    return await uow.tokens.next_expiry(account_id)
+
+
+@schedule.job(every=60.0, next_due=next_token_expiry)
+async def expire_token_grants(runtime: SubscriptionsRuntime, due: Due) -> int:
+    """Tokens whose time is over are written off."""
+    async with runtime.begin() as uow:
+        return await expire_tokens(uow, due, most=500)
+
+
+@schedule.job(every=5.0)
+async def move_subscribers(runtime: SubscriptionsRuntime, due: Due) -> int:
+    """Bulk moves to another price, a batch at a time."""
+    if due.account_id is not None:
+        return 0  # a move belongs to no account's clock
+    async with runtime.begin() as uow:
+        return await move_some(uow, most=runtime.settings.renewal_batch)
+
+
+@schedule.job(every=5.0)
+async def forget_stale_entitlements(runtime: SubscriptionsRuntime, due: Due) -> int:
+    """Tell the cache whose entitlements changed; while Redis is away the marks wait."""
+    if due.account_id is not None:
+        return 0  # real time is soon enough
+    stale = tables.stale_entitlements
+    async with runtime.begin() as uow:
+        rows = (await uow.session.execute(select(stale).limit(500))).all()
+    if not rows:
+        return 0
+    try:
+        await cache_of(runtime.own).forget({row.account_id for row in rows})
+    except (RedisError, OSError) as error:
+        log.warning("The cache cannot be told of changes", error=type(error).__name__)
+        return 0
+    async with runtime.begin() as uow:
+        # A mark that came meanwhile has another instant and stays.
+        await uow.session.execute(
+            delete(stale).where(
+                tuple_(stale.c.account_id, stale.c.marked_at).in_(
+                    [(row.account_id, row.marked_at) for row in rows]
+                )
+            )
+        )
+    return len(rows)

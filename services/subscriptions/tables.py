@@ -48,8 +48,15 @@ from services.subscriptions.domain.price import (
     TaxBehavior,
     Tier,
 )
-from services.subscriptions.domain.subscription import ScheduledChange, Status, Subscription
+from services.subscriptions.domain.price_move import MoveStatus, PriceMove
+from services.subscriptions.domain.subscription import (
+    Proration,
+    ScheduledChange,
+    Status,
+    Subscription,
+)
 from services.subscriptions.domain.testclock import ClockStatus, SimulatedClock
+from services.subscriptions.domain.tokens import OrderStatus, TokenGrant, TokenOrder
 from shared.db import service_metadata, stored
 from shared.events.subscriptions import DunningPolicy
 
@@ -392,6 +399,159 @@ trial_uses = Table(
     Column("subscription_id", Uuid, nullable=False),
 )
 
+# --- usage -------------------------------------------------------------------------------------
+
+usage_events = Table(
+    "usage_events",
+    metadata,
+    # The sender's id makes it count once.
+    Column("account_id", Uuid, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("meter_id", ForeignKey(meters.c.id), nullable=False),
+    Column("subscription_id", Uuid, nullable=False),
+    Column("value", Numeric(30, 12), nullable=False),
+    Column("member", Text),
+    _moment("at"),
+    _moment("bucket_start"),
+    Column("voided", Boolean, nullable=False, server_default=text("false")),
+    _moment("received_at"),
+    # A correction adds its bucket up again.
+    Index("ix_usage_events_bucket", "subscription_id", "meter_id", "bucket_start"),
+    # The retention run.
+    Index("ix_usage_events_received_at", "received_at"),
+)
+
+usage_buckets = Table(
+    "usage_buckets",
+    metadata,
+    Column("subscription_id", Uuid, primary_key=True),
+    Column("meter_id", Uuid, primary_key=True),
+    Column("bucket_start", DateTime(timezone=True), primary_key=True),
+    Column("total", Numeric(38, 12), nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("highest", Numeric(30, 12)),
+    Column("latest", Numeric(30, 12)),
+    _moment("latest_at", nullable=True),
+    CheckConstraint("count >= 0", name="count"),
+)
+
+usage_members = Table(
+    "usage_members",
+    metadata,
+    # For unique counts: each member once per bucket.
+    Column("subscription_id", Uuid, primary_key=True),
+    Column("meter_id", Uuid, primary_key=True),
+    Column("bucket_start", DateTime(timezone=True), primary_key=True),
+    Column("member", Text, primary_key=True),
+)
+
+usage_windows = Table(
+    "usage_windows",
+    metadata,
+    # What was billed for a window of a metered item; late usage is billed as the difference.
+    Column("subscription_id", ForeignKey(subscriptions.c.id), primary_key=True),
+    Column("item_id", Uuid, primary_key=True),
+    Column("window_start", DateTime(timezone=True), primary_key=True),
+    _moment("window_end"),
+    Column("price_id", ForeignKey(prices.c.id), nullable=False),
+    Column("used", Numeric(38, 12), nullable=False),
+    Column("billed", BigInteger, nullable=False),
+    CheckConstraint("window_start < window_end", name="window"),
+)
+
+usage_alerts = Table(
+    "usage_alerts",
+    metadata,
+    # Each threshold is told once per period.
+    Column("subscription_id", Uuid, primary_key=True),
+    Column("feature", Text, primary_key=True),
+    Column("period_start", DateTime(timezone=True), primary_key=True),
+    Column("percent", SmallInteger, primary_key=True),
+)
+
+# --- tokens ------------------------------------------------------------------------------------
+
+token_orders = Table(
+    "token_orders",
+    metadata,
+    _id(),
+    Column("account_id", Uuid, nullable=False),
+    Column("bundle_id", ForeignKey(bundles.c.id), nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    _text("currency"),
+    Column("expires_after_days", Integer),
+    _choice("status", OrderStatus),
+    _version(),
+    _moment("created_at"),
+    Index("ix_token_orders_account_id", "account_id", "id"),
+)
+
+token_grants = Table(
+    "token_grants",
+    metadata,
+    _id(),
+    Column("account_id", Uuid, nullable=False),
+    Column("order_id", ForeignKey(token_orders.c.id), unique=True),
+    Column("granted", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    _moment("expires_at", nullable=True),
+    _moment("created_at"),
+    # The last word, whatever the code does.
+    CheckConstraint("remaining BETWEEN 0 AND granted", name="remaining"),
+    # A debit: what is left, soonest to expire first.
+    Index(
+        "ix_token_grants_left",
+        "account_id",
+        "expires_at",
+        postgresql_where=text("remaining > 0"),
+    ),
+)
+
+token_entries = Table(
+    "token_entries",
+    metadata,
+    _id(),
+    Column("account_id", Uuid, nullable=False),
+    Column("grant_id", ForeignKey(token_grants.c.id), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("reason", Text),
+    # The debit that this is a part of.
+    Column("debit_id", Uuid),
+    _moment("created_at"),
+    CheckConstraint("kind IN ('grant', 'debit', 'expiry', 'refund')", name="kind"),
+    CheckConstraint("(kind = 'grant') = (amount > 0) AND amount <> 0", name="amount"),
+    Index("ix_token_entries_account_id", "account_id", "id"),
+)
+
+price_moves = Table(
+    "price_moves",
+    metadata,
+    # A bulk move of subscribers from one price to another, a batch at a time.
+    _id(),
+    Column("from_price_id", ForeignKey(prices.c.id), nullable=False),
+    Column("to_price_id", ForeignKey(prices.c.id), nullable=False),
+    _choice("proration", Proration),
+    _choice("status", MoveStatus),
+    Column("total", Integer, nullable=False),
+    Column("moved", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("last_id", Uuid),
+    _version(),
+    _moment("created_at"),
+    # The schedule looks for those that are under way.
+    Index("ix_price_moves_running", "id", postgresql_where=text("status = 'running'")),
+)
+
+stale_entitlements = Table(
+    "stale_entitlements",
+    metadata,
+    # Accounts whose cached entitlements are out of date, until a worker has told Redis.
+    Column("account_id", Uuid, primary_key=True),
+    Column("marked_at", DateTime(timezone=True), primary_key=True),
+)
+
 # --- what happened -----------------------------------------------------------------------------
 
 timeline = Table(
@@ -461,6 +621,21 @@ class TimelineEntry:
     data: dict[str, Any]
 
 
+class UsageRow:
+    """A stored usage event, mapped so that reads stay within the account."""
+
+    account_id: Any
+    id: str
+    meter_id: Any
+    subscription_id: Any
+    value: Any
+    member: str | None
+    at: Any
+    bucket_start: Any
+    voided: bool
+    received_at: Any
+
+
 for _kind, _table in (
     (Product, products),
     (Plan, plans),
@@ -476,5 +651,9 @@ for _kind, _table in (
     (InvoiceState, invoice_states),
     (TimelineEntry, timeline),
     (SimulatedClock, test_clocks),
+    (TokenOrder, token_orders),
+    (TokenGrant, token_grants),
+    (PriceMove, price_moves),
+    (UsageRow, usage_events),
 ):
     mapping.map_imperatively(_kind, _table)

@@ -22,6 +22,8 @@ class InvoiceEvent(Event):
 
     invoice_id: UUID
     subscription_id: UUID | None = None
+    #: The purchase of tokens that this is the invoice of.
+    order_id: UUID | None = None
 
 
 class InvoiceDrafted(InvoiceEvent):

@@ -79,7 +79,9 @@ def anybody(service: Running) -> Client:
 
 
 @pytest.fixture
-def new_customer(service: Running, issuer: TokenIssuer) -> Callable[..., Awaitable[Customer]]:
+def new_customer(
+    service: Running, issuer: TokenIssuer, publish: "Publish"
+) -> Callable[..., Awaitable[Customer]]:
     """The owner of an account that subscriptions knows."""
 
     async def make(time_zone: str = "Europe/Berlin") -> Customer:
@@ -93,6 +95,7 @@ def new_customer(service: Running, issuer: TokenIssuer) -> Callable[..., Awaitab
         )
         async with service.runtime.begin() as uow:
             await know_account(uow, event)
+        await publish(event)  # the other services know it too, where they run
         return Customer(service.http, issuer.of_account(account_id), account_id)
 
     return make

@@ -1,5 +1,25 @@
 """Edge: HTTP."""
 
-from services.subscriptions.api import catalog, clocks, ops, subscriptions
+from services.subscriptions.api import (
+    catalog,
+    clocks,
+    entitlements,
+    offers,
+    ops,
+    price_moves,
+    subscriptions,
+    tokens,
+    usage,
+)
 
-routers = (catalog.router, subscriptions.router, clocks.router, ops.router)
+routers = (
+    catalog.router,
+    offers.router,
+    price_moves.router,
+    subscriptions.router,
+    usage.router,
+    entitlements.router,
+    tokens.router,
+    clocks.router,
+    ops.router,
+)

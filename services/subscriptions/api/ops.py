@@ -4,16 +4,36 @@ from datetime import datetime
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import select
 
 from services.subscriptions import tables
-from services.subscriptions.api.edge import Command, Paging, Query
+from services.subscriptions.api.edge import Command, Paging, Query, RequestModel
 from services.subscriptions.api.views import SubscriptionView
 from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
+from services.subscriptions.entitlement_cache import NAMESPACE, cache_of
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1/ops/subscriptions", tags=["operations"])
+
+
+class CacheView(BaseModel):
+    """Checks since this process started, by where the answer was found."""
+
+    hits: int
+    misses: int
+    from_memory: int
+    keys: dict[str, int | None]
+
+
+class InvalidateRequest(RequestModel):
+    """A glob over this service's cached keys, such as `of:*`."""
+
+    pattern: str = Field("*", min_length=1, max_length=200)
+
+
+class InvalidatedView(BaseModel):
+    dropped: int
 
 
 class StuckView(BaseModel):
@@ -63,3 +83,23 @@ async def release(subscription_id: UUID, command: Command) -> Response:
         uow.audit("subscription.release", subscription_id)
         uow.wake("advance_due_subscriptions")
         return await command.answer(uow, SubscriptionView.of(subscription))
+
+
+@router.get("/cache")
+async def read_cache(query: Query) -> CacheView:
+    """How well the entitlement cache does (staff)."""
+    query.caller.require_staff()
+    cache = cache_of(query.runtime.own)
+    return CacheView(
+        hits=cache.counts["hit"],
+        misses=cache.counts["miss"],
+        from_memory=cache.counts["memory"],
+        keys={NAMESPACE: await cache.size()},
+    )
+
+
+@router.post("/cache/invalidate")
+async def invalidate_cache(body: InvalidateRequest, command: Command) -> InvalidatedView:
+    """Drop cached entitlements by pattern (staff); they are read again when asked for."""
+    command.caller.require_staff("support")
+    return InvalidatedView(dropped=await cache_of(command.runtime.own).clear(body.pattern))

@@ -78,12 +78,12 @@ def charge_usage(
     used: Decimal,
     *,
     billed: int = 0,
+    late: bool = False,
 ) -> Charge | None:
     """Usage of a window that is over. `billed`: what was charged for it before late events."""
     price = terms.price(item)
     quote = price.quote(used)
     amount = round_exact(quote.amount)
-    late = billed != 0
     if amount == billed and (late or used == 0):
         return None
     steps: list[dict[str, Any]] = [*quote.steps, _rounding(quote.amount, amount)]

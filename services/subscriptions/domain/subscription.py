@@ -170,6 +170,8 @@ class UsageOf:
     window: BillingPeriod
     used: Decimal
     billed: int = 0
+    #: The window was billed before; only the difference is owed.
+    late: bool = False
 
 
 #: Unbilled usage by item, oldest window first.
@@ -808,7 +810,7 @@ class Subscription:
         self, terms: Terms, usage: Usage, *, only: set[UUID] | None = None
     ) -> list[Charge]:
         charges = [
-            charge_usage(item, terms, part.window, part.used, billed=part.billed)
+            charge_usage(item, terms, part.window, part.used, billed=part.billed, late=part.late)
             for item in self.items
             if only is None or item.id in only
             for part in usage.get(item.id, ())

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from services.subscriptions.domain.subscription import Act, Subscription
+from services.subscriptions.domain.subscription import NO_USAGE, Act, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
+from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
 from shared.errors import DomainError
 from shared.events.subscriptions import SubscriptionEvent
 from shared.observability import logger
@@ -17,6 +18,7 @@ log = logger(__name__)
 #: More acts than this for one subscription in one run are a fault, not a late run: 100 days of
 #: a daily price, eight years of a monthly one.
 MOST_ACTS = 100
+BILLS_USAGE = frozenset({Act.RENEW, Act.CANCEL, Act.PAUSE})
 
 
 async def advance_subscriptions(
@@ -62,14 +64,21 @@ async def _advance(
             return events
         at, act = upcoming
         can_pay = act is not Act.END_TRIAL or subscription.payment_method_id is not None
+        terms = await uow.catalog.terms_of(subscription)
+        usage = NO_USAGE
+        if act in BILLS_USAGE:
+            usage = await gather_usage(uow, subscription, terms, until=at)
+        items = subscription.items
         events += subscription.act(
             act,
-            await uow.catalog.terms_of(subscription),
+            terms,
             at=at,
             now=now,
             can_pay=can_pay or await uow.accounts.can_pay(subscription.account_id),
+            usage=usage,
             time_zone=time_zone,
         )
+        await mark_billed(uow, subscription, items, terms, usage)
     park(
         subscription,
         f"More than {MOST_ACTS} periods were due at once. Check its dates, then release it.",

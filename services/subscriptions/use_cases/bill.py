@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.mark_stale import mark_stale
 from shared.events.subscriptions import (
     Billable,
     SubscriptionEvent,
@@ -28,12 +29,19 @@ async def bill(uow: SubscriptionsUnitOfWork, events: Iterable[SubscriptionEvent]
     claims = [
         (REASONS[type(event)], event)
         for event in events
-        if isinstance(event, Billable) and type(event) in REASONS and event.charges
+        if isinstance(event, Billable) and _opens_a_period(event)
     ]
     first = await uow.subscriptions.claim_periods(claims)
     repeated = {event.id for _, event in claims} - first
+    await mark_stale(uow, {event.account_id for event in events})
     for event in events:
         if event.id in repeated:
             uow.emit(event.model_copy(update={"charges": (), "discounts": ()}))
         else:
             uow.emit(event)
+
+
+def _opens_a_period(event: Billable) -> bool:
+    if isinstance(event, SubscriptionStarted):
+        return event.status != "trialing"
+    return type(event) in REASONS

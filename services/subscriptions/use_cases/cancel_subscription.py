@@ -1,12 +1,14 @@
 """Stop a subscription: now, when the paid period runs out, or at a date. And take that back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
-from shared.events.subscriptions import SubscriptionEvent
+from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
+from shared.events.subscriptions import SubscriptionCanceled, SubscriptionEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +32,8 @@ async def cancel_subscription(
             at=now, on=notice.cancel_at, reason=notice.reason, credit=notice.credit
         )
     else:
-        event = subscription.cancel(
-            await uow.catalog.terms_of(subscription),
-            at=now,
-            now=now,
-            credit=notice.credit,
-            reason=notice.reason,
+        event = await cancel_now(
+            uow, subscription, now=now, credit=notice.credit, reason=notice.reason
         )
     await bill(uow, [event])
     uow.audit("subscription.cancel", subscription.id, after={"status": subscription.status})
@@ -51,10 +49,27 @@ async def uncancel_subscription(
     return subscription
 
 
+async def cancel_now(
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    *,
+    now: datetime,
+    credit: bool | None,
+    reason: str | None,
+) -> SubscriptionCanceled:
+    """End it, with its usage until now billed."""
+    terms = await uow.catalog.terms_of(subscription)
+    usage = await gather_usage(uow, subscription, terms, until=now)
+    items = subscription.items
+    event = subscription.cancel(terms, at=now, now=now, credit=credit, reason=reason, usage=usage)
+    await mark_billed(uow, subscription, items, terms, usage)
+    return event
+
+
 async def cancel_all(
-    uow: SubscriptionsUnitOfWork, subscriptions: list[Subscription], *, now: datetime
+    uow: SubscriptionsUnitOfWork, subscriptions: Sequence[Subscription], *, now: datetime
 ) -> None:
     """The account is closed: everything it holds ends now."""
     for subscription in subscriptions:
-        terms = await uow.catalog.terms_of(subscription)
-        await bill(uow, [subscription.cancel(terms, at=now, now=now, reason="account_closed")])
+        event = await cancel_now(uow, subscription, now=now, credit=None, reason="account_closed")
+        await bill(uow, [event])

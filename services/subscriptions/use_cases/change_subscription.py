@@ -6,11 +6,12 @@ from datetime import datetime
 from uuid import UUID
 
 from services.subscriptions.domain.charges import Item
-from services.subscriptions.domain.subscription import Act, Proration, Subscription
+from services.subscriptions.domain.subscription import NO_USAGE, Act, Proration, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.choose_items import AddonChoice, choose_items
-from shared.events.subscriptions import Billable, SubscriptionEvent
+from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
+from shared.events.subscriptions import Billable, SubscriptionChanged, SubscriptionEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ async def change_subscription(
 ) -> Subscription:
     """Change it, at once or at the period's end."""
     before = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
-    event = await _change(uow, subscription, wish, now=now)
+    event = await _change(uow, subscription, wish, now=now, remember=True)
     await bill(uow, [event])
     after = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
     uow.audit("subscription.change", subscription.id, before=before, after=after)
@@ -68,13 +69,21 @@ async def preview_change(
         return Preview(event, None, None)
     at, act = upcoming
     terms = await uow.catalog.terms_of(subscription)
-    events = subscription.act(act, terms, at=at, now=at)
+    usage = NO_USAGE
+    if act is Act.RENEW:
+        usage = await gather_usage(uow, subscription, terms, until=at)
+    events = subscription.act(act, terms, at=at, now=at, usage=usage)
     billable = next((e for e in events if isinstance(e, Billable)), None)
     return Preview(event, billable, at)
 
 
 async def _change(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription, wish: Wish, *, now: datetime
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    wish: Wish,
+    *,
+    now: datetime,
+    remember: bool = False,
 ) -> SubscriptionEvent:
     items = await choose_items(
         uow,
@@ -89,13 +98,22 @@ async def _change(
     if plan.id != subscription.plan_id:
         plan.require_published()
     everything = (*items, *subscription.items)
-    return subscription.change(
-        await uow.catalog.terms(subscription.plan_id, everything),
+    old_terms = await uow.catalog.terms(subscription.plan_id, everything)
+    usage = await gather_usage(uow, subscription, old_terms, until=now)
+    before = subscription.items
+    event = subscription.change(
+        old_terms,
         await uow.catalog.terms(plan.id, everything),
         items,
         at=now,
         proration=wish.proration,
+        usage=usage,
     )
+    if remember and isinstance(event, SubscriptionChanged):
+        kept = {item.id for item in subscription.items if item in before}
+        billed = {item_id: parts for item_id, parts in usage.items() if item_id not in kept}
+        await mark_billed(uow, subscription, before, old_terms, billed)
+    return event
 
 
 def _kept(items: Sequence[Item]) -> list[AddonChoice]:

@@ -7,6 +7,8 @@ from services.subscriptions.domain.account import InvoiceState
 from services.subscriptions.domain.subscription import FINAL, RUNNING, Status, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
+from services.subscriptions.use_cases.cancel_subscription import cancel_now
+from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
 from shared.events.invoicing import (
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
@@ -91,12 +93,16 @@ async def _follow(
         return events
     match policy:
         case "cancel":
-            subscription.cancel_with_credit = False
             events.append(
-                subscription.cancel(terms, at=now, now=now, reason="payment_not_received")
+                await cancel_now(
+                    uow, subscription, now=now, credit=False, reason="payment_not_received"
+                )
             )
         case "unpaid":
             events.append(subscription.mark_unpaid(now=now))
         case _:
-            events += subscription.pause(terms, at=now, now=now)
+            usage = await gather_usage(uow, subscription, terms, until=now)
+            items = subscription.items
+            events += subscription.pause(terms, at=now, now=now, usage=usage)
+            await mark_billed(uow, subscription, items, terms, usage)
     return events

@@ -110,6 +110,12 @@ CREATE TABLE products (
     CONSTRAINT uq_products_code UNIQUE (code)
 );
 
+CREATE TABLE stale_entitlements (
+    account_id UUID NOT NULL,
+    marked_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_stale_entitlements PRIMARY KEY (account_id, marked_at)
+);
+
 CREATE TABLE test_clocks (
     id UUID NOT NULL,
     account_id UUID NOT NULL,
@@ -144,6 +150,35 @@ CREATE TABLE timeline (
 );
 
 CREATE INDEX ix_timeline_subscription_id ON timeline (subscription_id, event_id) WHERE subscription_id IS NOT NULL;
+
+CREATE TABLE usage_alerts (
+    subscription_id UUID NOT NULL,
+    feature TEXT NOT NULL,
+    period_start TIMESTAMP WITH TIME ZONE NOT NULL,
+    percent SMALLINT NOT NULL,
+    CONSTRAINT pk_usage_alerts PRIMARY KEY (subscription_id, feature, period_start, percent)
+);
+
+CREATE TABLE usage_buckets (
+    subscription_id UUID NOT NULL,
+    meter_id UUID NOT NULL,
+    bucket_start TIMESTAMP WITH TIME ZONE NOT NULL,
+    total NUMERIC(38, 12) NOT NULL,
+    count BIGINT NOT NULL,
+    highest NUMERIC(30, 12),
+    latest NUMERIC(30, 12),
+    latest_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_usage_buckets PRIMARY KEY (subscription_id, meter_id, bucket_start),
+    CONSTRAINT ck_usage_buckets_count CHECK (count >= 0)
+);
+
+CREATE TABLE usage_members (
+    subscription_id UUID NOT NULL,
+    meter_id UUID NOT NULL,
+    bucket_start TIMESTAMP WITH TIME ZONE NOT NULL,
+    member TEXT NOT NULL,
+    CONSTRAINT pk_usage_members PRIMARY KEY (subscription_id, meter_id, bucket_start, member)
+);
 
 CREATE TABLE features (
     id UUID NOT NULL,
@@ -191,6 +226,43 @@ CREATE TABLE test_clock_reports (
     CONSTRAINT fk_test_clock_reports_clock_id FOREIGN KEY(clock_id) REFERENCES test_clocks (id) ON DELETE CASCADE
 );
 
+CREATE TABLE token_orders (
+    id UUID NOT NULL,
+    account_id UUID NOT NULL,
+    bundle_id UUID NOT NULL,
+    tokens BIGINT NOT NULL,
+    amount BIGINT NOT NULL,
+    currency TEXT NOT NULL,
+    expires_after_days INTEGER,
+    status VARCHAR(40) NOT NULL,
+    version INTEGER NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_token_orders PRIMARY KEY (id),
+    CONSTRAINT fk_token_orders_bundle_id FOREIGN KEY(bundle_id) REFERENCES bundles (id),
+    CONSTRAINT ck_token_orders_orderstatus CHECK (status IN ('pending', 'granted', 'refunded', 'canceled'))
+);
+
+CREATE INDEX ix_token_orders_account_id ON token_orders (account_id, id);
+
+CREATE TABLE usage_events (
+    account_id UUID NOT NULL,
+    id TEXT NOT NULL,
+    meter_id UUID NOT NULL,
+    subscription_id UUID NOT NULL,
+    value NUMERIC(30, 12) NOT NULL,
+    member TEXT,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    bucket_start TIMESTAMP WITH TIME ZONE NOT NULL,
+    voided BOOLEAN DEFAULT false NOT NULL,
+    received_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_usage_events PRIMARY KEY (account_id, id),
+    CONSTRAINT fk_usage_events_meter_id FOREIGN KEY(meter_id) REFERENCES meters (id)
+);
+
+CREATE INDEX ix_usage_events_bucket ON usage_events (subscription_id, meter_id, bucket_start);
+
+CREATE INDEX ix_usage_events_received_at ON usage_events (received_at);
+
 CREATE TABLE prices (
     id UUID NOT NULL,
     plan_id UUID,
@@ -236,6 +308,22 @@ CREATE INDEX ix_prices_amount ON prices (currency, interval_unit, amount) WHERE 
 
 CREATE INDEX ix_prices_plan_id ON prices (plan_id);
 
+CREATE TABLE token_grants (
+    id UUID NOT NULL,
+    account_id UUID NOT NULL,
+    order_id UUID,
+    granted BIGINT NOT NULL,
+    remaining BIGINT NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_token_grants PRIMARY KEY (id),
+    CONSTRAINT ck_token_grants_remaining CHECK (remaining BETWEEN 0 AND granted),
+    CONSTRAINT uq_token_grants_order_id UNIQUE (order_id),
+    CONSTRAINT fk_token_grants_order_id FOREIGN KEY(order_id) REFERENCES token_orders (id)
+);
+
+CREATE INDEX ix_token_grants_left ON token_grants (account_id, expires_at) WHERE remaining > 0;
+
 CREATE TABLE trial_uses (
     account_id UUID NOT NULL,
     plan_id UUID NOT NULL,
@@ -243,6 +331,27 @@ CREATE TABLE trial_uses (
     CONSTRAINT pk_trial_uses PRIMARY KEY (account_id, plan_id),
     CONSTRAINT fk_trial_uses_plan_id FOREIGN KEY(plan_id) REFERENCES plans (id)
 );
+
+CREATE TABLE price_moves (
+    id UUID NOT NULL,
+    from_price_id UUID NOT NULL,
+    to_price_id UUID NOT NULL,
+    proration VARCHAR(40) NOT NULL,
+    status VARCHAR(40) NOT NULL,
+    total INTEGER NOT NULL,
+    moved INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    last_id UUID,
+    version INTEGER NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_price_moves PRIMARY KEY (id),
+    CONSTRAINT fk_price_moves_from_price_id FOREIGN KEY(from_price_id) REFERENCES prices (id),
+    CONSTRAINT fk_price_moves_to_price_id FOREIGN KEY(to_price_id) REFERENCES prices (id),
+    CONSTRAINT ck_price_moves_proration CHECK (proration IN ('prorate_now', 'prorate_next', 'none', 'at_period_end')),
+    CONSTRAINT ck_price_moves_movestatus CHECK (status IN ('running', 'done'))
+);
+
+CREATE INDEX ix_price_moves_running ON price_moves (id) WHERE status = 'running';
 
 CREATE TABLE subscriptions (
     id UUID NOT NULL,
@@ -308,6 +417,23 @@ CREATE INDEX ix_subscriptions_parked ON subscriptions (id) WHERE parked_at IS NO
 
 CREATE INDEX ix_subscriptions_price_id ON subscriptions (price_id, id);
 
+CREATE TABLE token_entries (
+    id UUID NOT NULL,
+    account_id UUID NOT NULL,
+    grant_id UUID NOT NULL,
+    kind TEXT NOT NULL,
+    amount BIGINT NOT NULL,
+    reason TEXT,
+    debit_id UUID,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_token_entries PRIMARY KEY (id),
+    CONSTRAINT ck_token_entries_kind CHECK (kind IN ('grant', 'debit', 'expiry', 'refund')),
+    CONSTRAINT ck_token_entries_amount CHECK ((kind = 'grant') = (amount > 0) AND amount <> 0),
+    CONSTRAINT fk_token_entries_grant_id FOREIGN KEY(grant_id) REFERENCES token_grants (id)
+);
+
+CREATE INDEX ix_token_entries_account_id ON token_entries (account_id, id);
+
 CREATE TABLE billed_periods (
     subscription_id UUID NOT NULL,
     reason TEXT NOT NULL,
@@ -333,3 +459,17 @@ CREATE TABLE redemptions (
 );
 
 CREATE INDEX ix_redemptions_account_id ON redemptions (account_id, coupon_id);
+
+CREATE TABLE usage_windows (
+    subscription_id UUID NOT NULL,
+    item_id UUID NOT NULL,
+    window_start TIMESTAMP WITH TIME ZONE NOT NULL,
+    window_end TIMESTAMP WITH TIME ZONE NOT NULL,
+    price_id UUID NOT NULL,
+    used NUMERIC(38, 12) NOT NULL,
+    billed BIGINT NOT NULL,
+    CONSTRAINT pk_usage_windows PRIMARY KEY (subscription_id, item_id, window_start),
+    CONSTRAINT ck_usage_windows_window CHECK (window_start < window_end),
+    CONSTRAINT fk_usage_windows_subscription_id FOREIGN KEY(subscription_id) REFERENCES subscriptions (id),
+    CONSTRAINT fk_usage_windows_price_id FOREIGN KEY(price_id) REFERENCES prices (id)
+);

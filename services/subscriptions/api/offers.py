@@ -1,0 +1,331 @@
+"""What is sold beside plans: products, add-ons, bundles, coupons; and meters and features."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Self
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from services.subscriptions import queries, tables
+from services.subscriptions.api.catalog import Amount, AmountText, Code, GrantRequest, Name
+from services.subscriptions.api.edge import Browse, Command, Paging, Query, RequestModel
+from services.subscriptions.api.views import GrantView
+from services.subscriptions.domain.catalog import (
+    Addon,
+    AddonNotFound,
+    Bundle,
+    BundleNotFound,
+    CodeTaken,
+    Feature,
+    FeatureInvalid,
+    FeatureType,
+    Grant,
+    Meter,
+    Product,
+)
+from services.subscriptions.domain.coupon import (
+    Coupon,
+    CouponDuration,
+    CouponInvalid,
+    CouponNotFound,
+)
+from services.subscriptions.domain.price import plain
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from shared.ids import new_id
+from shared.money import Currency
+from shared.web import Page, problems
+
+router = APIRouter(prefix="/v1", tags=["catalog"])
+
+
+class Named(BaseModel):
+    """What all of these have."""
+
+    id: UUID
+    code: str
+    name: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, entity: Any) -> Self:
+        return cls(**{name: _plain(getattr(entity, name)) for name in cls.model_fields})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, tuple):
+        return [
+            GrantView(feature=one.feature, limit=one.limit) if isinstance(one, Grant) else one
+            for one in value
+        ]
+    return value
+
+
+class ProductRequest(RequestModel):
+    code: Code
+    name: Name
+    description: str = Field("", max_length=2000)
+
+
+class ProductView(Named):
+    description: str
+
+
+class AddonRequest(ProductRequest):
+    features: list[GrantRequest] = Field(default_factory=list, max_length=200)
+
+
+class AddonView(Named):
+    description: str
+    features: list[GrantView]
+    active: bool
+
+
+class MeterRequest(RequestModel):
+    """`grace_hours`: how long after a period usage still counts for it."""
+
+    code: Code
+    name: Name
+    grace_hours: int = Field(72, ge=0, le=744)
+
+
+class MeterView(Named):
+    grace_hours: int
+
+
+class FeatureRequest(RequestModel):
+    code: Code
+    name: Name
+    type: FeatureType
+    meter_id: UUID | None = None
+
+
+class FeatureView(Named):
+    type: FeatureType
+    meter_id: UUID | None
+
+
+class BundleRequest(RequestModel):
+    code: Code
+    name: Name
+    tokens: int = Field(ge=1, le=2**53)
+    amount: Amount
+    currency: Currency
+    tax_category: str = Field("standard", min_length=1, max_length=50)
+    expires_after_days: int | None = Field(None, ge=1, le=3660)
+
+
+class BundleView(Named):
+    tokens: int
+    amount: int
+    currency: str
+    tax_category: str
+    expires_after_days: int | None
+    active: bool
+
+
+class CouponRequest(RequestModel):
+    code: Code
+    name: Name
+    percent: AmountText | None = None
+    amount: Amount | None = None
+    currency: Currency | None = None
+    duration: CouponDuration = CouponDuration.ONCE
+    periods: int | None = Field(None, ge=1, le=600)
+    plan_ids: list[UUID] = Field(default_factory=list, max_length=200)
+    max_redemptions: int | None = Field(None, ge=1)
+    max_per_account: int = Field(1, ge=1)
+    redeem_by: AwareDatetime | None = None
+
+
+class CouponView(Named):
+    percent: str | None
+    amount: int | None
+    currency: str | None
+    duration: CouponDuration
+    periods: int | None
+    plan_ids: list[UUID]
+    max_redemptions: int | None
+    max_per_account: int
+    redeemed: int
+    redeem_by: datetime | None
+    active: bool
+
+
+async def _store(
+    uow: SubscriptionsUnitOfWork, command: Command, entity: Any, view: type[Named]
+) -> Response:
+    kind = type(entity)
+    word = kind.__name__.lower()
+    if await uow.catalog.is_taken(kind, entity.code):
+        raise CodeTaken(f"There is a {word} {entity.code!r} already.")
+    uow.catalog.add(entity)
+    uow.audit(f"{word}.create", entity.id, after={"code": entity.code})
+    return await command.answer(uow, view.of(entity), status=201)
+
+
+@router.post(
+    "/products", status_code=201, response_model=ProductView, responses=problems(CodeTaken)
+)
+async def create_product(body: ProductRequest, command: Command) -> Response:
+    """What several plans are about (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        product = Product(id=new_id(), created_at=command.now, **body.model_dump())
+        return await _store(uow, command, product, ProductView)
+
+
+@router.get("/products")
+async def list_products(query: Browse, page: Paging) -> Page[ProductView]:
+    """Products, newest first."""
+    async with query.begin() as uow:
+        found = await queries.list_all(uow, page, Product, tables.products)
+        return page.page(found, ProductView.of, lambda product: product.id)
+
+
+@router.post("/addons", status_code=201, response_model=AddonView, responses=problems(CodeTaken))
+async def create_addon(body: AddonRequest, command: Command) -> Response:
+    """Something sold beside plans (staff). Its prices are made at /v1/prices."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        addon = Addon(
+            id=new_id(),
+            code=body.code,
+            name=body.name,
+            description=body.description,
+            features=tuple(Grant(grant.feature, grant.limit) for grant in body.features),
+            created_at=command.now,
+        )
+        return await _store(uow, command, addon, AddonView)
+
+
+@router.get("/addons")
+async def list_addons(query: Browse, page: Paging) -> Page[AddonView]:
+    """Add-ons, newest first."""
+    async with query.begin() as uow:
+        found = await queries.list_all(uow, page, Addon, tables.addons)
+        return page.page(found, AddonView.of, lambda addon: addon.id)
+
+
+@router.post(
+    "/addons/{addon_id}/archive", response_model=AddonView, responses=problems(AddonNotFound)
+)
+async def archive_addon(addon_id: UUID, command: Command) -> Response:
+    """Sell it no more (staff); who has it keeps it."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        addon = await uow.catalog.get(Addon, addon_id, AddonNotFound)
+        addon.active = False
+        uow.audit("addon.archive", addon.id)
+        return await command.answer(uow, AddonView.of(addon))
+
+
+@router.post("/meters", status_code=201, response_model=MeterView, responses=problems(CodeTaken))
+async def create_meter(body: MeterRequest, command: Command) -> Response:
+    """Something that usage is counted of (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        meter = Meter(id=new_id(), created_at=command.now, **body.model_dump())
+        return await _store(uow, command, meter, MeterView)
+
+
+@router.get("/meters")
+async def list_meters(query: Browse, page: Paging) -> Page[MeterView]:
+    """Meters, newest first."""
+    async with query.begin() as uow:
+        found = await queries.list_all(uow, page, Meter, tables.meters)
+        return page.page(found, MeterView.of, lambda meter: meter.id)
+
+
+@router.post(
+    "/features",
+    status_code=201,
+    response_model=FeatureView,
+    responses=problems(CodeTaken, FeatureInvalid),
+)
+async def create_feature(body: FeatureRequest, command: Command) -> Response:
+    """Something that an account may or may not do (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        feature = Feature(id=new_id(), created_at=command.now, **body.model_dump())
+        return await _store(uow, command, feature, FeatureView)
+
+
+@router.get("/features")
+async def list_features(query: Browse, page: Paging) -> Page[FeatureView]:
+    """Features, newest first."""
+    async with query.begin() as uow:
+        found = await queries.list_all(uow, page, Feature, tables.features)
+        return page.page(found, FeatureView.of, lambda feature: feature.id)
+
+
+@router.post("/bundles", status_code=201, response_model=BundleView, responses=problems(CodeTaken))
+async def create_bundle(body: BundleRequest, command: Command) -> Response:
+    """So many tokens for an amount (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        bundle = Bundle(id=new_id(), created_at=command.now, **body.model_dump())
+        return await _store(uow, command, bundle, BundleView)
+
+
+@router.get("/bundles")
+async def list_bundles(query: Browse, page: Paging) -> Page[BundleView]:
+    """Bundles, newest first."""
+    async with query.begin() as uow:
+        found = await queries.list_all(uow, page, Bundle, tables.bundles)
+        return page.page(found, BundleView.of, lambda bundle: bundle.id)
+
+
+@router.post(
+    "/bundles/{bundle_id}/archive", response_model=BundleView, responses=problems(BundleNotFound)
+)
+async def archive_bundle(bundle_id: UUID, command: Command) -> Response:
+    """Sell it no more (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        bundle = await uow.catalog.get(Bundle, bundle_id, BundleNotFound)
+        bundle.active = False
+        uow.audit("bundle.archive", bundle.id)
+        return await command.answer(uow, BundleView.of(bundle))
+
+
+@router.post(
+    "/coupons",
+    status_code=201,
+    response_model=CouponView,
+    responses=problems(CodeTaken, CouponInvalid),
+)
+async def create_coupon(body: CouponRequest, command: Command) -> Response:
+    """A discount by code (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        wanted = body.model_dump()
+        wanted["percent"] = None if body.percent is None else Decimal(body.percent)
+        wanted["plan_ids"] = tuple(body.plan_ids)
+        coupon = Coupon(id=new_id(), created_at=command.now, **wanted)
+        return await _store(uow, command, coupon, CouponView)
+
+
+@router.get("/coupons")
+async def list_coupons(query: Query, page: Paging) -> Page[CouponView]:
+    """Coupons, newest first (staff: a code is worth money)."""
+    query.caller.require_staff()
+    async with query.begin() as uow:
+        found = await queries.list_all(uow, page, Coupon, tables.coupons)
+        return page.page(found, CouponView.of, lambda coupon: coupon.id)
+
+
+@router.post(
+    "/coupons/{coupon_id}/archive", response_model=CouponView, responses=problems(CouponNotFound)
+)
+async def archive_coupon(coupon_id: UUID, command: Command) -> Response:
+    """Take no more redemptions (staff); what it gave stays."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        coupon = await uow.catalog.get(Coupon, coupon_id, CouponNotFound)
+        coupon.active = False
+        uow.audit("coupon.archive", coupon.id)
+        return await command.answer(uow, CouponView.of(coupon))

@@ -1,0 +1,153 @@
+"""Plans, prices, add-ons and coupons."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.subscriptions import tables
+from services.subscriptions.domain.catalog import Addon, AddonNotFound
+from services.subscriptions.domain.charges import Item, Terms
+from services.subscriptions.domain.coupon import Coupon, CouponNotFound
+from services.subscriptions.domain.plan import Plan, PlanNotFound
+from services.subscriptions.domain.price import Price, PriceNotFound
+from services.subscriptions.domain.subscription import Subscription
+from shared.errors import NotFound
+from shared.ids import new_id
+
+T = TypeVar("T")
+
+prices = tables.prices.c
+subscriptions = tables.subscriptions.c
+invoice_states = tables.invoice_states.c
+
+
+class Catalog:
+    """Plans, prices and add-ons. Prices never change, so that reading them takes no lock."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        self._prices: dict[UUID, Price] = {}
+        self._plans: dict[UUID, Plan] = {}
+        self._addons: dict[UUID, Addon] = {}
+
+    def add(self, entity: object) -> None:
+        self._session.add(entity)
+
+    async def get(self, kind: type[T], entity_id: UUID, refusal: type[NotFound]) -> T:
+        """One thing of the catalog, locked for a change."""
+        found = await self._session.get(kind, entity_id, with_for_update=True)
+        if found is None:
+            raise refusal(f"There is no {kind.__name__.lower()} {entity_id}.")
+        return found
+
+    async def is_taken(self, kind: type[Any], code: str) -> bool:
+        found = await self._session.scalar(select(kind.id).where(kind.code == code))
+        return found is not None
+
+    async def plan(self, plan_id: UUID) -> Plan:
+        await self._load(Plan, self._plans, {plan_id})
+        try:
+            return self._plans[plan_id]
+        except KeyError:
+            raise PlanNotFound(f"There is no plan {plan_id}.") from None
+
+    async def price(self, price_id: UUID) -> Price:
+        await self._load(Price, self._prices, {price_id})
+        try:
+            return self._prices[price_id]
+        except KeyError:
+            raise PriceNotFound(f"There is no price {price_id}.") from None
+
+    async def prices_of(
+        self, *, plan_id: UUID | None = None, addon_id: UUID | None = None
+    ) -> Sequence[Price]:
+        """All versions of an owner's prices, newest first."""
+        owner = prices.plan_id == plan_id if plan_id else prices.addon_id == addon_id
+        statement = select(Price).where(owner).order_by(prices.id.desc())
+        return (await self._session.scalars(statement)).all()
+
+    async def addon(self, addon_id: UUID) -> Addon:
+        await self._load(Addon, self._addons, {addon_id})
+        try:
+            return self._addons[addon_id]
+        except KeyError:
+            raise AddonNotFound(f"There is no add-on {addon_id}.") from None
+
+    async def load(self, loaded: Iterable[Subscription]) -> None:
+        """Read at once what many subscriptions refer to."""
+        held = list(loaded)
+        items = [item for each in held for item in (*each.items, *each.next_items)]
+        plans = {each.plan_id for each in held}
+        plans |= {each.scheduled_change.plan_id for each in held if each.scheduled_change}
+        await self._load(Plan, self._plans, plans)
+        await self._load(Price, self._prices, {item.price_id for item in items})
+        await self._load(Addon, self._addons, {i.addon_id for i in items if i.addon_id})
+
+    async def terms(self, plan_id: UUID, items: Iterable[Item]) -> Terms:
+        """What these items refer to, under this plan."""
+        items = list(items)
+        await self._load(Price, self._prices, {item.price_id for item in items})
+        await self._load(Addon, self._addons, {i.addon_id for i in items if i.addon_id})
+        held = {item.price_id: await self.price(item.price_id) for item in items}
+        owners = {price.plan_id for price in held.values() if price.plan_id} | {plan_id}
+        await self._load(Plan, self._plans, owners)
+        return Terms(
+            plan=await self.plan(plan_id),
+            prices=held,
+            names={price.id: self._name(price) for price in held.values()},
+        )
+
+    async def terms_of(self, subscription: Subscription) -> Terms:
+        """What a subscription holds now, and will hold when its scheduled change comes."""
+        return await self.terms(
+            subscription.plan_id, (*subscription.items, *subscription.next_items)
+        )
+
+    def _name(self, price: Price) -> str:
+        if price.addon_id is not None:
+            return self._addons[price.addon_id].name
+        return self._plans[price.plan_id].name if price.plan_id else ""
+
+    async def _load(self, kind: type[Any], known: dict[UUID, Any], wanted: set[UUID]) -> None:
+        missing = wanted - known.keys()
+        if missing:
+            found = await self._session.scalars(select(kind).where(kind.id.in_(missing)))
+            known.update({entity.id: entity for entity in found})
+
+
+class Coupons:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def get_by_code(self, code: str) -> Coupon:
+        """The coupon, locked, so that its limit holds however many ask at once."""
+        statement = select(Coupon).where(tables.coupons.c.code == code).with_for_update()
+        coupon = (await self._session.scalars(statement)).one_or_none()
+        if coupon is None:
+            raise CouponNotFound(f"There is no coupon {code!r}.")
+        return coupon
+
+    async def used_by(self, account_id: UUID, coupon_id: UUID) -> int:
+        table = tables.redemptions
+        statement = select(func.count()).where(
+            table.c.account_id == account_id, table.c.coupon_id == coupon_id
+        )
+        return (await self._session.scalars(statement)).one()
+
+    async def record(
+        self, coupon_id: UUID, account_id: UUID, subscription_id: UUID, *, at: datetime
+    ) -> None:
+        """Who used it, and for what."""
+        await self._session.execute(
+            insert(tables.redemptions).values(
+                id=new_id(),
+                coupon_id=coupon_id,
+                account_id=account_id,
+                subscription_id=subscription_id,
+                created_at=at,
+            )
+        )

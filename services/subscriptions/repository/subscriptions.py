@@ -1,0 +1,171 @@
+"""Subscriptions, what is known of their accounts, and how far their invoices have come."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.subscriptions import tables
+from services.subscriptions.domain.account import (
+    Account,
+    AccountNotReady,
+    InvoiceState,
+    PaymentMethod,
+)
+from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
+from shared.events.subscriptions import Billable
+from shared.schedule import Due
+
+prices = tables.prices.c
+subscriptions = tables.subscriptions.c
+invoice_states = tables.invoice_states.c
+
+
+class Subscriptions:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, subscription: Subscription) -> None:
+        self._session.add(subscription)
+
+    async def get(self, subscription_id: UUID) -> Subscription:
+        """The subscription, locked until the commit."""
+        found = await self.find(subscription_id)
+        if found is None:
+            raise SubscriptionNotFound(f"There is no subscription {subscription_id}.")
+        return found
+
+    async def find(self, subscription_id: UUID) -> Subscription | None:
+        return await self._session.get(Subscription, subscription_id, with_for_update=True)
+
+    async def served(self, account_id: UUID) -> Sequence[Subscription]:
+        """An account's that have the service, for reading."""
+        statement = (
+            select(Subscription)
+            .where(
+                subscriptions.account_id == account_id,
+                subscriptions.status.in_(("trialing", "active", "past_due")),
+            )
+            .order_by(subscriptions.id)
+        )
+        return (await self._session.scalars(statement)).all()
+
+    async def list_open_of(self, account_id: UUID) -> Sequence[Subscription]:
+        """All of an account's that have not ended, locked in one order."""
+        statement = (
+            select(Subscription)
+            .where(
+                subscriptions.account_id == account_id,
+                subscriptions.status.not_in(("canceled", "incomplete_expired")),
+            )
+            .order_by(subscriptions.id)
+            .with_for_update()
+        )
+        return (await self._session.scalars(statement)).all()
+
+    async def claim_due(
+        self, due: Due, *, most: int, only: UUID | None = None
+    ) -> Sequence[Subscription]:
+        """What is due, oldest first, that no other worker has in hand."""
+        statement = (
+            select(Subscription)
+            .where(due.matches(subscriptions.due_at, subscriptions.account_id))
+            .order_by(subscriptions.due_at)
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        )
+        if only is not None:
+            statement = statement.where(subscriptions.id == only)
+        return (await self._session.scalars(statement)).all()
+
+    async def next_due(self, account_id: UUID) -> datetime | None:
+        statement = select(func.min(subscriptions.due_at)).where(
+            subscriptions.account_id == account_id
+        )
+        found: datetime | None = await self._session.scalar(statement)
+        return found
+
+    async def claim_periods(self, events: Sequence[tuple[str, Billable]]) -> set[UUID]:
+        """Record periods as billed; returns the events that were first to bill theirs."""
+        if not events:
+            return set()
+        billed = tables.billed_periods
+        statement = (
+            upsert(billed)
+            .values(
+                [
+                    {
+                        "subscription_id": event.subscription_id,
+                        "reason": reason,
+                        "period_start": event.period_start,
+                        "period_end": event.period_end,
+                        "event_id": event.id,
+                    }
+                    for reason, event in events
+                ]
+            )
+            .on_conflict_do_nothing()
+            .returning(billed.c.event_id)
+        )
+        return set((await self._session.scalars(statement)).all())
+
+    async def invoice_state(self, invoice_id: UUID) -> InvoiceState | None:
+        return await self._session.get(InvoiceState, invoice_id, with_for_update=True)
+
+    def add_invoice_state(self, state: InvoiceState) -> None:
+        self._session.add(state)
+
+    async def invoice_states(self, subscription_id: UUID) -> Sequence[InvoiceState]:
+        """How far all its invoices have come."""
+        await self._session.flush()
+        statement = select(InvoiceState).where(invoice_states.subscription_id == subscription_id)
+        return (await self._session.scalars(statement)).all()
+
+    async def claim_trial(self, account_id: UUID, plan_id: UUID, subscription_id: UUID) -> bool:
+        """Use up the account's trial of a plan; whether it was still there."""
+        uses = tables.trial_uses
+        statement = (
+            upsert(uses)
+            .values(account_id=account_id, plan_id=plan_id, subscription_id=subscription_id)
+            .on_conflict_do_nothing()
+            .returning(uses.c.account_id)
+        )
+        return (await self._session.scalar(statement)) is not None
+
+
+class Accounts:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, entity: Account | PaymentMethod) -> None:
+        self._session.add(entity)
+
+    async def get(self, account_id: UUID) -> Account:
+        account = await self._session.get(Account, account_id)
+        if account is None:
+            raise AccountNotReady("The account is being set up. Try again in a moment.")
+        return account
+
+    async def find(self, account_id: UUID) -> Account | None:
+        return await self._session.get(Account, account_id, with_for_update=True)
+
+    async def payment_method(self, payment_method_id: UUID) -> PaymentMethod | None:
+        return await self._session.get(PaymentMethod, payment_method_id, with_for_update=True)
+
+    async def zones(self, account_ids: Iterable[UUID]) -> dict[UUID, str]:
+        rows = await self._session.execute(
+            select(tables.accounts.c.id, tables.accounts.c.time_zone).where(
+                tables.accounts.c.id.in_(set(account_ids))
+            )
+        )
+        return {row.id: row.time_zone for row in rows}
+
+    async def can_pay(self, account_id: UUID) -> bool:
+        methods = tables.payment_methods
+        statement = select(methods.c.id).where(
+            and_(methods.c.account_id == account_id, methods.c.attached)
+        )
+        return (await self._session.scalar(statement.limit(1))) is not None
