@@ -17,6 +17,7 @@ from tests.eventlog import EventLog, listening
 from tests.harness import Deployment
 from tests.servers import Servers
 from tests.tokens import TokenIssuer
+from tests.whole_system import WholeSystem, a_whole_system
 
 SERVICES = ("auth", "subscriptions", "invoicing", "payments")
 
@@ -78,3 +79,10 @@ async def events(deployment: Deployment) -> AsyncIterator[EventLog]:
 @pytest.fixture(scope="session")
 def issuer() -> TokenIssuer:
     return TokenIssuer()
+
+
+@pytest.fixture(scope="session")
+def whole_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSystem]:
+    """All processes of a deployment, started once."""
+    with a_whole_system(tmp_path_factory.mktemp("perennial")) as system:
+        yield system

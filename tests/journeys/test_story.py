@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from infra.demo.story import Report, Story
-from tests.journeys.conftest import WholeSystem, log_lines
+from tests.whole_system import WholeSystem, log_lines
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 

@@ -1,14 +1,13 @@
-"""The whole system as processes, behind its gateway, for the time of the journeys."""
+"""The whole system as processes, behind its gateway."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from infra.native.plan import ROOT
 from infra.native.ports import Ports
@@ -27,10 +26,9 @@ class WholeSystem:
     system: System
 
 
-@pytest.fixture(scope="session")
-def whole_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSystem]:
-    """Started once, on ports and in a folder of its own; the data goes with it."""
-    run_dir = tmp_path_factory.mktemp("perennial")
+@contextmanager
+def a_whole_system(run_dir: Path) -> Iterator[WholeSystem]:
+    """Started on ports and in a folder of its own; the data goes with it."""
     # Postgres may run as another user, who must be able to reach its folder.
     for folder in (run_dir, *run_dir.parents[:2]):
         folder.chmod(0o711)
