@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from services.auth.domain.mail import BACKOFF, Mail, MailStatus, Template
 from services.auth.letters import write
-from services.auth.mail import FolderMailer, Letter, Mailer, MailRefused, SmtpMailer
+from services.auth.mail import FolderMailer, Letter, Mailer, MailRefused, Send, SmtpMailer
+from services.auth.use_cases.send_mails import send_mails
 from shared.clock import utc_now
 from shared.context import current_cause
 from shared.events import Event
@@ -265,6 +267,33 @@ async def test_nobody_is_asked_for_money_that_has_come(people: People, events: E
 
     await people.mail(owner.email, "Please add another card")
     assert not [m for m in people.mails(owner.email) if "A payment over" in m]
+
+
+class Broken:
+    """A mail server that is away."""
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Send]:
+        raise MailRefused("nobody there", final=False)
+        yield
+
+
+@pytest.mark.servers
+async def test_while_the_mail_server_is_away_mail_waits(people: People) -> None:
+    person = await people.verified()
+    later = utc_now() + timedelta(days=1)
+    mail = Mail.to_user(person.user_id, Template.PASSWORD_CHANGED, dated=later, at=later)
+    async with people.auth.runtime.begin() as uow:
+        uow.mail(mail)
+
+    taken = await send_mails(people.auth.runtime.begin, Broken(), public_url="http://x", now=later)
+
+    assert taken == 1
+    async with people.auth.runtime.begin() as uow:
+        kept = await uow.mails.get(mail.id)
+        assert kept is not None
+        assert (kept.status, kept.attempts) == (MailStatus.WAITING, 1)
+        assert kept.last_error == "nobody there"
 
 
 @pytest.mark.servers

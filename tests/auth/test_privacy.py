@@ -53,12 +53,20 @@ async def test_an_erased_user_is_nowhere_and_an_account_of_nobody_else_closes(
 ) -> None:
     person = await people.logged_in(full_name="Vanishing Vera", account_name="Vanishing Ltd")
     assert "personal_details" in await rows_with(deployment, person.email)
+    renamed = await people.http.patch(
+        "/v1/me",
+        json={"full_name": "Vanishing Vera II"},
+        headers={**person.headers, "Idempotency-Key": people.address()},
+    )
+    kept = renamed.content.hex()[:200]  # stored as bytes for 24 hours, for repeats
+    assert "idempotency_keys" in await rows_with(deployment, kept)
 
     gone = await people.http.delete("/v1/me", headers=person.headers)
 
     assert gone.status_code == 204
     assert await rows_with(deployment, person.email) == []
     assert await rows_with(deployment, "Vanishing") == []
+    assert await rows_with(deployment, kept) == []
     assert (await people.log_in(person)).status_code == 401
     assert (await people.http.get("/v1/me", headers=person.headers)).status_code == 401
     await events.next(AccountClosed, about=person.account_id)

@@ -38,6 +38,9 @@ async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
     await uow.session.execute(
         update(Session).where(tables.sessions.c.user_id == user.id).values(ip=None, user_agent=None)
     )
+    # Answers that are kept for repeats may say who they are.
+    keys = uow.platform.idempotency_keys
+    await uow.session.execute(delete(keys).where(keys.c.scope.startswith(f"{user.id}/")))
     uow.emit(user.erase(at=now))
     uow.audit("user.erased", user.id)
 
