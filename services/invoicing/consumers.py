@@ -43,6 +43,7 @@ async def bill_subscription(
         for invoice in await uow.invoices.list_open_of(event.subscription_id):
             await void_invoice(uow, invoice.id, at=event.occurred_at)
         return
+    await uow.upcoming.take_in(event)
     await billing.bill_subscription(uow, event)
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from services.invoicing.commands import import_ecb_rates_command
 from services.invoicing.consumers import consumers
 from services.invoicing.documents.pool import RenderPool
 from services.invoicing.repository import InvoicingUnitOfWork
@@ -60,4 +61,5 @@ service = Service(
     schedule=schedule,
     resources=resources,
     after_migrate=after_migrate,
+    commands={"import-ecb-rates": import_ecb_rates_command},
 )

@@ -25,6 +25,7 @@ from services.invoicing.domain.numbering import NumberSeriesNotFound, render
 from services.invoicing.domain.payment import Means, ReceivedPayment
 from services.invoicing.domain.pending import PendingCharges
 from services.invoicing.domain.tax import RateOf
+from services.invoicing.domain.upcoming import Upcoming
 from services.invoicing.tables import (
     account_credits,
     accounts,
@@ -37,12 +38,14 @@ from services.invoicing.tables import (
     pending_charges,
     received_payments,
     tax_rates,
+    upcoming,
     with_credit_note_lines,
     with_lines,
 )
 from shared.clock import utc_now
 from shared.context import Cause, caused_by, current_cause
 from shared.db import Platform, Scope, UnitOfWork
+from shared.events.subscriptions import Billable
 
 T = TypeVar("T")
 
@@ -315,6 +318,31 @@ class Documents:
         return found
 
 
+class UpcomingInvoices(_Locked):
+    """What comes again of each subscription."""
+
+    async def find(self, subscription_id: UUID) -> Upcoming | None:
+        found: Upcoming | None = await self._session.scalar(
+            select(Upcoming).where(upcoming.c.id == subscription_id)
+        )
+        return found
+
+    async def take_in(self, event: Billable) -> None:
+        statement = select(Upcoming).where(upcoming.c.id == event.subscription_id)
+        known = await self._lock(event.subscription_id, statement)
+        if known is None:
+            known = Upcoming(
+                id=event.subscription_id,
+                account_id=event.account_id,
+                currency=event.currency,
+                period_start=event.period_start,
+                period_end=event.period_end,
+            )
+            self._held[known.id] = known
+            self._session.add(known)
+        known.take_in(event)
+
+
 class InvoicingUnitOfWork(UnitOfWork):
     """One transaction, with what it loads and the invoices that get their number at its end."""
 
@@ -329,6 +357,7 @@ class InvoicingUnitOfWork(UnitOfWork):
         self.receipts = Receipts(session)
         self.credit_notes = CreditNotes(session)
         self.documents = Documents(session)
+        self.upcoming = UpcomingInvoices(session)
         self._unnumbered: list[tuple[Invoice, LegalEntity, datetime, Cause]] = []
 
     def finalize(self, invoice: Invoice, entity: LegalEntity, *, at: datetime) -> None:

@@ -14,6 +14,8 @@ from services.invoicing.settings import InvoicingSettings
 from services.invoicing.storage import ObjectStore
 from services.invoicing.tables import attachments, invoices
 from services.invoicing.use_cases.finalize_due_draft import finalize_due_draft
+from services.invoicing.use_cases.import_ecb_rates import import_ecb_rates
+from services.invoicing.use_cases.read_source import read_source
 from services.invoicing.use_cases.render_document import render_next_document
 from shared.clock import utc_now
 from shared.errors import DomainError
@@ -108,3 +110,15 @@ async def clear_attachments(runtime: InvoicingRuntime, due: Due) -> int:
     for attachment in forgotten:
         await store.delete(attachment.key)
     return len(forgotten)
+
+
+@schedule.job(every=6 * 3600.0)
+async def fetch_exchange_rates(runtime: InvoicingRuntime, due: Due) -> int:
+    """The ECB's rates of the day, where the deployment wants them."""
+    url = runtime.settings.ecb_rates_url
+    if url is None or due.account_id is not None:
+        return 0
+    xml = await read_source(url)
+    async with runtime.begin() as uow:
+        await import_ecb_rates(uow, xml)
+    return 0

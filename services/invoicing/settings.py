@@ -23,3 +23,8 @@ class InvoicingSettings(Settings):
     render_processes: int = Field(
         1, ge=1, le=16, description="How many documents are rendered at once, a process each."
     )
+    ecb_rates_url: str | None = Field(
+        None,
+        description="Where a worker fetches the ECB's exchange rates every six hours; "
+        "nothing is fetched when it is not set.",
+    )

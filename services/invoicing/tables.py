@@ -35,6 +35,7 @@ from services.invoicing.domain.numbering import NumberSeries
 from services.invoicing.domain.payment import Means, ReceivedPayment
 from services.invoicing.domain.pending import PendingCharges
 from services.invoicing.domain.tax import TaxRate
+from services.invoicing.domain.upcoming import Upcoming
 from shared.db import service_metadata, stored
 
 metadata = service_metadata("invoicing")
@@ -233,6 +234,13 @@ invoices = Table(
         "finalizes_at",
         postgresql_where=text("finalizes_at IS NOT NULL"),
     ),
+    # Exports: what was issued in a period, in order.
+    Index(
+        "ix_invoices_issued_at_id",
+        "issued_at",
+        "id",
+        postgresql_where=text("issued_at IS NOT NULL"),
+    ),
     # The search, typos included.
     Index(
         "ix_invoices_search_text",
@@ -424,6 +432,20 @@ attachments = Table(
     Index("ix_attachments_declared", "created_at", postgresql_where=text("state = 'declared'")),
 )
 
+upcoming = Table(
+    "upcoming",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Uuid, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("period_start", INSTANT, nullable=False),
+    Column("period_end", INSTANT, nullable=False),
+    Column("charges", JSONB, nullable=False),
+    Column("discounts", JSONB, nullable=False),
+    Column("ended", Boolean, nullable=False),
+)
+
+mapper.map_imperatively(Upcoming, upcoming)
 mapper.map_imperatively(Document, documents)
 mapper.map_imperatively(Attachment, attachments)
 mapper.map_imperatively(Account, accounts)

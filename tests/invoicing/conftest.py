@@ -1,7 +1,8 @@
 """Invoicing, running for the session; each test has accounts of its own."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -20,6 +21,7 @@ from tests.harness import Deployment, Running, running
 from tests.tokens import TokenIssuer
 
 NewAccount = Callable[..., Awaitable[UUID]]
+T = TypeVar("T")
 Publish = Callable[[Event], Awaitable[None]]
 
 
@@ -73,6 +75,14 @@ def new_account(invoicing: Running) -> NewAccount:
         return account_id
 
     return make
+
+
+async def until(fact: Callable[[], Awaitable[T]], *, within: float = 15) -> T:
+    """What `fact` answers as soon as it is true."""
+    async with asyncio.timeout(within):
+        while not (found := await fact()):  # noqa: ASYNC110  (nobody announces it)
+            await asyncio.sleep(0.05)
+    return found
 
 
 def body(answer: httpx.Response) -> Any:

@@ -16,7 +16,7 @@ from shared.events.subscriptions import (
 from shared.ids import new_id
 from shared.money import Money
 from tests.eventlog import EventLog
-from tests.invoicing.conftest import NewAccount, Publish, body
+from tests.invoicing.conftest import NewAccount, Publish, body, until
 from tests.invoicing.factories import END, START, a_charge, a_discount, a_renewed, a_started
 from tests.tokens import TokenIssuer
 
@@ -67,7 +67,6 @@ async def test_a_started_subscription_is_invoiced_with_number_and_tax(
 async def test_a_period_is_billed_once_however_often_it_is_told(
     http: httpx.AsyncClient,
     issuer: TokenIssuer,
-    events: EventLog,
     publish: Publish,
     new_account: NewAccount,
 ) -> None:
@@ -82,13 +81,10 @@ async def test_a_period_is_billed_once_however_often_it_is_told(
     await publish(last)
 
     async def reasons() -> list[str]:
-        found = body(await http.get("/v1/invoices", headers=issuer.of_account(account)))
-        return [invoice["billing_reason"] for invoice in found["data"]]
+        found = body(await http.get("/v1/invoices", headers=issuer.of_account(account)))["data"]
+        return [invoice["billing_reason"] for invoice in found] if len(found) > 2 else []
 
-    await events.next(InvoiceFinalized, about=account)
-    while len(await reasons()) < 3:
-        await events.next(InvoiceFinalized, about=account)
-    assert sorted(await reasons()) == [
+    assert sorted(await until(reasons)) == [
         "subscription_cycle",
         "subscription_cycle",
         "subscription_start",
@@ -135,11 +131,12 @@ async def test_money_that_comes_after_a_void_becomes_credit_for_the_next_invoice
 
     await publish(a_payment(finalized))
 
-    balances: list[dict[str, object]] = []
-    while not balances:
+    async def balances() -> list[dict[str, object]]:
         credit = body(await http.get("/v1/account-credit", headers=issuer.of_account(account)))
-        balances = credit["balances"]
-    assert balances == [{"amount": 1190, "currency": "EUR"}]
+        found: list[dict[str, object]] = credit["balances"]
+        return found
+
+    assert await until(balances) == [{"amount": 1190, "currency": "EUR"}]
 
     other = a_started(account, charges=(a_charge(500),))
     await publish(other)
@@ -235,3 +232,47 @@ async def test_an_account_that_is_not_known_yet_is_billed_when_it_is(
     )
 
     assert (await events.next(InvoiceFinalized, about=account, within=30)).number
+
+
+async def test_the_next_invoice_is_previewed_by_the_code_that_will_make_it(
+    http: httpx.AsyncClient,
+    issuer: TokenIssuer,
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account("AT")
+    old, new = new_id(), new_id()
+    started = a_started(account, charges=(a_charge(1000, price_id=old),))
+    full = {"full_price": "3000"}
+    change = a_change(
+        account,
+        started.subscription_id,
+        sequence=2,
+        charges=(
+            a_charge(-500, price_id=old, kind="proration_credit"),
+            a_charge(1500, price_id=new, kind="proration_charge", why=full),
+        ),
+    )
+    me = issuer.of_account(account)
+    path = f"/v1/invoices/upcoming?subscription_id={started.subscription_id}"
+
+    await publish(started)
+    await events.next(InvoiceFinalized, about=account)
+    before = body(await http.get(path, headers=me))
+    await publish(change)
+
+    async def changed() -> bool:
+        return len(events.all(InvoiceFinalized, about=account)) > 1
+
+    await until(changed)
+    after = body(await http.get(path, headers=me))
+    foreign = await http.get(path, headers=issuer.of_account(new_id()))
+
+    assert before["total"]["amount"] == 1200
+    assert (before["status"], before["number"]) == ("draft", None)
+    assert before["lines"][0]["period_start"] == "2026-04-01T00:00:00Z"
+    assert before["lines"][0]["period_end"] == "2026-05-01T00:00:00Z"
+    assert [line["amount"]["amount"] for line in after["lines"]] == [3000]
+    assert after["total"]["amount"] == 3600
+    assert foreign.status_code == 404

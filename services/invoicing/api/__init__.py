@@ -6,18 +6,22 @@ from services.invoicing.api import (
     documents,
     drafts,
     exchange_rates,
+    exports,
     invoices,
     legal_entities,
     tax_rates,
+    upcoming,
 )
 
 routers = (
+    upcoming.router,  # before /v1/invoices/{id}
     invoices.router,
     drafts.router,
     credit_notes.router,
     documents.router,
     tax_rates.router,
     exchange_rates.router,
+    exports.router,
     legal_entities.router,
     billing_details.router,
 )

@@ -232,10 +232,9 @@ def _row(line: dict[str, Any], write: _Writer) -> dict[str, Any]:
     if line["period_end"] > line["period_start"]:
         start, end = write.day(line["period_start"]), write.day(line["period_end"])
         notes.append(f"{start} {EN_DASH} {end}")
-    rule = line["why"].get("rule")
-    if rule:
-        factor = line["why"].get("factor")
-        notes.append(f"{rule} ({factor})" if factor else str(rule))
+    why = line["why"].get("text") or line["why"].get("rule")
+    if why:
+        notes.append(str(why))
     return {
         "description": line["description"],
         "notes": notes,

@@ -23,6 +23,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
+        "upcoming",
         "attachments",
         "documents",
         "credit_note_lines",

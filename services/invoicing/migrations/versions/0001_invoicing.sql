@@ -80,6 +80,18 @@ CREATE TABLE tax_rates (
     CONSTRAINT ex_tax_rates_validity EXCLUDE USING gist (country WITH =, category WITH =, daterange(valid_from, valid_to) WITH &&)
 );
 
+CREATE TABLE upcoming (
+    id UUID NOT NULL,
+    account_id UUID NOT NULL,
+    currency TEXT NOT NULL,
+    period_start TIMESTAMP WITH TIME ZONE NOT NULL,
+    period_end TIMESTAMP WITH TIME ZONE NOT NULL,
+    charges JSONB NOT NULL,
+    discounts JSONB NOT NULL,
+    ended BOOLEAN NOT NULL,
+    CONSTRAINT pk_upcoming PRIMARY KEY (id)
+);
+
 CREATE TABLE accounts (
     account_id UUID NOT NULL,
     country TEXT NOT NULL,
@@ -160,6 +172,7 @@ CREATE TABLE invoices (
 );
 CREATE INDEX ix_invoices_account_id_id ON invoices (account_id, id);
 CREATE INDEX ix_invoices_finalizes_at ON invoices (finalizes_at) WHERE finalizes_at IS NOT NULL;
+CREATE INDEX ix_invoices_issued_at_id ON invoices (issued_at, id) WHERE issued_at IS NOT NULL;
 CREATE INDEX ix_invoices_open_due_at ON invoices (due_at) WHERE status = 'open';
 CREATE INDEX ix_invoices_search_text ON invoices USING gin (search_text gin_trgm_ops);
 CREATE INDEX ix_invoices_subscription_id_id ON invoices (subscription_id, id);

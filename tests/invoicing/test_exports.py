@@ -1,0 +1,98 @@
+"""Exports for bookkeeping, and exchange rates from the ECB."""
+
+import csv
+import io
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.invoicing.commands import import_ecb_rates_command
+from services.invoicing.use_cases.import_ecb_rates import NotEcbRates, read_ecb_rates
+from shared.errors import Unavailable
+from tests.harness import Running
+from tests.invoicing.conftest import NewAccount, body, key
+from tests.tokens import TokenIssuer
+
+ECB = b"""<?xml version="1.0" encoding="UTF-8"?>
+<gesmes:Envelope xmlns:gesmes="http://www.gesmes.org/xml/2002-08-01"
+  xmlns="http://www.ecb.int/vocabulary/2002-08-01/eurofxref">
+  <Cube><Cube time='2026-02-27'>
+    <Cube currency='USD' rate='1.1000'/><Cube currency='SEK' rate='11.2345'/>
+  </Cube></Cube>
+</gesmes:Envelope>"""
+
+
+def test_the_ecbs_file_is_read_both_ways() -> None:
+    rates = {(rate.base, rate.quote): rate.rate for rate in read_ecb_rates(ECB)}
+
+    assert rates["EUR", "USD"] == Decimal("1.1")
+    assert rates["USD", "EUR"] == Decimal("0.909090909091")
+    assert len(rates) == 4
+
+
+@pytest.mark.parametrize(
+    "xml", [b"", b"<html/>", b"<!DOCTYPE x><x/>", ECB.replace(b"1.1000", b"one")]
+)
+def test_what_is_not_the_ecbs_file_is_refused(xml: bytes) -> None:
+    with pytest.raises(NotEcbRates):
+        read_ecb_rates(xml)
+
+
+@pytest.mark.servers
+async def test_the_command_stores_what_is_new(
+    invoicing: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ecb.xml"
+    file.write_bytes(ECB)
+
+    for _ in range(2):
+        assert await import_ecb_rates_command(invoicing.runtime, [str(file)]) == 0
+
+    out = capsys.readouterr().out
+    assert "4 exchange rates were new." in out
+    assert "0 exchange rates were new." in out
+    with pytest.raises(Unavailable):
+        await import_ecb_rates_command(invoicing.runtime, [str(tmp_path / "none")])
+
+
+@pytest.mark.servers
+async def test_exports_end_with_a_row_of_sums_that_match(
+    http: httpx.AsyncClient, staff: dict[str, str], issuer: TokenIssuer, new_account: NewAccount
+) -> None:
+    account, other = await new_account(), await new_account()
+    for owner, currency in ((account, "EUR"), (account, "EUR"), (account, "JPY"), (other, "EUR")):
+        wanted = {
+            "account_id": str(owner),
+            "currency": currency,
+            "lines": [
+                {"description": "=HYPERLINK()", "unit_amount": "1000"},
+                {"description": "Two", "unit_amount": "333"},
+            ],
+        }
+        await http.post("/v1/invoices", json=wanted, headers=staff | key())
+    period = {"from": "2020-01-01T00:00:00Z", "to": "2040-01-01T00:00:00Z"}
+    me = issuer.of_account(account)
+
+    answer = await http.get("/v1/exports/invoices", params=period, headers=me)
+    lines = await http.get("/v1/exports/lines", params={**period, "format": "jsonl"}, headers=me)
+    table = await http.get("/v1/exports/lines", params=period, headers=me)
+    nothing = await http.get(
+        "/v1/exports/invoices", params={**period, "to": "2020-01-02T00:00:00Z"}, headers=me
+    )
+
+    *rows, euros, yen = csv.DictReader(io.StringIO(answer.text))
+    assert len(rows) == 3
+    assert (euros["number"], euros["currency"], yen["currency"]) == ("TOTAL", "EUR", "JPY")
+    assert Decimal(euros["total"]) == sum(
+        Decimal(row["total"]) for row in rows if row["currency"] == "EUR"
+    )
+    assert (euros["total"], yen["total"]) == ("31.72", "1586")
+    parsed = [json.loads(line) for line in lines.text.splitlines()]
+    assert [row["net"] for row in parsed[-2:]] == ["26.66", "1333"]
+    assert "'=HYPERLINK()" in table.text
+    assert nothing.text.count("\n") == 1
+    mine = body(await http.get("/v1/invoices", headers=me))
+    assert {row["number"] for row in rows} == {invoice["number"] for invoice in mine["data"]}
