@@ -31,19 +31,20 @@ def main(name: str, argv: list[str] | None = None) -> None:
     service: Service[Any, Any] = importlib.import_module(f"services.{name}.main").service
     parser = argparse.ArgumentParser(prog=f"python -m services.{name}", allow_abbrev=False)
     parser.add_argument("verb", choices=[*VERBS, *service.commands])
-    known, rest = parser.parse_known_args(argv)
-    if rest and known.verb in VERBS:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the verb; try --help")
+    given = parser.parse_args(argv)
+    if given.arguments and given.verb in VERBS:
+        parser.error(f"{given.verb} takes no arguments")
     settings = load(service.settings)
-    configure_logging(name, known.verb, settings.log_level)
+    configure_logging(name, given.verb, settings.log_level)
     try:
-        code = _run(service, settings, known.verb, rest)
+        code = _run(service, settings, given.verb, given.arguments)
     except DomainError as refusal:
         sys.stderr.write(f"{refusal.detail}\n")
         raise SystemExit(2) from None
     except (OSError, DBAPIError, MigrationFailed) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        sys.stderr.write(f"{name} {known.verb} failed: {redact_text(str(cause))}\n")
+        sys.stderr.write(f"{name} {given.verb} failed: {redact_text(str(cause))}\n")
         raise SystemExit(1) from None
     raise SystemExit(code)
 
