@@ -10,6 +10,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db import Database, Platform, Scope, UnitOfWork
+from shared.housekeeping import housekeeping
 from shared.locks import connect
 from shared.messaging.commands import COMMANDS
 from shared.messaging.consumers import Consumers
@@ -100,7 +101,8 @@ class Worker:
         self._grace = runtime.settings.shutdown_grace_seconds
         jobs = service.schedule.jobs
         self._schedule = ScheduleRunner(
-            runtime, [*jobs, clock_job(service.name, service.consumers, jobs)]
+            runtime,
+            [*jobs, *housekeeping(), clock_job(service.name, service.consumers, jobs)],
         )
         self._messages = MessageWorker(service.name, service.consumers, runtime)
         self._runs_schedule = runtime.settings.run_schedule
