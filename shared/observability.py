@@ -95,7 +95,15 @@ def configure_logging(service: str, process: str, level: str) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("aio_pika", "aiormq", "httpx", "httpcore", "uvicorn.access", "uvicorn.error"):
+    for noisy in (
+        "aio_pika",
+        "aiormq",
+        "alembic",
+        "httpx",
+        "httpcore",
+        "uvicorn.access",
+        "uvicorn.error",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 

@@ -6,9 +6,10 @@ import contextlib
 import importlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from sqlalchemy.exc import DBAPIError
@@ -51,7 +52,9 @@ def main(name: str, argv: list[str] | None = None) -> None:
 
 def _run(service: Service[Any, Any], settings: Settings, verb: str, rest: list[str]) -> int:
     if verb == "migrate":
-        _migrations().upgrade(service.name, settings.database_url.get_secret_value())
+        url = settings.database_url.get_secret_value()
+        with _reaching("Postgres", url):
+            _migrations().upgrade(service.name, url)
         return _loop(_deploy(service, settings))
     if verb == "api":
         return _loop(_api(service, settings))
@@ -63,6 +66,16 @@ def _run(service: Service[Any, Any], settings: Settings, verb: str, rest: list[s
 def _migrations() -> Any:
     """Alembic is loaded only where it is needed: every process of ours is light."""
     return importlib.import_module("shared.migrations")
+
+
+@contextlib.contextmanager
+def _reaching(server: str, url: str) -> Iterator[None]:
+    """Say which server it was that could not be reached."""
+    try:
+        yield
+    except OSError as error:
+        address = urlsplit(url).netloc.rpartition("@")[2]
+        raise ConnectionError(f"{server} at {address} is out of reach ({error})") from error
 
 
 def _loop(main: Any) -> int:
@@ -78,7 +91,9 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 async def _deploy(service: Service[Any, Any], settings: Settings) -> None:
     # Only here: the other processes do without FastStream, and with less memory.
     topology = importlib.import_module("shared.messaging.topology")
-    await topology.declare(service.name, service.consumers, settings)
+    broker = (settings.broker_admin_url or settings.broker_url).get_secret_value()
+    with _reaching("RabbitMQ", broker):
+        await topology.declare(service.name, service.consumers, settings)
     if service.after_migrate is not None:
         async with service.open(settings) as runtime:
             await service.after_migrate(runtime)
@@ -108,7 +123,8 @@ async def _worker(service: Service[Any, Any], settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         async with _internal(runtime, {"worker": worker.check}):
-            await worker.start()
+            with _reaching("RabbitMQ", settings.broker_url.get_secret_value()):
+                await worker.start()
             log.info("Working")
             await stopping.wait()
             await worker.stop()
