@@ -23,6 +23,8 @@ from tests.chaos.workload import Workload
 DRAIN_SECONDS = 60
 #: How long a run goes on watching a system that breaks it, to tell late from never.
 WATCH_SECONDS = 30
+#: With a defect planted, what is not at rest by then will never be.
+PLANTED_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,8 @@ def run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
         _let_finish(topology, workload)
         checker = Checker(topology.plan.database_url, topology.sandbox_file)
         quiet = time.monotonic()
-        waiting = _drain(topology, checker, tell)
+        patience = PLANTED_SECONDS if wanted.defect else DRAIN_SECONDS + WATCH_SECONDS
+        waiting = _drain(topology, checker, patience, tell)
         report["drain_s"] = round(time.monotonic() - quiet, 1)
         violations = [f"not at rest: {count} {name}" for name, count in waiting.items()]
         if not waiting and report["drain_s"] > DRAIN_SECONDS:
@@ -107,9 +110,11 @@ def _let_finish(topology: Topology, workload: Workload) -> None:
     workload.finish()
 
 
-def _drain(topology: Topology, checker: Checker, tell: Callable[[str], None]) -> dict[str, int]:
+def _drain(
+    topology: Topology, checker: Checker, patience: float, tell: Callable[[str], None]
+) -> dict[str, int]:
     """Until nothing is on its way, twice in a row; else what still is."""
-    deadline = time.monotonic() + DRAIN_SECONDS + WATCH_SECONDS
+    deadline = time.monotonic() + patience
     calm = 0
     waiting: dict[str, int] = {}
     shown = ""

@@ -237,6 +237,7 @@ class Workload:
             clock.advance(timedelta(days=rng.choice([10, 32, 32, 64])), self.enough)
             return
         one = rng.choice(held)
+        self._wait_for_the_first_payment(client, one)
         what, path, body = rng.choice(
             [
                 ("change", "change", {"price_id": rng.choice(self._prices)}),
@@ -249,6 +250,14 @@ class Workload:
         # A canceled one cannot be changed, and a declined first charge never began.
         if status >= 300 and status not in {409, 422}:
             self.history.surprise(f"{client.name}: {what}: {status} {told}")
+
+    def _wait_for_the_first_payment(self, client: Client, subscription: str) -> None:
+        """A person would see it in seconds; a declined card never pays, so not for ever."""
+        for _ in range(20):
+            path = f"/v1/subscriptions/{subscription}"
+            if client.must("look at a subscription", "GET", path)["status"] != "incomplete":
+                return
+            time.sleep(0.5)
 
     def _sign_up(self, client: Client, email: str) -> str:
         body = {"email": email, "password": PASSWORD, "account_name": email, "country": "DE"}

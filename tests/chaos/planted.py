@@ -1,0 +1,381 @@
+"""Defects on purpose, to see that the harness finds them: `python -m tests.chaos.planted …`.
+
+`python -m tests.chaos.planted <defect> services.payments worker` is `python -m services.payments
+worker` with one thing done wrong. What is shipped has no switch for it: the defect is patched
+into the process from here, and nothing of the tests is in an image.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+PLANTS: dict[str, Callable[[], None]] = {}
+#: Where a defect is a matter of an instant, the instant is made longer.
+MOMENT_SECONDS = 0.4
+
+
+def plant(put: Callable[[], None]) -> Callable[[], None]:
+    PLANTS[put.__name__.replace("_", " ")] = put
+    return put
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+# ---- the message path -----------------------------------------------------------------------
+
+
+@plant
+def marked_before_published() -> None:
+    """A crash in between loses what is marked."""
+    relay = module("shared.messaging.relay")
+
+    async def _relay_batch(self: Any, connection: Any, channel: Any) -> int:
+        if not self._parts:
+            return 0
+        rows = await connection.fetch(self._sql(relay.NEXT), sorted(self._parts), 50)
+        if rows:
+            await connection.execute(self._sql(relay.MARK_SENT), [row["id"] for row in rows])
+            await asyncio.sleep(MOMENT_SECONDS)
+            await self._publish(channel, rows)
+        return len(rows)
+
+    relay.Relay._relay_batch = _relay_batch
+
+
+@plant
+def published_without_confirms() -> None:
+    """What was written to a socket counts as sent."""
+    relay = module("shared.messaging.relay")
+    publishing = module("shared.messaging.publishing")
+
+    async def _publish(self: Any, channel: Any, rows: Any) -> Any:
+        del self
+        for row in rows:
+            waiting = channel.basic_publish(
+                row["body"],
+                exchange=row["exchange"],
+                routing_key=row["routing_key"],
+                properties=publishing.properties(str(row["id"])),
+            )
+            _BACKGROUND.add(asyncio.ensure_future(_quietly(waiting)))
+        await asyncio.sleep(0.01)
+        return [row["id"] for row in rows], [], None
+
+    relay.Relay._publish = _publish
+
+
+@plant
+def acknowledged_before_committed() -> None:
+    """A crash in between loses what is in hand."""
+    delivery = module("shared.messaging.delivery")
+
+    async def process(self: Any, messages: Any) -> None:
+        last = messages[-1]
+        await last.channel.basic_ack(last.delivery_tag or 0, multiple=True, wait=False)
+        deliveries = await self._read(messages)
+        if fresh := await self._not_yet_done(deliveries):
+            await self._see_through(fresh)
+
+    delivery.Deliveries.process = process
+
+
+@plant
+def no_inbox() -> None:
+    """Whatever comes twice takes effect twice."""
+    inbox = module("shared.messaging.inbox")
+    marks = module("shared.messaging.marks")
+    delivery = module("shared.messaging.delivery")
+    claim = inbox.Inbox.claim
+    process = delivery.Deliveries.process
+
+    async def claim_all(self: Any, uow: Any, event_ids: Any) -> set[Any]:
+        await claim(self, uow, event_ids)
+        return set(event_ids)
+
+    async def nothing_done(*_: Any) -> set[Any]:
+        return set()
+
+    async def process_and_wait(self: Any, messages: Any) -> None:
+        see_through = self._see_through
+
+        async def slowly(fresh: Any) -> None:
+            await see_through(fresh)
+            await asyncio.sleep(MOMENT_SECONDS)
+
+        self._see_through = slowly
+        try:
+            await process(self, messages)
+        finally:
+            self._see_through = see_through
+
+    inbox.Inbox.claim = claim_all
+    marks.Marks.done = nothing_done
+    delivery.Deliveries.process = process_and_wait
+
+
+@plant
+def done_by_redis_alone() -> None:
+    """The claim in Redis, taken before the work, makes a redelivery look done."""
+    marks = module("shared.messaging.marks")
+    done = marks.Marks.done
+
+    async def done_when_claimed(self: Any, queue: str, event_ids: Any) -> set[Any]:
+        seen = self.__dict__.setdefault("_mine", set())
+        try:
+            found = await self._claim.registered_client.mget(marks._keys(queue, event_ids))
+        except Exception:  # noqa: BLE001  (without Redis all is as it should be)
+            found = []
+        claimed = {one for one, mark in zip(event_ids, found, strict=False) if mark}
+        await done(self, queue, event_ids)
+        seen.update(event_ids)
+        return claimed
+
+    marks.Marks.done = done_when_claimed
+
+
+@plant
+def no_sequence_gate() -> None:
+    """Events take effect in whatever order they come."""
+    gate = module("shared.messaging.gate")
+
+    def _sort(turn: Any, aggregate_id: Any, found: Any) -> None:
+        for sequence in found:
+            one = found[sequence]
+            if one is not None:
+                turn.due.append(one)
+        turn.moved[aggregate_id] = max(found)
+
+    gate.Gate._sort = staticmethod(_sort)
+
+
+@plant
+def poison_dropped() -> None:
+    """What fails is acknowledged and forgotten, instead of being put off."""
+    delivery = module("shared.messaging.delivery")
+
+    async def forget(*_: Any, **__: Any) -> None:
+        return
+
+    async def no_patience(*_: Any) -> bool:
+        return False
+
+    delivery.Deliveries._put_off = forget
+    delivery.Patience.waits_out = no_patience
+
+
+@plant
+def outbox_in_a_transaction_of_its_own() -> None:
+    """The rows commit, and what is to be told of them follows a little later."""
+    db = module("shared.db")
+    database = db.Database
+    begin = database.begin.__wrapped__
+    from contextlib import asynccontextmanager  # noqa: PLC0415
+
+    @asynccontextmanager
+    async def in_two(self: Any, scope: Any = db.SYSTEM) -> Any:
+        kept: list[Any] = []
+        async with asynccontextmanager(begin)(self, scope) as uow:
+            yield uow
+            kept, uow._outbox = uow._outbox, []
+        if kept:
+            await asyncio.sleep(MOMENT_SECONDS)
+            async with asynccontextmanager(begin)(self, scope) as later:
+                later._outbox = kept
+
+    database.begin = in_two
+
+
+# ---- the money ------------------------------------------------------------------------------
+
+
+@plant
+def a_new_key_each_time() -> None:
+    """A charge that is sent again is another charge for the provider."""
+    collect = module("services.payments.use_cases.collect_payments")
+    ask = module("services.payments.use_cases.ask_providers")
+    from dataclasses import replace  # noqa: PLC0415
+    from uuid import uuid4  # noqa: PLC0415
+
+    charge_request = collect.charge_request
+
+    def anew(*given: Any) -> Any:
+        return replace(charge_request(*given), key=str(uuid4()))
+
+    collect.charge_request = anew
+    ask.charge_request = anew
+
+
+@plant
+def unknown_tried_again() -> None:
+    """A lost answer is taken for a refusal, and a new attempt is made."""
+    collector = module("services.payments.collector")
+    base = module("services.payments.providers.base")
+    charge = collector.Collector._charge
+
+    async def hasty(self: Any, claim: Any) -> Any:
+        outcome = await charge(self, claim)
+        if isinstance(outcome, base.Uncertain):
+            return base.Canceled(reference="")
+        return outcome
+
+    collector.Collector._charge = hasty
+
+
+@plant
+def ledger_posted_later() -> None:
+    """The state commits, and its ledger entries follow in a transaction of their own."""
+    settle = module("services.payments.use_cases.settle_attempt")
+    collector = module("services.payments.collector")
+    settled = settle.settle_attempt
+
+    async def without_ledger(uow: Any, **how: Any) -> None:
+        posted: list[tuple[Any, dict[str, Any]]] = []
+
+        class Later:
+            async def post(self, posting: Any, **more: Any) -> None:
+                posted.append((posting, more))
+
+        real, uow.ledger = uow.ledger, Later()
+        await settled(uow, **how)
+        uow.ledger = real
+        collect = _COLLECTOR.get("one")
+        if posted and collect is not None:
+            _BACKGROUND.add(asyncio.ensure_future(post_later(collect, posted)))
+        elif posted:
+            for posting, more in posted:
+                await real.post(posting, **more)
+
+    async def post_later(collect: Any, posted: list[tuple[Any, dict[str, Any]]]) -> None:
+        await asyncio.sleep(2 * MOMENT_SECONDS)
+        async with collect._begin() as uow:
+            for posting, more in posted:
+                await uow.ledger.post(posting, **more)
+
+    start = collector.Collector.start
+
+    def remembered(self: Any, claims: Any) -> Any:
+        _COLLECTOR["one"] = self
+        return start(self, claims)
+
+    collector.Collector.start = remembered
+    collector.settle_attempt = without_ledger
+
+
+@plant
+def charged_before_stored() -> None:
+    """The provider is called first, and the attempt is written down under an id of its own."""
+    collect = module("services.payments.use_cases.collect_payments")
+    collector = module("services.payments.collector")
+    charge = collector.Collector._charge
+    claim_due = collect.claim_due
+    schedule = module("services.payments.schedule")
+
+    async def claim_and_charge(uow: Any, due: Any, **how: Any) -> Any:
+        claims = await claim_due(uow, due, **how)
+        owner = _COLLECTOR["one"]
+        for claim in claims.claims:
+            _OUTCOMES[claim.attempt_id] = await charge(owner, claim)
+        await asyncio.sleep(MOMENT_SECONDS)
+        return claims
+
+    async def known(_self: Any, claim: Any) -> Any:
+        return _OUTCOMES.pop(claim.attempt_id)
+
+    made = collector.Collector.__init__
+
+    def remembered(self: Any, *given: Any, **how: Any) -> None:
+        made(self, *given, **how)
+        _COLLECTOR["one"] = self
+
+    collector.Collector.__init__ = remembered
+    collector.Collector._charge = known
+    schedule.claim_due = claim_and_charge
+
+
+@plant
+def nobody_asks_the_provider() -> None:
+    """An attempt whose answer was lost stays unknown for ever."""
+    schedule = module("services.payments.schedule")
+
+    async def nothing(*_: Any, **__: Any) -> list[Any]:
+        return []
+
+    schedule.claim_unanswered = nothing
+
+
+@plant
+def invoice_numbers_from_a_sequence() -> None:
+    """Numbers are taken in a transaction of their own: what rolls back leaves a gap."""
+    owner = module("services.invoicing.repository").InvoicingUnitOfWork
+    take = owner.take_numbers
+
+    async def wasteful(self: Any, entity_id: Any, series: str, dates: Any) -> list[str]:
+        wanted = list(dates)
+        numbers: list[str] = await take(self, entity_id, series, [*wanted, wanted[-1]])
+        return numbers[: len(wanted)]
+
+    owner.take_numbers = wasteful
+
+
+@plant
+def idempotency_keys_forgotten() -> None:
+    """A request that is sent again is done again."""
+    edge = module("shared.web.edge")
+    made = edge.Edge.__init__
+
+    def forgetful(self: Any, *given: Any, **how: Any) -> None:
+        made(self, *given, **how)
+        if self.key:
+            self.key = os.urandom(8).hex()
+
+    edge.Edge.__init__ = forgetful
+
+
+_BACKGROUND: set[Any] = set()
+_COLLECTOR: dict[str, Any] = {}
+_OUTCOMES: dict[Any, Any] = {}
+
+
+async def _quietly(waiting: Any) -> None:
+    with contextlib.suppress(Exception):
+        await waiting
+
+
+def main() -> None:
+    """Plant, then be the process that was asked for."""
+    defect, name, *words = sys.argv[1:]
+    if os.environ.get("PERENNIAL_ENVIRONMENT") == "production":
+        raise SystemExit("No defects are planted in production.")
+    service = name.split(".")[1]
+    # The sandbox is the witness: nothing is wrong with it.
+    concerned = not name.endswith(".sandbox") and "migrate" not in words
+    if concerned and service in CONCERNED.get(defect, (service,)):
+        PLANTS[defect]()
+    sys.argv = [name, *words]
+    runpy.run_module(f"{name}.__main__", run_name="__main__")
+
+
+#: Defects that live in one service; the others are in all of them.
+CONCERNED = {
+    **dict.fromkeys(
+        [
+            "a new key each time",
+            "unknown tried again",
+            "ledger posted later",
+            "charged before stored",
+            "nobody asks the provider",
+        ],
+        ("payments",),
+    ),
+    "invoice numbers from a sequence": ("invoicing",),
+}
+
+if __name__ == "__main__":
+    main()
