@@ -1,5 +1,6 @@
 """The unit of work: rows, outgoing events and the inbox commit together or not at all."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from sqlalchemy import (
     event as sqlalchemy_event,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -30,12 +32,14 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.clock import utc_now
 from shared.context import current_cause
 from shared.events.base import Event
 from shared.ids import new_id
 from shared.messaging.envelope import outbox_row
+from shared.messaging.outbox import store
 from shared.messaging.tables import add_messaging_tables
 from shared.platform_tables import add_platform_tables
 from shared.settings import Settings
@@ -192,8 +196,7 @@ class UnitOfWork:
         if self._audits:
             await self.session.execute(insert(self.platform.audit_log), self._audits)
         if self._outbox:
-            await self.session.execute(insert(self.platform.outbox), self._outbox)
-            await self._notify(f"outbox_{self.platform.schema}", "")
+            await store(self.session, self.platform.schema, self._outbox)
         for job in sorted(self._wakes):
             await self._notify(f"jobs_{self.platform.schema}", job)
         if self._activity:
@@ -223,6 +226,33 @@ class UnitOfWork:
             ),
             rows,
         )
+
+
+#: A connection that rested longer is tried before it is used again.
+IDLE_SECONDS = 1.0
+
+
+def _ping_the_idle(engine: AsyncEngine) -> None:
+    """Have a server that restarted cost a round trip here instead of a failed request.
+
+    SQLAlchemy's own ping costs every transaction three round trips; a busy connection needs
+    none, for it was heard of a moment ago.
+    """
+
+    @sqlalchemy_event.listens_for(engine.sync_engine, "checkin")
+    def rest(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @sqlalchemy_event.listens_for(engine.sync_engine, "checkout")
+    def rouse(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        since = record.info.get("rests_since")
+        if since is None or time.monotonic() - since < IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            # The others of its age are as dead; the pool tries again with a new one.
+            raise InvalidatePoolError from error
 
 
 @dataclass(frozen=True)
@@ -292,8 +322,6 @@ class Database(Generic[U]):
             pool_timeout=10,
             # What people typed has no place in an error that is logged.
             hide_parameters=True,
-            # A server that restarted costs one round trip here instead of a failed request.
-            pool_pre_ping=True,
             isolation_level="READ COMMITTED",
             connect_args={
                 "timeout": 5,
@@ -307,6 +335,7 @@ class Database(Generic[U]):
                 },
             },
         )
+        _ping_the_idle(engine)
         return cls(engine, unit_of_work, Platform(metadata, settings.test_clocks))
 
     @asynccontextmanager

@@ -44,7 +44,10 @@ SELECT o.id, o.exchange, o.routing_key, o.aggregate_id, o.body, o.headers
         LIMIT $2) AS o
 """
 MARK_SENT = "UPDATE {schema}.outbox SET sent_at = now(), error = NULL WHERE id = ANY($1::uuid[])"
-SET_ASIDE = "UPDATE {schema}.outbox SET refused_at = now(), error = $2 WHERE id = $1"
+SET_ASIDE = """
+UPDATE {schema}.outbox AS o SET refused_at = now(), error = refused.error
+  FROM unnest($1::uuid[], $2::text[]) AS refused(id, error) WHERE o.id = refused.id
+"""
 #: What was refused is offered again after half a minute, and then after gaps that double.
 TRY_AGAIN = """
 UPDATE {schema}.outbox SET refused_at = NULL
@@ -174,13 +177,18 @@ class Relay:
             await connection.execute(self._sql(MARK_SENT), confirmed)
             PUBLISHED.labels(self._service).inc(len(confirmed))
             crashpoint("relay.marked")
-        for row_id, error in aside:
-            REFUSED.labels(self._service).inc()
-            log.error("The broker refused an event", event_id=str(row_id), error=error)
-            await connection.execute(self._sql(SET_ASIDE), row_id, error)
+        if aside:
+            await self._set_aside(connection, aside)
         if lost is not None:
             raise lost
         return len(confirmed)
+
+    async def _set_aside(self, connection: Any, aside: Sequence[tuple[UUID, str]]) -> None:
+        """So that what the broker refuses for itself holds up nothing behind it."""
+        ids, errors = [row_id for row_id, _ in aside], [error for _, error in aside]
+        REFUSED.labels(self._service).inc(len(aside))
+        log.error("The broker refused events", number=len(ids), first=str(ids[0]), error=errors[0])
+        await connection.execute(self._sql(SET_ASIDE), ids, errors)
 
     async def _publish(
         self, channel: AbstractChannel, rows: Sequence[Any]

@@ -1,0 +1,36 @@
+"""Storing events with the change that they report, in one statement that also wakes the relay."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncSession
+
+#: The insert takes the rows in their order, so an aggregate's positions rise with its sequence.
+STORE = """
+WITH stored AS (
+    INSERT INTO {schema}.outbox (id, part, exchange, routing_key, aggregate_id, account_id,
+                                 sequence, body, headers)
+    SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[], $5::uuid[],
+                         $6::uuid[], $7::int[], $8::bytea[], $9::jsonb[])
+)
+SELECT pg_notify('outbox_{schema}', '')
+"""
+COLUMNS = (
+    "id",
+    "part",
+    "exchange",
+    "routing_key",
+    "aggregate_id",
+    "account_id",
+    "sequence",
+    "body",
+)
+
+
+async def store(session: AsyncSession, schema: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Store outbox rows (envelope.outbox_row) in the session's transaction."""
+    columns = [[row[name] for row in rows] for name in COLUMNS]
+    headers = [orjson.dumps(row["headers"]).decode() if row["headers"] else None for row in rows]
+    connection = await session.connection()
+    await connection.exec_driver_sql(STORE.format(schema=schema), (*columns, headers))
