@@ -222,6 +222,11 @@ class PaymentProvider(Protocol):
         ...
 
     @property
+    def look_up_lag(self) -> timedelta:
+        """For how long a charge that was made may be missing from what `look_up` sees."""
+        ...
+
+    @property
     def longest_call(self) -> timedelta:
         """After this, a call that was begun has come to an end."""
         ...
@@ -260,7 +265,7 @@ class PaymentProvider(Protocol):
     async def look_up_payout(self, reference: str) -> Payout | None: ...
 
     def movements(self, *, since: datetime | None = None) -> AsyncIterator[Movement]:
-        """The provider's own books, oldest first."""
+        """The provider's own books: what it took and what it gave back."""
         ...
 
     def verify(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> None:

@@ -21,6 +21,7 @@ from services.payments.providers.base import (
     ChargeOutcome,
     NeverHeard,
     PaymentProvider,
+    Uncertain,
 )
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.tables import attempts
@@ -88,6 +89,8 @@ async def _never_heard(
             if waiting is not None and waiting.is_open:
                 waiting.ask_at = waiting.deadline
         return None
+    if attempt.cancel_requested and now < attempt.started_at + asked.look_up_lag:
+        return Uncertain(reason="The provider's index may lag behind.")
     if attempt.cancel_requested or now > attempt.started_at + asked.key_window - MARGIN:
         return Canceled(reference="")
     async with begin() as uow:
