@@ -85,6 +85,7 @@ class _Seeding:
             meter_id=calls.id,
             aggregation=Aggregation.SUM,
         )
+        await self.uow.session.flush()
         for plan in (starter, team, business, metered):
             await publish_plan(self.uow, plan.id, now=self.now)
         await self._addons()

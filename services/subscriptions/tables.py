@@ -257,7 +257,7 @@ coupons = Table(
     _moment("created_at"),
     CheckConstraint("(percent IS NULL) <> (amount IS NULL)", name="value"),
     CheckConstraint("percent > 0 AND percent <= 100", name="percent"),
-    CheckConstraint("amount > 0 AND currency IS NOT NULL", name="amount"),
+    CheckConstraint("amount IS NULL OR (amount > 0 AND currency IS NOT NULL)", name="amount"),
     CheckConstraint("(duration = 'repeating') = (periods IS NOT NULL)", name="periods"),
     # The last word on the limit, whatever the code does.
     CheckConstraint("redeemed >= 0 AND redeemed <= max_redemptions", name="redeemed"),

@@ -260,7 +260,7 @@ def test_a_start_waits_for_its_first_payment_and_then_expires() -> None:
     assert subscription.next_act() == (BEGIN + timedelta(hours=23), Act.EXPIRE)
     subscription.expire(now=BEGIN + timedelta(hours=23))
     expired = Status.INCOMPLETE_EXPIRED
-    assert subscription.status == expired  # type: ignore[comparison-overlap]
+    assert subscription.status == expired
     assert subscription.due_at is None
 
 

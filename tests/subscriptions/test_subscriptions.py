@@ -45,7 +45,7 @@ def paid(invoice: dict[str, Any], reason: str = "subscription_start") -> Invoice
         number="INV-1",
         total=Money(1000, "EUR"),
         amount_paid=Money(1000, "EUR"),
-        billing_reason=reason,  # type: ignore[arg-type]
+        billing_reason=reason,
     )
 
 
@@ -57,7 +57,7 @@ def finalized(invoice: dict[str, Any], reason: str = "subscription_start") -> In
         total=Money(1000, "EUR"),
         amount_due=Money(1000, "EUR"),
         due_at=utc_now(),
-        billing_reason=reason,  # type: ignore[arg-type]
+        billing_reason=reason,
     )
 
 
@@ -158,7 +158,7 @@ async def test_a_plan_that_is_not_published_takes_nobody(
     )
 
 
-async def make_due(service: Running, subscription: dict[str, Any], **times: datetime) -> None:
+async def make_due(service: Running, subscription: dict[str, Any], **times: Any) -> None:
     """Move a subscription in time, as if it had begun earlier."""
     async with service.runtime.begin() as uow:
         await uow.session.execute(

@@ -133,7 +133,6 @@ async def test_a_period_bills_its_usage_and_late_usage_is_billed_as_the_differen
         "/v1/usage-events",
         json={"id": "2", "meter": meter["code"], "value": 5, "at": hours_ago},
     )
-    # Known to the service only as a period that was billed: within the grace it still counts.
     assert late.status_code == 201, late.text
     again = first.period_start
     await make_due(
@@ -163,6 +162,7 @@ async def test_every_aggregation_is_billed_when_it_ends(
     shop: Shop,
     meter: dict[str, Any],
     events: EventLog,
+    *,
     aggregation: str,
     amount: int,
 ) -> None:

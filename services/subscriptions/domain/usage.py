@@ -1,12 +1,13 @@
 """Usage: events counted once, added up in buckets that no period's bound ever cuts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import ClassVar
 from uuid import UUID
 
+from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation
 from services.subscriptions.domain.subscription import SERVED, Subscription
 from shared.errors import Conflict, Invalid, NotFound
@@ -109,7 +110,7 @@ def bucket_start(subscription: Subscription, at: datetime) -> datetime:
 
 def place(
     subscription: Subscription,
-    previous_start: datetime | None,
+    billed: Sequence[BillingPeriod],
     *,
     at: datetime,
     now: datetime,
@@ -117,7 +118,7 @@ def place(
 ) -> datetime:
     """The bucket in which usage at `at` counts, or a refusal.
 
-    What comes late, but within the grace, goes to the period in which it happened.
+    What comes late, but within the grace, goes to the `billed` window in which it happened.
     """
     if at > now + CLOCK_TOLERANCE:
         raise UsageTooEarly("Usage lies in the past; check the sender's clock.", field="at")
@@ -125,11 +126,10 @@ def place(
         raise UsageHasNoSubscription(f"The subscription is {subscription.status}.")
     if at >= subscription.period_start:
         return bucket_start(subscription, at)
-    within_grace = now <= subscription.period_start + grace
-    if previous_start is None or at < previous_start or not within_grace:
-        raise UsageTooLate("Its period is over and so is the time for late usage.", field="at")
-    hour = at.replace(minute=0, second=0, microsecond=0)
-    return max(hour, previous_start)
+    for window in billed:
+        if at in window and now <= window.end + grace:
+            return max(at.replace(minute=0, second=0, microsecond=0), window.start)
+    raise UsageTooLate("Its period is over and so is the time for late usage.", field="at")
 
 
 def reached(used: Decimal, limit: int) -> list[int]:

@@ -15,7 +15,6 @@ from services.subscriptions import tables
 from services.subscriptions.domain.catalog import Meter
 from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation
-from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.domain.usage import Bucket, UsageEvent, merged
 
 Key = tuple[UUID, UUID, datetime]
@@ -33,17 +32,6 @@ class UsageStore:
     async def meters(self, codes: Iterable[str]) -> dict[str, Meter]:
         statement = select(Meter).where(tables.meters.c.code.in_(set(codes)))
         return {meter.code: meter for meter in await self._session.scalars(statement)}
-
-    async def previous_period_start(self, subscription: Subscription) -> datetime | None:
-        """Where the period before the running one began."""
-        billed = tables.billed_periods.c
-        found: datetime | None = await self._session.scalar(
-            select(func.min(billed.period_start)).where(
-                billed.subscription_id == subscription.id,
-                billed.period_end == subscription.period_start,
-            )
-        )
-        return found
 
     async def insert(
         self, account_id: UUID, new: Sequence[UsageEvent], *, received_at: datetime

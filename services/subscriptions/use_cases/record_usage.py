@@ -8,6 +8,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from services.subscriptions.domain.catalog import Feature, FeatureType, Meter, MeterNotFound
+from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation, plain
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.domain.usage import (
@@ -19,6 +20,7 @@ from services.subscriptions.domain.usage import (
 )
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.tables import UsageRow
+from services.subscriptions.use_cases.gather_usage import LONGEST_GRACE
 from services.subscriptions.use_cases.mark_stale import mark_stale
 from services.subscriptions.use_cases.read_entitlements import grants_of, metered_features
 from shared.errors import DomainError
@@ -105,20 +107,15 @@ class _Placing:
         self._uow = uow
         self._held = held
         self._now = now
-        self._previous: dict[UUID, datetime | None] = {}
+        self._billed: dict[UUID, list[BillingPeriod]] = {}
         self._metering: dict[UUID, list[Subscription]] = {}
 
     async def place(self, report: Report, meter: Meter) -> UsageEvent:
         subscription = await self._subscription(report, meter)
         at = report.at or self._now
-        previous = None
-        if at < subscription.period_start:
-            if subscription.id not in self._previous:
-                start = await self._uow.usage.previous_period_start(subscription)
-                self._previous[subscription.id] = start
-            previous = self._previous[subscription.id]
+        billed = await self._windows(subscription) if at < subscription.period_start else []
         bucket = place(
-            subscription, previous, at=at, now=self._now, grace=timedelta(hours=meter.grace_hours)
+            subscription, billed, at=at, now=self._now, grace=timedelta(hours=meter.grace_hours)
         )
         return UsageEvent(
             id=report.id,
@@ -129,6 +126,16 @@ class _Placing:
             bucket_start=bucket,
             member=report.member,
         )
+
+    async def _windows(self, subscription: Subscription) -> list[BillingPeriod]:
+        """What was billed so lately that usage may still come for it."""
+        if subscription.id not in self._billed:
+            since = self._now - LONGEST_GRACE
+            rows = await self._uow.usage.billed_windows(subscription.id, since=since)
+            self._billed[subscription.id] = [
+                BillingPeriod(row.window_start, row.window_end) for row in rows
+            ]
+        return self._billed[subscription.id]
 
     async def _subscription(self, report: Report, meter: Meter) -> Subscription:
         if report.subscription_id is not None:

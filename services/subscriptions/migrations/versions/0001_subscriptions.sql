@@ -56,7 +56,7 @@ CREATE TABLE coupons (
     CONSTRAINT pk_coupons PRIMARY KEY (id),
     CONSTRAINT ck_coupons_value CHECK ((percent IS NULL) <> (amount IS NULL)),
     CONSTRAINT ck_coupons_percent CHECK (percent > 0 AND percent <= 100),
-    CONSTRAINT ck_coupons_amount CHECK (amount > 0 AND currency IS NOT NULL),
+    CONSTRAINT ck_coupons_amount CHECK (amount IS NULL OR (amount > 0 AND currency IS NOT NULL)),
     CONSTRAINT ck_coupons_periods CHECK ((duration = 'repeating') = (periods IS NOT NULL)),
     CONSTRAINT ck_coupons_redeemed CHECK (redeemed >= 0 AND redeemed <= max_redemptions),
     CONSTRAINT uq_coupons_code UNIQUE (code),
