@@ -18,6 +18,8 @@ PACKAGES = {
     "redis-server": "redis-server",
     "nginx": "nginx",
 }
+#: Where the output is a file, every so many lines of apt-get's are enough to see it move.
+STEPS_SHOWN = 30
 #: With this file, packages do not start what they bring (see invoke-rc.d(8)).
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -119,14 +121,18 @@ def _apt(how: list[str], words: list[str], log: Path) -> None:
         child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        last = ""
+        last, steps = "", 0
         for line in child.stdout or ():
             output.write(line)
             if line.startswith(("E:", "Err:")):
                 last = line.strip()
             if line.startswith(("Get:", "Unpacking", "Setting up")):
+                steps += 1
                 shown = f"  {line.strip()[:76]}"
-                print(f"\r{shown:<78}" if moving else shown, end="" if moving else "\n", flush=True)
+                if moving:
+                    print(f"\r{shown:<78}", end="", flush=True)
+                elif steps % STEPS_SHOWN == 0:
+                    print(shown, flush=True)
         if moving:
             print()
     if child.wait() != 0:

@@ -91,7 +91,8 @@ class Postgres:
         secret.unlink()
         if made.returncode != 0:
             said = made.stderr.strip().splitlines() or ["it said nothing"]
-            raise Failed(f"Postgres could not make its data folder {self.data}: {said[-1]}")
+            why = next((line for line in said if "error" in line or "FATAL" in line), said[-1])
+            raise Failed(f"Postgres could not make its data folder {self.data}: {why}")
         with (draft / "postgresql.conf").open("a") as conf:
             conf.write("\ninclude 'perennial.conf'\n")
         draft.rename(self.data)

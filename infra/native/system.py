@@ -93,12 +93,14 @@ class System:
         """The processes of an earlier `up`; when that one was killed, what it left is ended."""
         alive = self.state.alive()
         lost = self._lost(alive)
-        if not lost and (not alive or all(name in alive for name in SERVERS)):
-            return alive
-        say("An earlier run ended badly; stopping what is left of it")
+        broken = bool(alive) and not all(name in alive for name in SERVERS)
+        if lost or broken:
+            say("Stopping what is left of a run that was killed")
         stop(lost, grace=5)
-        self._stop(alive)
-        return {}
+        if broken:
+            self._stop(alive)
+            return {}
+        return alive
 
     def _lost(self, known: Mapping[str, Process]) -> list[Process]:
         """Processes of ours that the state does not know: it was lost with its launcher."""
