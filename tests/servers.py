@@ -1,19 +1,21 @@
 """Where a test run's Postgres, RabbitMQ and Redis come from: given, containers, or native.
 
 In this order: `TEST_POSTGRES_URL`, `TEST_RABBITMQ_URL` and `TEST_REDIS_URL` when all are given;
-containers where a Docker daemon answers (unless `TEST_SERVERS=native`); else private servers from
-the machine's own programs. Whatever was started ends with the run, also when the run is killed.
+containers where a Docker daemon answers; else private servers from the machine's own programs.
+`TEST_SERVERS=testcontainers` or `native` asks for one of the last two. Whatever was started ends
+with the run, also when the run is killed.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from infra.launch import docker_answers
 
 GIVEN = ("TEST_POSTGRES_URL", "TEST_RABBITMQ_URL", "TEST_REDIS_URL")
 
@@ -25,36 +27,28 @@ class Servers:
     postgres_admin_url: str
     rabbitmq_url: str
     redis_url: str
-    #: given, containers or native
+    #: given, testcontainers or native
     kind: str
 
 
 @contextmanager
 def servers() -> Iterator[Servers]:
     """The servers of this run, until the block ends."""
+    asked = os.environ.get("TEST_SERVERS", "")
+    if asked not in {"", "testcontainers", "native"}:
+        raise RuntimeError(f"TEST_SERVERS is testcontainers or native, not {asked}.")
     given = [os.environ[name] for name in GIVEN if os.environ.get(name)]
     if len(given) == len(GIVEN):
         postgres, rabbitmq, redis = given
         yield Servers(postgres, rabbitmq, redis, kind="given")
     elif given:
         raise RuntimeError(f"Give all of {', '.join(GIVEN)} or none.")
-    elif os.environ.get("TEST_SERVERS") != "native" and docker_answers():
+    elif asked == "testcontainers" or (not asked and docker_answers()):
         with _containers() as started:
             yield started
     else:
         with _native() as started:
             yield started
-
-
-def docker_answers() -> bool:
-    """Whether a Docker daemon can be used."""
-    if shutil.which("docker") is None:
-        return False
-    try:
-        asked = subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return asked.returncode == 0
 
 
 @contextmanager
@@ -79,7 +73,7 @@ def _containers() -> Iterator[Servers]:
             postgres_admin_url=postgres.get_connection_url(),
             rabbitmq_url=f"amqp://{rabbitmq.username}:{rabbitmq.password}@{broker}/%2F",
             redis_url=f"redis://{cache}/0",
-            kind="containers",
+            kind="testcontainers",
         )
 
 
