@@ -380,6 +380,7 @@ class InvoicingUnitOfWork(UnitOfWork):
                 self.documents.want(invoice.id, invoice.account_id, Subject.INVOICE)
                 with caused_by(cause):
                     self.emit(invoice.finalize(number=number, at=at, due_at=due_at))
+                    invoice.plan_reminder(entity.reminder_days, after=at)
                     if invoice.amount_due == 0:
                         paid = invoice.receive(0, at=at, payment_id=None)
                         if paid is not None:

@@ -69,6 +69,33 @@ async def _park_draft(runtime: InvoicingRuntime, invoice_id: UUID, refusal: Doma
     log.error("A draft could not be finalized", invoice_id=str(invoice_id), reason=refusal.code)
 
 
+async def next_reminder(uow: InvoicingUnitOfWork, account_id: UUID) -> datetime | None:
+    found: datetime | None = await uow.session.scalar(
+        select(func.min(invoices.c.reminds_at)).where(invoices.c.account_id == account_id)
+    )
+    return found
+
+
+@schedule.job(every=30.0, next_due=next_reminder)
+async def remind_payers(runtime: InvoicingRuntime, due: Due) -> int:
+    """Report the reminders that are due: each once, however late this runs."""
+    async with runtime.begin() as uow:
+        invoice_id = await uow.session.scalar(
+            select(invoices.c.id)
+            .select_from(Invoice)
+            .where(due.matches(invoices.c.reminds_at, invoices.c.account_id))
+            .order_by(invoices.c.reminds_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        if invoice_id is None:
+            return 0
+        invoice = await uow.invoices.get(invoice_id)
+        entity = await uow.legal_entities.get(invoice.legal_entity_id)
+        uow.emit(invoice.remind(entity.reminder_days))
+    return 1
+
+
 @schedule.job(every=5.0)
 async def render_documents(runtime: InvoicingRuntime, due: Due) -> int:
     """Make the files of what was finalized; in real time, for every account."""

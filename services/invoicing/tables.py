@@ -85,6 +85,7 @@ legal_entities = Table(
     Column("small_business", Boolean, nullable=False),
     Column("payment_terms_days", Integer, nullable=False),
     Column("draft_hours", Integer, nullable=False),
+    Column("reminder_days", JSONB, nullable=False),
     Column("is_default", Boolean, nullable=False),
     Column("branding", JSONB, nullable=False),
     Column("created_at", INSTANT, nullable=False),
@@ -178,6 +179,7 @@ invoices = Table(
     Column("payment_terms_days", Integer),
     Column("supplied_at", INSTANT, nullable=False),
     Column("finalizes_at", INSTANT),
+    Column("reminds_at", INSTANT),
     Column("issued_at", INSTANT),
     Column("due_at", INSTANT),
     Column("paid_at", INSTANT),
@@ -203,6 +205,7 @@ invoices = Table(
     ),
     CheckConstraint("subtotal - discount = net AND net + tax = total", name="sums"),
     CheckConstraint("total >= 0", name="total"),
+    CheckConstraint("reminds_at IS NULL OR status = 'open'", name="reminds_at"),
     CheckConstraint("credit_applied BETWEEN 0 AND total", name="credit_applied"),
     CheckConstraint("amount_paid BETWEEN 0 AND total - credit_applied", name="amount_paid"),
     # Never more is taken back than was paid, and no more refunded than came as money.
@@ -248,8 +251,12 @@ invoices = Table(
         postgresql_using="gin",
         postgresql_ops={"search_text": "gin_trgm_ops"},
     ),
-    # What is owed, by due date: reminders.
-    Index("ix_invoices_open_due_at", "due_at", postgresql_where=text("status = 'open'")),
+    # Reminders that are due.
+    Index(
+        "ix_invoices_reminds_at",
+        "reminds_at",
+        postgresql_where=text("reminds_at IS NOT NULL"),
+    ),
 )
 
 invoice_lines = Table(

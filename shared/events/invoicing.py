@@ -74,6 +74,17 @@ class InvoiceMarkedUncollectible(InvoiceEvent):
     name: ClassVar[str] = "invoice.marked_uncollectible"
 
 
+class InvoiceReminderDue(InvoiceEvent):
+    """The payer is to be reminded: `days` after the due date, before it when negative."""
+
+    name: ClassVar[str] = "invoice.reminder_due"
+
+    number: str
+    amount_remaining: Money
+    due_at: datetime
+    days: int
+
+
 class CreditNoteIssued(Event):
     """Part of a finalized invoice was taken back. `refund` is what payments sends back."""
 

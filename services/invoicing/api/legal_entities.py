@@ -49,6 +49,12 @@ class LegalEntityRequest(RequestModel):
     draft_hours: int = Field(
         0, ge=0, le=240, description="How long subscription invoices stay drafts."
     )
+    reminder_days: list[Annotated[int, Field(ge=-60, le=365)]] = Field(
+        default_factory=lambda: [-3, 1, 7, 14],
+        max_length=10,
+        description="Days after the due date (before it when negative), for invoices that are "
+        "not collected automatically.",
+    )
     is_default: bool = False
     branding: Branding = Field(default_factory=Branding)
     number_pattern: str = Field("INV-{year}-{seq:06}", max_length=60)
@@ -80,6 +86,7 @@ class LegalEntityView(BaseModel):
     small_business: bool
     payment_terms_days: int
     draft_hours: int
+    reminder_days: list[int]
     is_default: bool
     branding: Branding
     number_pattern: str
@@ -101,6 +108,7 @@ class LegalEntityView(BaseModel):
             small_business=entity.small_business,
             payment_terms_days=entity.payment_terms_days,
             draft_hours=entity.draft_hours,
+            reminder_days=entity.reminder_days,
             is_default=entity.is_default,
             branding=Branding.model_validate(entity.branding),
             number_pattern=pattern,

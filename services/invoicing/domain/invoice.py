@@ -1,7 +1,8 @@
 """The life of an invoice: drafted, finalized with a number, then paid, void or given up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from shared.events.invoicing import (
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
     InvoicePaid,
+    InvoiceReminderDue,
     InvoiceVoided,
 )
 from shared.events.subscriptions import DunningPolicy
@@ -127,6 +129,8 @@ class Invoice:
     supplied_at: datetime
     #: A draft is finalized by itself at this time; never, when it is None.
     finalizes_at: datetime | None = None
+    #: The next reminder, and how many days after the due date it is.
+    reminds_at: datetime | None = None
     issued_at: datetime | None = None
     due_at: datetime | None = None
     paid_at: datetime | None = None
@@ -224,6 +228,28 @@ class Invoice:
             credit_applied=self._money(self.credit_applied),
         )
 
+    def plan_reminder(self, days: Sequence[int], *, after: datetime) -> None:
+        """Set the next reminder: the first of `days` from the due date that lies ahead."""
+        self.reminds_at = None
+        if self.collect_automatically or not self.amount_remaining or self.due_at is None:
+            return
+        moments = [self.due_at + timedelta(days=offset) for offset in days]
+        self.reminds_at = min((moment for moment in moments if moment > after), default=None)
+
+    def remind(self, days: Sequence[int]) -> InvoiceReminderDue:
+        """The reminder that is due, and the next one planned."""
+        if self.reminds_at is None or self.due_at is None or self.status is not Status.OPEN:
+            raise IllegalInvoiceTransition("There is nothing to remind of.")
+        at = self.reminds_at
+        self.plan_reminder(days, after=at)
+        return InvoiceReminderDue(
+            **self._event(at),
+            number=self.number or "",
+            amount_remaining=self._money(self.amount_remaining),
+            due_at=self.due_at,
+            days=(at - self.due_at).days,
+        )
+
     def receive(self, amount: int, *, at: datetime, payment_id: UUID | None) -> InvoicePaid | None:
         """Count money toward it; the event when nothing is owed any more.
 
@@ -289,3 +315,5 @@ class Invoice:
         if target not in MOVES[self.status]:
             raise IllegalInvoiceTransition(f"An invoice that is {self.status} cannot be {target}.")
         self.status = target
+        if target is not Status.OPEN:
+            self.reminds_at = None

@@ -39,6 +39,9 @@ class LegalEntity:
     payment_terms_days: int = 0
     #: For so long an invoice of a subscription is a draft that staff may look at.
     draft_hours: int = 0
+    #: When the payers of invoices that are not collected by themselves are reminded:
+    #: days after the due date, before it when negative.
+    reminder_days: list[int] = field(default_factory=lambda: [-3, 1, 7, 14])
     is_default: bool = False
     #: Looks of its documents: logo (an attachment), color, footer.
     branding: dict[str, Any] = field(default_factory=dict)

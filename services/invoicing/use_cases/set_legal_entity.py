@@ -1,6 +1,6 @@
 """Say who issues invoices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -36,6 +36,7 @@ class EntityDetails:
     small_business: bool = False
     payment_terms_days: int = 0
     draft_hours: int = 0
+    reminder_days: list[int] = field(default_factory=lambda: [-3, 1, 7, 14])
     is_default: bool = False
     branding: dict[str, Any]
     number_pattern: str = "INV-{year}-{seq:06}"

@@ -53,6 +53,7 @@ CREATE TABLE legal_entities (
     small_business BOOLEAN NOT NULL,
     payment_terms_days INTEGER NOT NULL,
     draft_hours INTEGER NOT NULL,
+    reminder_days JSONB NOT NULL,
     is_default BOOLEAN NOT NULL,
     branding JSONB NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -138,6 +139,7 @@ CREATE TABLE invoices (
     payment_terms_days INTEGER,
     supplied_at TIMESTAMP WITH TIME ZONE NOT NULL,
     finalizes_at TIMESTAMP WITH TIME ZONE,
+    reminds_at TIMESTAMP WITH TIME ZONE,
     issued_at TIMESTAMP WITH TIME ZONE,
     due_at TIMESTAMP WITH TIME ZONE,
     paid_at TIMESTAMP WITH TIME ZONE,
@@ -160,6 +162,7 @@ CREATE TABLE invoices (
     CONSTRAINT ck_invoices_billing_reason CHECK (billing_reason IN ('subscription_start', 'subscription_cycle', 'subscription_change', 'subscription_cancel', 'manual')),
     CONSTRAINT ck_invoices_sums CHECK (subtotal - discount = net AND net + tax = total),
     CONSTRAINT ck_invoices_total CHECK (total >= 0),
+    CONSTRAINT ck_invoices_reminds_at CHECK (reminds_at IS NULL OR status = 'open'),
     CONSTRAINT ck_invoices_credit_applied CHECK (credit_applied BETWEEN 0 AND total),
     CONSTRAINT ck_invoices_amount_paid CHECK (amount_paid BETWEEN 0 AND total - credit_applied),
     CONSTRAINT ck_invoices_amount_credited CHECK (amount_credited BETWEEN 0 AND credit_applied + amount_paid),
@@ -173,7 +176,7 @@ CREATE TABLE invoices (
 CREATE INDEX ix_invoices_account_id_id ON invoices (account_id, id);
 CREATE INDEX ix_invoices_finalizes_at ON invoices (finalizes_at) WHERE finalizes_at IS NOT NULL;
 CREATE INDEX ix_invoices_issued_at_id ON invoices (issued_at, id) WHERE issued_at IS NOT NULL;
-CREATE INDEX ix_invoices_open_due_at ON invoices (due_at) WHERE status = 'open';
+CREATE INDEX ix_invoices_reminds_at ON invoices (reminds_at) WHERE reminds_at IS NOT NULL;
 CREATE INDEX ix_invoices_search_text ON invoices USING gin (search_text gin_trgm_ops);
 CREATE INDEX ix_invoices_subscription_id_id ON invoices (subscription_id, id);
 

@@ -1,0 +1,76 @@
+"""What happens by itself: drafts that become invoices, and reminders."""
+
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from services.invoicing.schedule import finalize_drafts, remind_payers
+from shared.clock import utc_now
+from shared.events.invoicing import InvoiceFinalized, InvoicePaid, InvoiceReminderDue
+from shared.schedule import Due
+from tests.eventlog import EventLog
+from tests.harness import Running
+from tests.invoicing.conftest import NewAccount, Publish, body, key
+from tests.invoicing.factories import START, a_started
+
+pytestmark = pytest.mark.servers
+
+
+async def test_subscription_invoices_rest_as_drafts_where_the_entity_wants_it(
+    *,
+    http: httpx.AsyncClient,
+    staff: dict[str, str],
+    events: EventLog,
+    publish: Publish,
+    invoicing: Running,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    acting = staff | {"Perennial-Account": str(account)}
+    entity = {"name": "Careful GmbH", "country": "DE", "draft_hours": 1}
+    made = body(await http.post("/v1/legal-entities", json=entity, headers=staff))
+    await http.put("/v1/billing-details", json={"legal_entity_id": made["id"]}, headers=acting)
+
+    await publish(a_started(account))
+
+    finalized = await events.next(InvoiceFinalized, about=account, within=30)
+    assert finalized.occurred_at == START + timedelta(hours=1)
+    assert finalized.sequence == 2
+    assert await finalize_drafts(invoicing.runtime, due_in(invoicing, timedelta())) == 0
+
+
+def due_in(invoicing: Running, ahead: timedelta) -> Due:
+    return Due(utc_now() + ahead, invoicing.runtime.database.platform)
+
+
+async def test_a_payer_is_reminded_before_and_after_the_due_date_until_it_is_paid(
+    http: httpx.AsyncClient,
+    staff: dict[str, str],
+    events: EventLog,
+    invoicing: Running,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    wanted: dict[str, Any] = {
+        "account_id": str(account),
+        "currency": "EUR",
+        "lines": [{"description": "One", "unit_amount": "100"}],
+        "collect_automatically": False,
+        "payment_terms_days": 14,
+    }
+    invoice = body(await http.post("/v1/invoices", json=wanted, headers=staff | key()))
+    path = f"/v1/invoices/{invoice['id']}"
+
+    late = due_in(invoicing, timedelta(days=16))
+    assert await remind_payers(invoicing.runtime, late) == 1
+    assert await remind_payers(invoicing.runtime, late) == 1
+    assert await remind_payers(invoicing.runtime, late) == 0
+    await http.post(f"{path}/mark-paid", json={}, headers=staff)
+    await events.next(InvoicePaid, about=account)
+    assert await remind_payers(invoicing.runtime, due_in(invoicing, timedelta(days=99))) == 0
+
+    reminders = events.all(InvoiceReminderDue, about=account)
+    assert [reminder.days for reminder in reminders] == [-3, 1]
+    assert reminders[0].amount_remaining.amount == 119
