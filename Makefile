@@ -5,10 +5,10 @@ READY := .venv/requirements.sha256
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down reset demo status logs staff test test-fast check format bench chaos docs openapi events
+.PHONY: help setup up down reset demo status logs staff test test-fast check format bench chaos chaos-selftest docs openapi events
 
 help: ## list the targets
-	@awk -F ': .*## ' '/^[a-z-]+:.* ## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.* ## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment (every target does, when it has to)
 
@@ -54,8 +54,11 @@ format: $(READY) ## format the code and repair what lint can
 bench: $(READY) ## measure; asserts nothing about time
 	@$(PY) -m pytest $(TESTS) -m benchmark -s
 
-chaos: $(READY) ## break things for minutes
-	@$(PY) -m pytest $(TESTS) -m chaos
+chaos: $(READY) ## break a whole system: CHAOS_FAULTS=300 CHAOS_SUBSCRIPTIONS=400 CHAOS_SEED=1
+	@$(PY) -m tests.chaos
+
+chaos-selftest: $(READY) ## plant defects, and see that each is found
+	@$(PY) -m tests.chaos.selftest
 
 docs: $(READY) ## write the generated pages, OpenAPI and event documents
 	@$(PY) -m infra.docs

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ class Wanted:
 
 def run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
     """Do it and report: one object that fits a line."""
+    # The launcher tells its progress to standard output, which is for the report alone.
+    with redirect_stdout(sys.stderr):
+        return _run(wanted, tell)
+
+
+def _run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="perennial-chaos-"))
     folder.chmod(0o711)
     topology = Topology(folder, wanted.defect)
@@ -138,11 +145,4 @@ def _end(topology: Topology) -> None:
     """Stop it all, but leave the data and the logs to be read."""
     for name in list(topology.state.alive()):
         topology.thaw(name)
-    with open(os.devnull, "w") as silence, _quietly(silence):  # noqa: PTH123
-        topology.down()
-
-
-def _quietly(silence: Any) -> Any:
-    from contextlib import redirect_stdout  # noqa: PLC0415
-
-    return redirect_stdout(silence)
+    topology.down()

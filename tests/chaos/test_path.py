@@ -259,7 +259,10 @@ class Path(RuleBasedStateMachine):
 
     @rule()
     def redis_forgets(self) -> None:
-        self.world.run(self.world.runtime.redis.flushdb())
+        self.world.run(self._forget())
+
+    async def _forget(self) -> None:
+        await self.world.runtime.redis.flushdb()
 
     # ---- what has to hold -------------------------------------------------------------------
 
