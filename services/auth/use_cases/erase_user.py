@@ -21,7 +21,7 @@ async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
     memberships = await uow.memberships.list_of_user(user.id)
     # One order for everybody, so that two owners who go at once do not wait for each other.
     for membership in sorted(memberships, key=lambda one: one.account_id):
-        await _leave(uow, membership, now=now)
+        await _leave(uow, membership)
     totp = await uow.totps.find(user.id)
     if totp is not None:
         await uow.totps.remove(totp)
@@ -45,7 +45,7 @@ async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
     uow.audit("user.erased", user.id)
 
 
-async def _leave(uow: AuthUnitOfWork, membership: Membership, *, now: datetime) -> None:
+async def _leave(uow: AuthUnitOfWork, membership: Membership) -> None:
     account: Account = await uow.accounts.get(membership.account_id)
     others = [
         one
@@ -54,7 +54,8 @@ async def _leave(uow: AuthUnitOfWork, membership: Membership, *, now: datetime) 
     ]
     if account.status is AccountStatus.OPEN:
         if not others:
-            await close_account(uow, account, now=now)
+            # Its subscriptions end at the account's own time, which a test clock may have moved.
+            await close_account(uow, account, now=await uow.now(account.id))
         elif membership.role is Role.OWNER and all(one.role is not Role.OWNER for one in others):
             raise LastOwner("Make somebody else an owner of the account first.")
     await uow.memberships.remove(membership)
