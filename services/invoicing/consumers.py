@@ -3,6 +3,7 @@
 from services.invoicing.domain.payment import Means
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases import bill_subscription as billing
+from services.invoicing.use_cases.bill_token_order import bill_token_order, refund_token_order
 from services.invoicing.use_cases.receive_payment import receive_payment
 from services.invoicing.use_cases.take_in_account import forget_account, take_in_account
 from services.invoicing.use_cases.void_invoice import void_invoice
@@ -17,6 +18,8 @@ from shared.events.subscriptions import (
     SubscriptionResumed,
     SubscriptionStarted,
     SubscriptionTrialEnded,
+    TokensOrdered,
+    TokensRefunded,
 )
 from shared.messaging.consumers import Consumers
 
@@ -45,6 +48,18 @@ async def bill_subscription(
         return
     await uow.upcoming.take_in(event)
     await billing.bill_subscription(uow, event)
+
+
+@consumers.handler(on=[TokensOrdered])
+async def bill_tokens(uow: InvoicingUnitOfWork, event: TokensOrdered) -> None:
+    """A purchase of tokens becomes an invoice. Commutative: an order is billed once."""
+    await bill_token_order(uow, event)
+
+
+@consumers.handler(on=[TokensRefunded])
+async def refund_tokens(uow: InvoicingUnitOfWork, event: TokensRefunded) -> None:
+    """An unused purchase is credited. Commutative: it waits for the order's invoice."""
+    await refund_token_order(uow, event)
 
 
 @consumers.handler(on=[PaymentSucceeded])

@@ -51,9 +51,10 @@ async def bill_token_order(uow: InvoicingUnitOfWork, event: TokensOrdered) -> No
 
 async def refund_token_order(uow: InvoicingUnitOfWork, event: TokensRefunded) -> None:
     """Nothing of it was used: all that was paid goes back the way it came."""
-    invoice = await uow.invoices.find_billed(order_key(event))
-    if invoice is None:
+    invoice_id = await uow.invoices.find_billed(order_key(event))
+    if invoice_id is None:
         raise OrderNotYetBilled(str(event.order_id))
+    invoice = await uow.invoices.get(invoice_id)
     if invoice.total:
         new = NewCreditNote(
             invoice_id=invoice.id, reason="Unused tokens taken back", settle=Settle.REFUND
