@@ -66,6 +66,14 @@ class Delivery:
         return self.action == DISCARD
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Messages in hand, and what is to be done of them."""
+
+    messages: Sequence[DeliveredMessage]
+    fresh: Sequence[Delivery]
+
+
 @dataclass(eq=False)
 class Deliveries:
     """The consumer path of one handler in one process.
@@ -85,6 +93,7 @@ class Deliveries:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _is_stopping: bool = False
     _in_hand: int = 0
+    _marking: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self._service = self.runtime.database.platform.schema
@@ -114,25 +123,40 @@ class Deliveries:
 
     async def run(self) -> None:
         """Work until stopped. What is then in hand and not done goes back to the broker."""
-        while not self._is_stopping:
-            if not self._waiting:
-                self._arrived.clear()
-                await self._arrived.wait()
-                continue
-            self._in_hand = min(self.batch, len(self._waiting))
-            await self.process([self._waiting.popleft() for _ in range(self._in_hand)])
-            self._in_hand = 0
+        ahead: asyncio.Task[_Taken] | None = None
+        try:
+            while not self._is_stopping:
+                if ahead is None and not self._waiting:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    continue
+                taken = await (ahead or self._take())
+                # What waits is read and looked up while this batch is in the database.
+                ahead = asyncio.create_task(self._take()) if self._waiting else None
+                await self._settle(taken)
+            if self._marking is not None:
+                await self._marking
+        finally:
+            for task in (ahead, self._marking):
+                if task is not None:
+                    task.cancel()
 
-    async def process(self, messages: Sequence[DeliveredMessage]) -> None:
+    async def _take(self) -> "_Taken":
+        """Some of what waits, and of that what is to be done. It is not waited for more."""
+        size = min(self.batch, len(self._waiting))
+        self._in_hand += size
+        messages = [self._waiting.popleft() for _ in range(size)]
+        return _Taken(messages, await self._not_yet_done(await self._read(messages)))
+
+    async def _settle(self, taken: "_Taken") -> None:
         """See every message through (committed, put off or parked), then acknowledge them."""
-        deliveries = await self._read(messages)
-        fresh = await self._not_yet_done(deliveries)
-        if fresh:
-            await self._see_through(fresh)
+        if taken.fresh:
+            await self._see_through(taken.fresh)
             crashpoint("delivery.done_not_acknowledged")
         # They came in this order on this channel, and whatever came before them is settled.
-        last = messages[-1]
+        last = taken.messages[-1]
         await last.channel.basic_ack(last.delivery_tag or 0, multiple=True, wait=False)
+        self._in_hand -= len(taken.messages)
         crashpoint("delivery.acknowledged_not_marked")
 
     async def _read(self, messages: Sequence[DeliveredMessage]) -> list[Delivery]:
@@ -401,7 +425,11 @@ class Deliveries:
             made = delivery.id.int >> 80  # milliseconds, by RFC 9562
             self._lag.observe(max(0.0, now - made / 1000))
         self._count["handled"].inc(len(committed))
-        await self.marks.remember(self._queue, [one.id for one in committed])
+        if self._marking is not None:
+            await self._marking
+        # Beside the next batch: nothing waits for what Redis remembers.
+        ids = [one.id for one in committed]
+        self._marking = asyncio.create_task(self.marks.remember(self._queue, ids))
 
 
 OUTCOMES = ("handled", "duplicate", "stale", "early", "retried", "parked")
