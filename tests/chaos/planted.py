@@ -12,7 +12,10 @@ import os
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 PLANTS: dict[str, Callable[[], None]] = {}
 #: Where a defect is a matter of an instant, the instant is made longer.
@@ -76,14 +79,26 @@ def acknowledged_before_committed() -> None:
     """A crash in between loses what is in hand."""
     delivery = module("shared.messaging.delivery")
 
-    async def process(self: Any, messages: Any) -> None:
-        last = messages[-1]
-        await last.channel.basic_ack(last.delivery_tag or 0, multiple=True, wait=False)
-        deliveries = await self._read(messages)
-        if fresh := await self._not_yet_done(deliveries):
-            await self._see_through(fresh)
+    settle = delivery.Deliveries._settle
 
-    delivery.Deliveries.process = process
+    async def hasty(self: Any, taken: Any) -> None:
+        last = taken.messages[-1]
+        await last.channel.basic_ack(last.delivery_tag or 0, multiple=True, wait=False)
+        await settle(self, replace(taken, messages=[_Deaf() for _ in taken.messages]))
+
+    delivery.Deliveries._settle = hasty
+
+
+class _Deaf:
+    """A message that was acknowledged already."""
+
+    delivery_tag = 0
+
+    def __init__(self) -> None:
+        self.channel = self
+
+    async def basic_ack(self, *_: Any, **__: Any) -> None:
+        return
 
 
 @plant
@@ -93,7 +108,7 @@ def no_inbox() -> None:
     marks = module("shared.messaging.marks")
     delivery = module("shared.messaging.delivery")
     claim = inbox.Inbox.claim
-    process = delivery.Deliveries.process
+    see_through = delivery.Deliveries._see_through
 
     async def claim_all(self: Any, uow: Any, event_ids: Any) -> set[Any]:
         await claim(self, uow, event_ids)
@@ -102,22 +117,13 @@ def no_inbox() -> None:
     async def nothing_done(*_: Any) -> set[Any]:
         return set()
 
-    async def process_and_wait(self: Any, messages: Any) -> None:
-        see_through = self._see_through
-
-        async def slowly(fresh: Any) -> None:
-            await see_through(fresh)
-            await asyncio.sleep(MOMENT_SECONDS)
-
-        self._see_through = slowly
-        try:
-            await process(self, messages)
-        finally:
-            self._see_through = see_through
+    async def slowly(self: Any, fresh: Any) -> None:
+        await see_through(self, fresh)
+        await asyncio.sleep(MOMENT_SECONDS)
 
     inbox.Inbox.claim = claim_all
     marks.Marks.done = nothing_done
-    delivery.Deliveries.process = process_and_wait
+    delivery.Deliveries._see_through = slowly
 
 
 @plant
@@ -176,7 +182,6 @@ def outbox_in_a_transaction_of_its_own() -> None:
     db = module("shared.db")
     database = db.Database
     begin = database.begin.__wrapped__
-    from contextlib import asynccontextmanager  # noqa: PLC0415
 
     @asynccontextmanager
     async def in_two(self: Any, scope: Any = db.SYSTEM) -> Any:
@@ -200,8 +205,6 @@ def a_new_key_each_time() -> None:
     """A charge that is sent again is another charge for the provider."""
     collect = module("services.payments.use_cases.collect_payments")
     ask = module("services.payments.use_cases.ask_providers")
-    from dataclasses import replace  # noqa: PLC0415
-    from uuid import uuid4  # noqa: PLC0415
 
     charge_request = collect.charge_request
 

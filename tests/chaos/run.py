@@ -18,14 +18,14 @@ from tests.chaos.checker import Checker
 from tests.chaos.history import History
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.topology import Topology, facts
-from tests.chaos.workload import Workload
+from tests.chaos.workload import PATIENCE_SECONDS, Workload
 
 #: The promise: after the last fault the system comes to rest by itself within this.
 DRAIN_SECONDS = 60
 #: How long a run goes on watching a system that breaks it, to tell late from never.
 WATCH_SECONDS = 30
 #: With a defect planted, what is not at rest by then will never be.
-PLANTED_SECONDS = 30
+PLANTED_SECONDS = 25.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ def _run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
             subscriptions=wanted.subscriptions,
             seed=wanted.seed,
             history=history,
+            patience=PLANTED_SECONDS if wanted.defect else PATIENCE_SECONDS,
         )
         workload.prepare()
         workload.start()

@@ -143,21 +143,18 @@ class Path(RuleBasedStateMachine):
         self.sequences: dict[UUID, int] = dict.fromkeys(self.things, 0)
         tables = ", ".join(f"{SCHEMA}.{table}" for table in TABLES)
         self.world.run(self.world.sql(f"TRUNCATE {tables}"))
-        self._start_process()
 
-    def _start_process(self) -> None:
-        world = self.world
-        self.deliveries = {
-            queue: Deliveries(
-                handler,
-                world.runtime,
-                self.broker,  # type: ignore[arg-type]
-                # As often as it fails here, it is tried again.
-                [1] * 1000,
-                Marks(world.runtime.redis),
-            )
-            for queue, handler in world.consumers.handlers.items()
-        }
+    def _new_process(self, queue: str) -> Deliveries:
+        """What a worker makes for one handler."""
+        runtime = self.world.runtime
+        return Deliveries(
+            self.world.consumers.handlers[queue],
+            runtime,
+            self.broker,  # type: ignore[arg-type]
+            # As often as it fails here, it is tried again.
+            [1] * 1000,
+            Marks(runtime.redis),
+        )
 
     # ---- publishing -------------------------------------------------------------------------
 
@@ -226,7 +223,7 @@ class Path(RuleBasedStateMachine):
             self.world.meets = None
 
     def _deliver(self, queue: str, bodies: list[bytes], *, acknowledges: bool = True) -> bool:
-        """Whether they were acknowledged; else the process died, and another one began."""
+        """Whether they were acknowledged; else the process died, and another one begins."""
 
         async def basic_ack(*_: Any, **__: Any) -> None:
             if not acknowledges:
@@ -244,12 +241,18 @@ class Path(RuleBasedStateMachine):
         try:
             self.world.run(self._process(queue, messages))
         except Crash:
-            self._start_process()
             return False
         return True
 
     async def _process(self, queue: str, messages: Any) -> None:
-        await self.deliveries[queue].process(messages)
+        process = self._new_process(queue)
+        for message in messages:
+            await process.receive(message)
+        working = asyncio.create_task(process.run())
+        while not process.is_idle and not working.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        process.stop()
+        await working
 
     @rule(ordered=st.booleans(), pick=st.integers(0, 30))
     def a_message_is_doubled(self, ordered: bool, pick: int) -> None:

@@ -22,7 +22,7 @@ from tests.chaos.history import Call, History
 PASSWORD = "a long enough chaos passphrase"
 BEGIN = "2026-01-15T09:00:00+00:00"
 #: A customer gives up on one request after so long; the run then counts it as a violation.
-PATIENCE_SECONDS = 150
+PATIENCE_SECONDS = 150.0
 CUSTOMERS_AT_ONCE = 8
 PER_CUSTOMER = 4
 #: Cards, and what the provider does with them.
@@ -52,10 +52,13 @@ class GaveUp(Exception):
 class Client:
     """One person at the gateway. A request keeps its key until an answer counts."""
 
-    def __init__(self, url: str, history: History, name: str, rng: random.Random) -> None:
+    def __init__(
+        self, url: str, history: History, name: str, rng: random.Random, patience: float
+    ) -> None:
         self._http = httpx.Client(base_url=url, timeout=20)
         self._history = history
         self._rng = rng
+        self.patience = patience
         self.name = name
         self.log_in: Callable[[], str] | None = None
 
@@ -69,7 +72,7 @@ class Client:
         """The status and body of the answer that counted."""
         key = str(UUID(int=self._rng.getrandbits(128), version=4))
         began, tries = self._history.now(), 0
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self.patience
         status, told, code = None, {}, ""
         while time.monotonic() < deadline:
             tries += 1
@@ -124,6 +127,7 @@ class Workload:
     subscriptions: int
     seed: int
     history: History
+    patience: float = PATIENCE_SECONDS
     #: Set when the faults are over: customers then finish what they are at.
     enough: threading.Event = field(default_factory=threading.Event)
     _prices: list[str] = field(default_factory=list)
@@ -181,7 +185,9 @@ class Workload:
     # ---- one customer -----------------------------------------------------------------------
 
     def _staff(self, name: str) -> Client:
-        client = Client(self.url, self.history, name, random.Random(f"{self.seed}/{name}"))
+        client = Client(
+            self.url, self.history, name, random.Random(f"{self.seed}/{name}"), self.patience
+        )
 
         def log_in() -> str:
             body = {"email": STAFF_EMAIL, "password": STAFF_PASSWORD}
@@ -196,7 +202,7 @@ class Workload:
 
     def _live(self, number: int, subscriptions: int) -> None:
         rng = random.Random(f"{self.seed}/{number}")
-        client = Client(self.url, self.history, f"customer-{number}", rng)
+        client = Client(self.url, self.history, f"customer-{number}", rng, self.patience)
         try:
             self._customer(client, rng, number, subscriptions)
         except GaveUp:
@@ -276,7 +282,7 @@ class Workload:
         return str(made["account"]["id"])
 
     def _token_mailed_to(self, email: str) -> str:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self.patience
         while time.monotonic() < deadline:
             for mail in sorted((self.mailbox / email).glob("*"), reverse=True):
                 if found := re.search(r"token[=: ]+([\w.-]{20,})", mail.read_text()):
@@ -314,7 +320,7 @@ class Clock:
         if status >= 300:
             return
         self._now = to
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self._staff.patience
         while time.monotonic() < deadline and not enough.is_set():
             found = self._staff.must("look at a clock", "GET", f"/v1/test-clocks/{self._id}")
             if found["status"] == "ready":
