@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from shared.events import Event
 
 Handle = Callable[[Any, Any], Awaitable[None]]
+Prepare = Callable[[Any, Sequence[Any]], Awaitable[None]]
 H = TypeVar("H", bound=Handle)
 
 
@@ -17,7 +18,8 @@ class Handler:
     `patterns` are the routing keys that the queue is bound to. `ordered` names the kind of
     aggregate whose events are applied strictly in sequence: the queue then hears all of them,
     and those that are not in `events` only move the cursor. With `batch` the function gets the
-    list of events that are handled in one transaction.
+    list of events that are handled in one transaction. `prepare` is called before them with all
+    of a transaction's events: it reads at once what each of them will need.
     """
 
     queue: str
@@ -26,6 +28,7 @@ class Handler:
     handle: Handle
     ordered: str | None = None
     batch: bool = False
+    prepare: Prepare | None = None
 
 
 class Consumers:
@@ -42,6 +45,7 @@ class Consumers:
         every: bool = False,
         ordered: str | None = None,
         batch: bool = False,
+        prepare: Prepare | None = None,
     ) -> Callable[[H], H]:
         """Have the decorated function handle these events (or, with `every`, all there are).
 
@@ -60,7 +64,9 @@ class Consumers:
                 patterns = (f"{ordered}.*",)
             else:
                 patterns = tuple(event.name for event in on)
-            self.handlers[queue] = Handler(queue, tuple(on), patterns, handle, ordered, batch)
+            self.handlers[queue] = Handler(
+                queue, tuple(on), patterns, handle, ordered, batch, prepare
+            )
             return handle
 
         return add

@@ -312,6 +312,8 @@ class Deliveries:
     async def _handle(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
         handler = self.handler
         acted_on = [one for one in deliveries if one.event is not None]
+        if handler.prepare and acted_on:
+            await handler.prepare(uow, [one.event for one in acted_on])
         if handler.batch and acted_on:
             with caused_by(handling(acted_on[0].found.cause, str(acted_on[0].id))):
                 await handler.handle(uow, [one.event for one in acted_on])
