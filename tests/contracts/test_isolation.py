@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.servers
+
 SERVICES = ("auth", "subscriptions", "invoicing", "payments")
 
 #: Builds the API and the worker without contacting anything, and looks for neighbors.

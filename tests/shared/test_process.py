@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.servers
+
 GOOD = {
     "PERENNIAL_DATABASE_URL": "postgresql://auth:hunter2@127.0.0.1:1/none",
     "PERENNIAL_BROKER_URL": "amqp://auth:hunter2@127.0.0.1:1/",
