@@ -87,10 +87,9 @@ class Compose:
         if given.verb == "exec":
             service, *words = given.words
             command = ["python", "-m", f"services.{service}", *words]
-            password = ["--env", "PERENNIAL_STAFF_PASSWORD"]
-            return self._become(
-                ["docker", "compose", "exec", *password, f"{service}-api", *command]
-            )
+            password = self.environment.get("PERENNIAL_STAFF_PASSWORD")
+            told = ["--env", f"PERENNIAL_STAFF_PASSWORD={password}"] if password else []
+            return self._become(["docker", "compose", "exec", *told, f"{service}-api", *command])
         module, *words = given.words
         self.environment |= {
             "PERENNIAL_MAIL_DIR": str(ROOT / ".run" / "mailbox"),
