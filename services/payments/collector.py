@@ -17,6 +17,8 @@ from shared.observability import logger
 
 log = logger(__name__)
 
+GATHER_SECONDS = 0.01
+
 
 class Collector:
     """A bounded number of charges under way in this process.
@@ -25,9 +27,12 @@ class Collector:
     What is lost with the process is found by the reconciler once its deadline has passed.
     """
 
-    def __init__(self, begin: Begin, *, slots: int) -> None:
+    def __init__(self, begin: Begin, *, slots: int, connections: int) -> None:
         self._begin = begin
         self._slots = slots
+        # Answers that come all at once queue up here, and not for connections, where waiting
+        # too long is an error.
+        self._settling = asyncio.Semaphore(connections)
         self._tasks: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
         self.owner = str(new_id())
@@ -44,6 +49,8 @@ class Collector:
     async def wait_for_slot(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            # Others end at the same moment; one look at what is due then serves them all.
+            await asyncio.sleep(GATHER_SECONDS)
 
     def start(self, claims: Sequence[Claim]) -> list[asyncio.Task[None]]:
         """Send these charges in the background."""
@@ -59,7 +66,7 @@ class Collector:
         outcome = await self._charge(claim)
         crashpoint("payments.after_call")
         try:
-            async with self._begin() as uow:
+            async with self._settling, self._begin() as uow:
                 await settle_attempt(
                     uow,
                     payment_id=claim.payment_id,

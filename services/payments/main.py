@@ -24,7 +24,11 @@ async def resources(runtime: Runtime[PaymentsUnitOfWork, PaymentsSettings]) -> A
     """The providers in use and what sends charges to them; a wrong name stops the start."""
     for name in runtime.settings.enabled_providers:
         provider(name)
-    collector = Collector(runtime.begin, slots=runtime.settings.charges_in_flight)
+    collector = Collector(
+        runtime.begin,
+        slots=runtime.settings.charges_in_flight,
+        connections=runtime.settings.database_pool_size,
+    )
     runtime.own["collector"] = collector
     try:
         yield

@@ -245,7 +245,7 @@ BODY = json.dumps({"id": "evt_1", "type": "charge.succeeded", "data": {"id": "ch
         (signed(BODY), BODY + b" "),
         (signed(BODY, secret="whsec_other"), BODY),
         (signed(BODY, age=301), BODY),
-        (signed(BODY, age=-360), BODY),
+        (signed(BODY, age=-3600), BODY),
         ({"sandbox-signature": "t=99999999999999999999,v1=00"}, BODY),
         ({"sandbox-signature": "t=é,v1=é"}, BODY),
     ],

@@ -115,7 +115,7 @@ class World:
                 .where(open_ones)
                 .values(ask_at=text("now()"), deadline=text("now()"))
             )
-        await schedule.ask_providers(self.runtime, Due(utc_now(), self.runtime.database.platform))
+        await self.run(schedule.ask_providers)
 
     async def run(self, job: Any, *, at: datetime | None = None) -> int:
         platform = self.runtime.database.platform
