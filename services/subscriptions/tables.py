@@ -588,6 +588,7 @@ test_clocks = Table(
     _choice("status", ClockStatus),
     Column("revision", Integer, nullable=False),
     Column("steps", Integer, nullable=False),
+    Column("looks_again", Boolean, nullable=False),
     Column("seen", JSONB(none_as_null=True)),
     _moment("seen_since", nullable=True),
     Column("waiting_for", ARRAY(Text, as_tuple=True), nullable=False),

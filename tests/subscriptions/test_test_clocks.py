@@ -108,3 +108,26 @@ async def test_a_first_payment_that_never_comes_expires_in_simulated_time(
 
     found = await customer.get(f"/v1/subscriptions/{subscription['id']}")
     assert found["status"] == "incomplete_expired"
+
+
+async def test_tokens_that_cost_nothing_are_invoiced_and_granted_and_expire_on_time(
+    frozen: dict[str, Any], customer: Customer, staff: Client
+) -> None:
+    bundle = await staff.post(
+        "/v1/bundles",
+        code=f"b-{new_id()}",
+        name="Gift",
+        tokens=10,
+        amount=0,
+        currency="EUR",
+        expires_after_days=5,
+    )
+    await customer.post("/v1/token-balance/purchase", bundle_id=bundle["id"])
+
+    await advance(staff, frozen, "2024-02-02T12:00:00Z")
+    assert (await customer.get("/v1/token-balance"))["balance"] == 10
+    await advance(staff, frozen, "2024-02-06T12:00:00Z")
+    assert (await customer.get("/v1/token-balance"))["balance"] == 0
+    entries = (await customer.get("/v1/token-balance/entries"))["data"]
+    assert entries[0]["kind"] == "expiry"
+    assert entries[0]["created_at"] == "2024-02-05T12:00:00Z"

@@ -88,6 +88,8 @@ class SimulatedClock:
     status: ClockStatus = ClockStatus.ADVANCING
     revision: int = 0
     steps: int = 0
+    #: Events are on their way: look again after a moment, not at once.
+    looks_again: bool = False
     #: What the round before at this same instant counted.
     seen: dict[str, Mapping[str, int]] | None = None
     seen_since: datetime | None = None
@@ -117,7 +119,8 @@ class SimulatedClock:
         if self.status is ClockStatus.READY or {r.service for r in reports} != SERVICES:
             return None
         if not self._is_settled(reports, real_now):
-            return self._round()
+            self.looks_again = bool(self.waiting_for)
+            return None if self.looks_again else self._round()
         self.seen = self.seen_since = None
         self.waiting_for = ()
         if self.now >= self.target:
@@ -126,6 +129,11 @@ class SimulatedClock:
         dues = [r.next_due for r in reports if r.next_due is not None and r.next_due > self.now]
         self.now = min([*dues, self.target])
         self.steps += 1
+        return self._round()
+
+    def look_again(self) -> TestClockAdvanced:
+        """The next round at the same instant."""
+        self.looks_again = False
         return self._round()
 
     def delete(self, *, at: datetime) -> TestClockDeleted:

@@ -1,5 +1,6 @@
 """Test clocks and what the services report of them."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import select
@@ -28,6 +29,15 @@ class Clocks:
         return await self._session.get(
             SimulatedClock, clock_id, with_for_update=True, populate_existing=True
         )
+
+    async def waiting(self) -> Sequence[SimulatedClock]:
+        """Those whose next round waits for a moment to pass."""
+        statement = (
+            select(SimulatedClock)
+            .where(tables.test_clocks.c.looks_again)
+            .with_for_update(skip_locked=True)
+        )
+        return (await self._session.scalars(statement)).all()
 
     async def exists_for(self, account_id: UUID) -> bool:
         found = await self._session.scalar(

@@ -62,6 +62,16 @@ async def hear_report(uow: SubscriptionsUnitOfWork, report: TestClockReported) -
     following = clock.hear(await uow.clocks.reports(clock), real_now=utc_now())
     if following is not None:
         uow.emit(following)
+    if clock.looks_again:
+        uow.wake("look_at_test_clocks_again")
+
+
+async def look_again(uow: SubscriptionsUnitOfWork) -> int:
+    """Ask the services again about clocks whose events were still on their way."""
+    clocks = await uow.clocks.waiting()
+    for clock in clocks:
+        uow.emit(clock.look_again())
+    return len(clocks)
 
 
 def require_test_clocks(uow: SubscriptionsUnitOfWork) -> None:

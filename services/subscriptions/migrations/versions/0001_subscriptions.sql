@@ -124,6 +124,7 @@ CREATE TABLE test_clocks (
     status VARCHAR(40) NOT NULL,
     revision INTEGER NOT NULL,
     steps INTEGER NOT NULL,
+    looks_again BOOLEAN NOT NULL,
     seen JSONB,
     seen_since TIMESTAMP WITH TIME ZONE,
     waiting_for TEXT[] NOT NULL,
