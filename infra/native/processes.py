@@ -157,7 +157,7 @@ _CHILDREN: list["subprocess.Popen[bytes]"] = []
 
 
 def _reap() -> None:
-    """Collect children that ended, so that they do not look alive as zombies."""
+    """Collect children that ended, so that they do not stay as zombies."""
     for child in _CHILDREN:
         child.poll()
 
@@ -171,6 +171,7 @@ def wait_ready(
     left = dict(waiting)
     deadline = time.monotonic() + seconds
     while left:
+        _reap()
         for process in [process for process in left if left[process]()]:
             del left[process]
             done(process)
@@ -224,6 +225,7 @@ def stop(processes: Iterable[Process], grace: float) -> list[str]:
         while process.alive():
             time.sleep(POLL_SECONDS)
             _reap()
+    _reap()
     return [process.name for process in left]
 
 
