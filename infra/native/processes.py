@@ -99,6 +99,16 @@ def ancestors(pid: int) -> Iterator[int]:
         yield pid
 
 
+def memory(pid: int) -> int:
+    """Bytes that it uses, its share of what it has in common with others (PSS) among them."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
 def _stat(pid: int) -> list[str]:
     """Its state, parent and so on (proc(5)); the name before them may hold anything."""
     try:

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from infra.native.processes import (
     State,
     adopt,
     ancestors,
+    memory,
     reload,
     run_all,
     start,
@@ -37,6 +39,7 @@ from infra.native.processes import (
 from infra.postgres.provision import provision
 
 PROGRAMS = ("postgres", "rabbitmq-server", "redis-server", "nginx")
+WORKER = re.compile(r"-(api|worker)(-\d+)?$")
 SERVERS = ("epmd", "rabbitmq", "redis", "postgres")
 START_SECONDS = 90
 MIGRATE_SECONDS = 300
@@ -253,13 +256,17 @@ class System:
         if not alive:
             say("Perennial does not run. Start it with: make up")
             return False
-        healthy = True
+        healthy, services = True, 0
         for process in self.state.processes:
             good = process.name in alive and self._healthy(process.name)
             healthy = healthy and good
             what = "ready" if good else "not ready" if process.name in alive else "ended"
             port = self.state.ports.get(process.name, "")
-            say(f"  {process.name:<22} {what:<10} process {process.pid:<8} {port}")
+            used = memory(process.pid)
+            services += used if WORKER.search(process.name) else 0
+            mib = f"{used / 2**20:.0f} MiB"
+            say(f"  {process.name:<22} {what:<10} process {process.pid:<8} {mib:>8}  {port}")
+        say(f"The services' processes use {services / 2**20:.0f} MiB, shared pages counted once.")
         say(f"{self.plan.url}  (mails: {self.run / 'mailbox'}, logs: {self.logs})")
         return healthy
 
