@@ -37,6 +37,7 @@ consumers = Consumers("invoicing")
         SubscriptionExpired,
     ],
     ordered="subscription",
+    prepare=billing.prepare_billing,
 )
 async def bill_subscription(
     uow: InvoicingUnitOfWork, event: Billable | SubscriptionExpired

@@ -1,12 +1,12 @@
 """Loading for a change: rows are locked, and held for the rest of the transaction."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import Select, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -56,12 +56,15 @@ class _Locked:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
         self._held: dict[Hashable, Any] = {}
+        self._absent: set[Hashable] = set()
 
-    async def _lock(self, key: Hashable, statement: Select[T]) -> T | None:
+    async def _lock(self, key: Hashable, statement: Callable[[], Select[T]]) -> T | None:
+        if key in self._absent:
+            return None
         if key not in self._held:
             # What an earlier read in this transaction saw may have changed since.
             found = await self._session.scalar(
-                statement.with_for_update().execution_options(populate_existing=True)
+                statement().with_for_update().execution_options(populate_existing=True)
             )
             if found is None:
                 return None
@@ -69,21 +72,54 @@ class _Locked:
         held: T = self._held[key]
         return held
 
+    async def _hold(
+        self, keys: Collection[Hashable], statement: Select[T], key_of: Callable[[T], Hashable]
+    ) -> None:
+        """Lock many at once, in the order of the statement; remember which are not there."""
+        if not keys:
+            return
+        for found in await self._session.scalars(statement.with_for_update()):
+            self._held[key_of(found)] = found
+        self._absent.update(key for key in keys if key not in self._held)
+
 
 class Invoices(_Locked):
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(session)
+        self._billed: dict[str, bool] = {}
+
     def add(self, invoice: Invoice) -> None:
         self._session.add(invoice)
         self._held[invoice.id] = invoice
+        if invoice.billing_key:
+            self._billed[invoice.billing_key] = True
 
     async def get(self, invoice_id: UUID) -> Invoice:
-        statement = select(Invoice).where(invoices.c.id == invoice_id).options(with_lines)
-        invoice = await self._lock(invoice_id, statement)
+        invoice = await self._lock(
+            invoice_id,
+            lambda: select(Invoice).where(invoices.c.id == invoice_id).options(with_lines),
+        )
         if invoice is None:
             raise InvoiceNotFound("There is no such invoice.")
         return invoice
 
+    async def know_billed(self, billing_keys: Collection[str]) -> None:
+        """Look at once which of these periods were billed."""
+        if not billing_keys:
+            return
+        found = await self._session.scalars(
+            select(invoices.c.billing_key).where(invoices.c.billing_key.in_(billing_keys))
+        )
+        self._billed = dict.fromkeys(billing_keys, False) | dict.fromkeys(found, True)
+
+    async def is_billed(self, billing_key: str) -> bool:
+        """Whether a period was billed before."""
+        if billing_key in self._billed:
+            return self._billed[billing_key]
+        return await self.find_billed(billing_key) is not None
+
     async def find_billed(self, billing_key: str) -> UUID | None:
-        """The invoice that a period was billed with."""
+        """The invoice that a period or an order was billed with."""
         found: UUID | None = await self._session.scalar(
             select(invoices.c.id).where(invoices.c.billing_key == billing_key)
         )
@@ -99,13 +135,28 @@ class Invoices(_Locked):
 
 
 class Accounts(_Locked):
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(session)
+        self._read: dict[UUID, Account] = {}
+
+    async def read(self, account_ids: Collection[UUID]) -> None:
+        """Read many at once, for `find`."""
+        if account_ids:
+            found = await self._session.scalars(
+                select(Account).where(accounts.c.account_id.in_(account_ids))
+            )
+            self._read = {account.account_id: account for account in found}
+
     async def find(self, account_id: UUID) -> Account | None:
         """Without a lock: what is frozen on an invoice is a copy."""
+        if account_id in self._read:
+            return self._read[account_id]
         return await self._session.get(Account, account_id)
 
     async def find_locked(self, account_id: UUID) -> Account | None:
-        statement = select(Account).where(accounts.c.account_id == account_id)
-        return await self._lock(account_id, statement)
+        return await self._lock(
+            account_id, lambda: select(Account).where(accounts.c.account_id == account_id)
+        )
 
     async def get(self, account_id: UUID) -> Account:
         account = await self.find_locked(account_id)
@@ -117,11 +168,25 @@ class Accounts(_Locked):
 class Credits(_Locked):
     """What accounts have in credit, per currency."""
 
-    async def find(self, account_id: UUID, currency: str) -> AccountCredit | None:
-        statement = select(AccountCredit).where(
-            account_credits.c.account_id == account_id, account_credits.c.currency == currency
+    async def hold(self, pairs: Collection[tuple[UUID, str]]) -> None:
+        """Lock what these accounts have, all at once."""
+        columns = tuple_(account_credits.c.account_id, account_credits.c.currency)
+        await self._hold(
+            pairs,
+            select(AccountCredit)
+            .where(columns.in_(pairs))
+            .order_by(account_credits.c.account_id, account_credits.c.currency),
+            lambda credit: (credit.account_id, credit.currency),
         )
-        return await self._lock((account_id, currency), statement)
+
+    async def find(self, account_id: UUID, currency: str) -> AccountCredit | None:
+        return await self._lock(
+            (account_id, currency),
+            lambda: select(AccountCredit).where(
+                account_credits.c.account_id == account_id,
+                account_credits.c.currency == currency,
+            ),
+        )
 
     async def add(
         self,
@@ -140,6 +205,7 @@ class Credits(_Locked):
             .values(account_id=account_id, currency=currency, balance=0)
             .on_conflict_do_nothing()
         )
+        self._absent.discard((account_id, currency))
         credit = await self.find(account_id, currency)
         if credit is None:
             raise AccountNotFound("There is no such account.")
@@ -223,25 +289,43 @@ class Rates:
         return found
 
 
-class Pending(_Locked):
+class Pending:
     """Charges that wait for their subscription's next invoice."""
 
-    def add(self, pending: PendingCharges) -> None:
-        self._session.add(pending)
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        self._known: dict[UUID, list[PendingCharges]] = {}
 
-    async def waiting(self, subscription_id: UUID, currency: str) -> list[PendingCharges]:
-        await self._session.flush()
+    async def add(self, pending: PendingCharges) -> None:
+        await self.read([pending.subscription_id])
+        self._session.add(pending)
+        self._known[pending.subscription_id].append(pending)
+
+    async def read(self, subscription_ids: Collection[UUID]) -> None:
+        """Read what waits for these, all at once; their events come one transaction at a time."""
+        unknown = [one for one in subscription_ids if one not in self._known]
+        if not unknown:
+            return
+        self._known |= {subscription_id: [] for subscription_id in unknown}
         found = await self._session.scalars(
             select(PendingCharges)
             .where(
-                pending_charges.c.subscription_id == subscription_id,
-                pending_charges.c.currency == currency,
+                pending_charges.c.subscription_id.in_(unknown),
                 pending_charges.c.invoice_id.is_(None),
             )
             .order_by(pending_charges.c.id)
             .with_for_update()
         )
-        return list(found)
+        for pending in found:
+            self._known[pending.subscription_id].append(pending)
+
+    async def waiting(self, subscription_id: UUID, currency: str) -> list[PendingCharges]:
+        await self.read([subscription_id])
+        return [
+            pending
+            for pending in self._known[subscription_id]
+            if pending.currency == currency and pending.invoice_id is None
+        ]
 
 
 class Receipts:
@@ -327,9 +411,19 @@ class UpcomingInvoices(_Locked):
         )
         return found
 
+    async def hold(self, subscription_ids: Collection[UUID]) -> None:
+        """Lock what is known of these, all at once."""
+        await self._hold(
+            subscription_ids,
+            select(Upcoming).where(upcoming.c.id.in_(subscription_ids)).order_by(upcoming.c.id),
+            lambda known: known.id,
+        )
+
     async def take_in(self, event: Billable) -> None:
-        statement = select(Upcoming).where(upcoming.c.id == event.subscription_id)
-        known = await self._lock(event.subscription_id, statement)
+        known = await self._lock(
+            event.subscription_id,
+            lambda: select(Upcoming).where(upcoming.c.id == event.subscription_id),
+        )
         if known is None:
             known = Upcoming(
                 id=event.subscription_id,
@@ -338,6 +432,7 @@ class UpcomingInvoices(_Locked):
                 period_start=event.period_start,
                 period_end=event.period_end,
             )
+            self._absent.discard(known.id)
             self._held[known.id] = known
             self._session.add(known)
         known.take_in(event)

@@ -1,5 +1,6 @@
 """Turn what a subscription says is owed into an invoice, once."""
 
+from collections.abc import Sequence
 from datetime import UTC, timedelta
 
 from services.invoicing.domain.invoice import Invoice
@@ -12,6 +13,7 @@ from shared.events.subscriptions import (
     Billable,
     SubscriptionCanceled,
     SubscriptionChanged,
+    SubscriptionEvent,
     SubscriptionStarted,
 )
 from shared.ids import new_id
@@ -38,17 +40,28 @@ def billing_key(event: Billable) -> str:
     return f"{key}:{event.sequence}" if isinstance(event, SubscriptionChanged) else key
 
 
+async def prepare_billing(uow: InvoicingUnitOfWork, events: Sequence[SubscriptionEvent]) -> None:
+    """Read and lock at once what billing all of these will need."""
+    billable = [event for event in events if isinstance(event, Billable)]
+    subscriptions = {event.subscription_id for event in billable}
+    await uow.upcoming.hold(subscriptions)
+    await uow.accounts.read({event.account_id for event in billable})
+    await uow.pending.read(subscriptions)
+    await uow.invoices.know_billed({billing_key(event) for event in billable if event.charges})
+    await uow.credits.hold({(event.account_id, event.currency) for event in billable})
+
+
 async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoice | None:
     """The invoice (a draft where the entity wants it), or None: nothing owed, or billed before."""
     if isinstance(event, SubscriptionChanged) and not event.invoice_now:
-        _keep_for_later(uow, event)
+        await _keep_for_later(uow, event)
         return None
     changed = isinstance(event, SubscriptionChanged)
     pending = [] if changed else await uow.pending.waiting(event.subscription_id, event.currency)
     if not event.charges and not (pending and isinstance(event, SubscriptionCanceled)):
         return None
     key = billing_key(event)
-    if await uow.invoices.find_billed(key):
+    if await uow.invoices.is_billed(key):
         return None
     account = await uow.accounts.find(event.account_id)
     if account is None:
@@ -84,9 +97,9 @@ async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoic
     return invoice
 
 
-def _keep_for_later(uow: InvoicingUnitOfWork, event: Billable) -> None:
+async def _keep_for_later(uow: InvoicingUnitOfWork, event: Billable) -> None:
     if event.charges:
-        uow.pending.add(
+        await uow.pending.add(
             PendingCharges.of(
                 account_id=event.account_id,
                 subscription_id=event.subscription_id,
