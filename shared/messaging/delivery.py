@@ -3,7 +3,7 @@
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
@@ -37,7 +37,8 @@ LAG = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30, 120),
 )
 
-#: Messages that share a transaction, at most. Whatever waits is taken; nothing is waited for.
+#: Messages that are looked at together, and share a transaction unless told otherwise. Whatever
+#: waits is taken; nothing is waited for.
 BATCH = 100
 #: In place, before a message is put off: two writers met.
 QUICK_TRIES = 5
@@ -94,6 +95,7 @@ class Deliveries:
     _is_stopping: bool = False
     _in_hand: int = 0
     _marking: asyncio.Task[None] | None = None
+    _to_mark: list[UUID] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._service = self.runtime.database.platform.schema
@@ -123,17 +125,19 @@ class Deliveries:
 
     async def run(self) -> None:
         """Work until stopped. What is then in hand and not done goes back to the broker."""
-        ahead: asyncio.Task[_Taken] | None = None
+        ahead: asyncio.Task[list[_Taken]] | None = None
         try:
             while not self._is_stopping:
                 if ahead is None and not self._waiting:
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
-                taken = await (ahead or self._take())
-                # What waits is read and looked up while this batch is in the database.
+                batches = await (ahead or self._take())
+                # What waits is read and looked up while these are in the database.
                 ahead = asyncio.create_task(self._take()) if self._waiting else None
-                await self._settle(taken)
+                for taken in batches:
+                    if not self._is_stopping:
+                        await self._settle(taken)
             if self._marking is not None:
                 await self._marking
         finally:
@@ -141,12 +145,39 @@ class Deliveries:
                 if task is not None:
                     task.cancel()
 
-    async def _take(self) -> "_Taken":
-        """Some of what waits, and of that what is to be done. It is not waited for more."""
-        size = min(self.batch, len(self._waiting))
+    async def _take(self) -> "list[_Taken]":
+        """Some of what waits, in batches, with what is to be done. It is not waited for more."""
+        size = min(BATCH, len(self._waiting))
         self._in_hand += size
         messages = [self._waiting.popleft() for _ in range(size)]
-        return _Taken(messages, await self._not_yet_done(await self._read(messages)))
+        deliveries = [await self._read(message) for message in messages]
+        done = await self.marks.done(
+            self._queue, [one.id for one in deliveries if one is not None and one.action is None]
+        )
+        return [
+            _Taken(
+                messages[at : at + self.batch], self._fresh(deliveries[at : at + self.batch], done)
+            )
+            for at in range(0, size, self.batch)
+        ]
+
+    def _fresh(
+        self, deliveries: Sequence[Delivery | None], done: Collection[UUID]
+    ) -> list[Delivery]:
+        """Each event once, without those that Redis remembers as done.
+
+        That only saves work: the inbox decides. What was sent again goes round it.
+        """
+        fresh: dict[UUID, Delivery] = {}
+        for one in deliveries:
+            if one is None:
+                continue
+            is_repeat = one.id in fresh or (one.action is None and one.id in done)
+            if is_repeat:
+                self._count["duplicate"].inc()
+            if not is_repeat or (one.action is not None and one.id in fresh):
+                fresh[one.id] = one
+        return list(fresh.values())
 
     async def _settle(self, taken: "_Taken") -> None:
         """See every message through (committed, put off or parked), then acknowledge them."""
@@ -159,26 +190,18 @@ class Deliveries:
         self._in_hand -= len(taken.messages)
         crashpoint("delivery.acknowledged_not_marked")
 
-    async def _read(self, messages: Sequence[DeliveredMessage]) -> list[Delivery]:
-        """What the messages say, each event once; what cannot be read is parked."""
-        read_once: dict[UUID, Delivery] = {}
-        for message in messages:
-            headers = message.header.properties.headers or {}
-            if headers.get(ONLY, self._queue) != self._queue:
-                continue  # sent again for another handler alone
-            action = headers.get(ACTION)
-            try:
-                delivery = self._delivery(message.body, str(action) if action else None)
-            except (Malformed, UnknownEvent) as error:
-                reason = "unknown-event" if isinstance(error, UnknownEvent) else "malformed"
-                await self._park(message.body, reason, error, plain(headers))
-            else:
-                if delivery.id not in read_once or delivery.action:
-                    read_once[delivery.id] = delivery
-        repeated = len(messages) - len(read_once)
-        if repeated:
-            self._count["duplicate"].inc(repeated)
-        return list(read_once.values())
+    async def _read(self, message: DeliveredMessage) -> Delivery | None:
+        """What the message says; what cannot be read is parked."""
+        headers = message.header.properties.headers or {}
+        if headers.get(ONLY, self._queue) != self._queue:
+            return None  # sent again for another handler alone
+        action = headers.get(ACTION)
+        try:
+            return self._delivery(message.body, str(action) if action else None)
+        except (Malformed, UnknownEvent) as error:
+            reason = "unknown-event" if isinstance(error, UnknownEvent) else "malformed"
+            await self._park(message.body, reason, error, plain(headers))
+            return None
 
     def _delivery(self, body: bytes, action: str | None = None, *, early: bool = False) -> Delivery:
         found = read(body)
@@ -188,15 +211,6 @@ class Deliveries:
             raise UnknownEvent(f"this release knows no event {found.type}")
         wanted = not self._wanted or found.type in self._wanted
         return Delivery(body, found, found.event() if wanted else None, action, early)
-
-    async def _not_yet_done(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Leave out what Redis remembers as done. It only saves work: the inbox decides."""
-        asked = [one for one in deliveries if one.action is None]
-        done = await self.marks.done(self._queue, [one.id for one in asked])
-        if not done:
-            return deliveries
-        self._count["duplicate"].inc(len(done))
-        return [one for one in deliveries if one.action is not None or one.id not in done]
 
     async def _see_through(self, deliveries: Sequence[Delivery]) -> None:
         """Commit them together, or find out which one spoils it."""
@@ -427,11 +441,15 @@ class Deliveries:
             made = delivery.id.int >> 80  # milliseconds, by RFC 9562
             self._lag.observe(max(0.0, now - made / 1000))
         self._count["handled"].inc(len(committed))
-        if self._marking is not None:
-            await self._marking
-        # Beside the next batch: nothing waits for what Redis remembers.
-        ids = [one.id for one in committed]
-        self._marking = asyncio.create_task(self.marks.remember(self._queue, ids))
+        # Beside the next batches: nothing waits for what Redis remembers.
+        self._to_mark += [one.id for one in committed]
+        if self._marking is None or self._marking.done():
+            self._marking = asyncio.create_task(self._mark())
+
+    async def _mark(self) -> None:
+        while self._to_mark:
+            ids, self._to_mark = self._to_mark, []
+            await self.marks.remember(self._queue, ids)
 
 
 OUTCOMES = ("handled", "duplicate", "stale", "early", "retried", "parked")
