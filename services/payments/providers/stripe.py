@@ -123,8 +123,7 @@ class StripeProvider:
         self._secrets = [
             secret for secret in settings.webhook_secret.get_secret_value().split(",") if secret
         ]
-        #: One repeat by the SDK, under the same key, with half a second in between.
-        self.longest_call = timedelta(seconds=2 * settings.timeout_seconds + 5)
+        self.longest_call = timedelta(seconds=settings.timeout_seconds + 3)
         self.calls_per_second = settings.calls_per_second
         self._http = stripe.HTTPXClient(
             timeout=httpx.Timeout(settings.timeout_seconds, connect=3.0)
@@ -133,7 +132,8 @@ class StripeProvider:
             settings.api_key.get_secret_value(),
             base_addresses={"api": settings.url},
             http_client=self._http,
-            max_network_retries=1,
+            # Repeating under the same key is the reconciler's: it knows when to stop.
+            max_network_retries=0,
             stripe_version=API_VERSION,
         )
         # The SDK's parameter types are typed dictionaries for each call; ours are built here.
