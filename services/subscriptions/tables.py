@@ -1,5 +1,6 @@
 """The subscriptions schema and its mapping; Alembic's target."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -622,6 +623,7 @@ class TimelineEntry:
     data: dict[str, Any]
 
 
+@dataclass(eq=False, kw_only=True)
 class UsageRow:
     """A stored usage event, mapped so that reads stay within the account."""
 

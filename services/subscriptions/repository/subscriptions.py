@@ -93,24 +93,18 @@ class Subscriptions:
         if not events:
             return set()
         billed = tables.billed_periods
-        statement = (
-            upsert(billed)
-            .values(
-                [
-                    {
-                        "subscription_id": event.subscription_id,
-                        "reason": reason,
-                        "period_start": event.period_start,
-                        "period_end": event.period_end,
-                        "event_id": event.id,
-                    }
-                    for reason, event in events
-                ]
-            )
-            .on_conflict_do_nothing()
-            .returning(billed.c.event_id)
-        )
-        return set((await self._session.scalars(statement)).all())
+        statement = upsert(billed).on_conflict_do_nothing().returning(billed.c.event_id)
+        rows = [
+            {
+                "subscription_id": event.subscription_id,
+                "reason": reason,
+                "period_start": event.period_start,
+                "period_end": event.period_end,
+                "event_id": event.id,
+            }
+            for reason, event in events
+        ]
+        return set((await self._session.scalars(statement, rows)).all())
 
     async def invoice_state(self, invoice_id: UUID) -> InvoiceState | None:
         return await self._session.get(InvoiceState, invoice_id, with_for_update=True)

@@ -101,6 +101,21 @@ class UsageStore:
         )
         return {row.id: row for row in await self._session.scalars(statement)}
 
+    def row(self, account_id: UUID, event: UsageEvent, received_at: datetime) -> tables.UsageRow:
+        """A stored event as reading it would give it, without reading it."""
+        return tables.UsageRow(
+            account_id=account_id,
+            id=event.id,
+            meter_id=event.meter_id,
+            subscription_id=event.subscription_id,
+            value=event.value,
+            member=event.member,
+            at=event.at,
+            bucket_start=event.bucket_start,
+            voided=False,
+            received_at=received_at,
+        )
+
     async def void(self, row: tables.UsageRow) -> None:
         """Take an event out and add its bucket up again from those that stay."""
         key = (row.subscription_id, row.meter_id, row.bucket_start)

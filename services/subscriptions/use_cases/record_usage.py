@@ -60,7 +60,7 @@ async def record_usage(
     placing = _Placing(uow, held, now)
     refusals: dict[str, DomainError] = {}
     new: dict[str, UsageEvent] = {}
-    known = await uow.usage.find(account_id, [report.id for report in reports])
+    known = await uow.usage.find(account_id, {report.id for report in reports})
     for report in reports:
         if report.id in known or report.id in new:
             continue
@@ -75,13 +75,17 @@ async def record_usage(
     if stored:
         await mark_stale(uow, {account_id})
     await _alert(uow, held, [new[event_id] for event_id in stored], now=now)
-    rows = await uow.usage.find(account_id, [report.id for report in reports])
-    first = set(stored)
+    overtaken = new.keys() - stored  # somebody sent the same ids at this very moment
+    if overtaken:
+        known |= await uow.usage.find(account_id, overtaken)
     outcomes = []
     for report in reports:
-        duplicate = report.id in rows and report.id not in first
-        first.discard(report.id)
-        outcomes.append(Outcome(report.id, rows.get(report.id), duplicate, refusals.get(report.id)))
+        fresh = report.id in stored
+        row = uow.usage.row(account_id, new[report.id], now) if fresh else known.get(report.id)
+        stored.discard(report.id)
+        if fresh and row is not None:
+            known[report.id] = row
+        outcomes.append(Outcome(report.id, row, not fresh, refusals.get(report.id)))
     return outcomes
 
 

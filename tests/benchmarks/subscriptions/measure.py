@@ -1,0 +1,362 @@
+"""Renewals, entitlement checks and usage per second, each beside the plainest way to do as much.
+
+`python -m tests.benchmarks.subscriptions.measure` (servers by TEST_*_URL) prints the figures and
+writes `tests/benchmarks/results/subscriptions.json`. `--due 100000` renews that many. What is
+compared runs in the same run on the same database.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import uvloop
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from services.subscriptions.domain.account import Account
+from services.subscriptions.domain.catalog import Feature, FeatureType, Grant, Meter
+from services.subscriptions.domain.charges import Item
+from services.subscriptions.domain.period import IntervalUnit
+from services.subscriptions.domain.plan import Plan, PlanStatus
+from services.subscriptions.domain.price import Aggregation, Price, PriceType
+from services.subscriptions.domain.subscription import Subscription
+from services.subscriptions.main import service
+from services.subscriptions.schedule import advance_due_subscriptions
+from services.subscriptions.use_cases.bill import bill
+from services.subscriptions.use_cases.record_usage import Report, record_usage
+from shared import migrations
+from shared.clock import utc_now
+from shared.ids import new_id
+from shared.observability import configure_logging
+from shared.schedule import Due
+from tests.databases import fresh_database
+from tests.harness import Deployment
+from tests.servers import Servers, servers
+from tests.tokens import TokenIssuer
+
+RESULTS = Path(__file__).parents[1] / "results" / "subscriptions.json"
+USAGE_BATCH = 1000
+CHECKS = 3000
+
+
+@asynccontextmanager
+async def deployed(where: Servers) -> AsyncIterator[Deployment]:
+    """The service migrated into a database of its own; test clocks are off, as in production."""
+    async with fresh_database(where.postgres_admin_url) as database:
+        made = Deployment(
+            {"subscriptions": database.url("subscriptions")}, where.rabbitmq_url, where.redis_url
+        )
+        url = made.database_urls["subscriptions"]
+        await asyncio.to_thread(migrations.upgrade, "subscriptions", url)
+        yield made
+
+
+async def catalog(runtime: Any) -> tuple[UUID, UUID, Meter]:
+    """An account with one flat and one metered subscription; returns what tests refer to."""
+    now = utc_now()
+    account_id = new_id()
+    async with runtime.begin() as uow:
+        plan = Plan(
+            id=new_id(),
+            code="bench",
+            name="Bench",
+            features=(Grant("calls", 10**9),),
+            status=PlanStatus.PUBLISHED,
+            created_at=now,
+        )
+        meter = Meter(id=new_id(), code="calls", name="Calls", created_at=now)
+        uow.session.add_all([plan, meter])
+        uow.session.add(Account(id=account_id, country="DE", time_zone="Europe/Berlin"))
+        await uow.session.flush()
+        feature = Feature(
+            id=new_id(),
+            code="calls",
+            name="Calls",
+            type=FeatureType.METERED,
+            meter_id=meter.id,
+            created_at=now,
+        )
+        flat = Price(
+            id=new_id(),
+            plan_id=plan.id,
+            currency="EUR",
+            type=PriceType.FLAT,
+            interval_unit=IntervalUnit.MONTH,
+            unit_amount=Decimal(1000),
+            created_at=now,
+        )
+        metered = Price(
+            id=new_id(),
+            plan_id=plan.id,
+            currency="EUR",
+            type=PriceType.METERED,
+            interval_unit=IntervalUnit.MONTH,
+            unit_amount=Decimal(1),
+            meter_id=meter.id,
+            aggregation=Aggregation.SUM,
+            created_at=now,
+        )
+        uow.session.add_all([feature, flat, metered])
+        await uow.session.flush()
+        ids = []
+        for price, start in ((flat, now - timedelta(days=30)), (metered, now)):
+            items = (Item(id=new_id(), price_id=price.id),)
+            subscription, events = Subscription.start(
+                id=new_id(),
+                account_id=account_id,
+                items=items,
+                terms=await uow.catalog.terms(plan.id, items),
+                time_zone="Europe/Berlin",
+                at=start,
+                now=now,
+                imported=True,
+            )
+            uow.subscriptions.add(subscription)
+            await bill(uow, events)
+            ids.append(subscription.id)
+    return account_id, ids[0], meter
+
+
+async def make_due(url: str, template: UUID, count: int) -> None:
+    """`count` copies of a subscription whose month has just ended."""
+    connection = await asyncpg.connect(url)
+    columns = [
+        row["attname"]
+        for row in await connection.fetch(
+            "SELECT attname FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped"
+            " AND attrelid = 'subscriptions.subscriptions'::regclass"
+        )
+    ]
+    end = utc_now().replace(microsecond=0) - timedelta(minutes=1)
+    start = end - timedelta(days=30)
+    fixed = {
+        "id": "gen_random_uuid()",
+        "account_id": "gen_random_uuid()",
+        "anchor": "$2",
+        "period_start": "$2",
+        "basis_start": "$2",
+        "period_end": "$3",
+        "due_at": "$3",
+        "period_index": "1",
+    }
+    picked = ", ".join(fixed.get(column, column) for column in columns)
+    await connection.execute(
+        f"INSERT INTO subscriptions.subscriptions ({', '.join(columns)})"  # noqa: S608
+        f" SELECT {picked} FROM subscriptions.subscriptions, generate_series(1, {count})"
+        " WHERE id = $1",
+        template,
+        start,
+        end,
+    )
+    await connection.execute("TRUNCATE subscriptions.outbox")
+    await connection.execute("ANALYZE subscriptions.subscriptions")
+    await connection.close()
+
+
+def renew_in_process(deployment: Deployment) -> int:
+    """One worker's schedule, in a process of its own, until nothing is due."""
+    configure_logging("subscriptions", "benchmark", "ERROR")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(renew(deployment))
+
+
+async def renew(deployment: Deployment) -> int:
+    done = 0
+    async with service.open(deployment.settings(service, test_clocks=False)) as runtime:
+        due = Due(utc_now(), runtime.database.platform)
+        while some := await advance_due_subscriptions(runtime, due):
+            done += some
+    return done
+
+
+async def renewals_per_second(
+    deployment: Deployment, template: UUID, count: int, workers: int
+) -> float:
+    url = deployment.database_urls["subscriptions"]
+    await make_due(url, template, count)
+    loop = asyncio.get_running_loop()
+    with get_context("spawn").Pool(workers) as pool:
+        pool.map(abs, range(workers))  # processes are up before the watch starts
+        started = time.perf_counter()
+        jobs = [(deployment,)] * workers
+        done = await loop.run_in_executor(None, lambda: pool.starmap(renew_in_process, jobs))
+        seconds = time.perf_counter() - started
+    if sum(done) != count:
+        raise RuntimeError(f"{sum(done)} of {count} were renewed")
+    return count / seconds
+
+
+async def plain_inserts_per_second(url: str, batch: int) -> float:
+    """The rows that renewals wrote, copied row by row into tables of the same shape."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        "CREATE TABLE plain_outbox AS SELECT * FROM subscriptions.outbox WHERE false;"
+        "CREATE TABLE plain_periods AS SELECT * FROM subscriptions.billed_periods WHERE false;"
+        "ALTER TABLE plain_outbox ADD PRIMARY KEY (id);"
+        "ALTER TABLE plain_periods ADD PRIMARY KEY (subscription_id, reason, period_start)"
+    )
+    outbox = await connection.fetch("SELECT * FROM subscriptions.outbox LIMIT 20000")
+    periods = await connection.fetch(
+        "SELECT * FROM subscriptions.billed_periods WHERE event_id = ANY($1)",
+        [row["id"] for row in outbox],
+    )
+
+    async def store(table: str, rows: list[Any]) -> None:
+        holes = ", ".join(f"${n + 1}" for n in range(len(rows[0])))
+        await connection.executemany(
+            f"INSERT INTO {table} VALUES ({holes})",  # noqa: S608
+            [tuple(row) for row in rows],
+        )
+
+    started = time.perf_counter()
+    for at in range(0, len(outbox), batch):
+        async with connection.transaction():
+            await store("plain_outbox", outbox[at : at + batch])
+            await store("plain_periods", periods[at : at + batch])
+    seconds = time.perf_counter() - started
+    await connection.execute("DROP TABLE plain_outbox, plain_periods")
+    await connection.close()
+    return len(outbox) / seconds
+
+
+async def usage_per_second(runtime: Any, account_id: UUID, meter: Meter, count: int) -> float:
+    batches = [
+        [
+            Report(id=f"{n}", meter=meter.code, value=Decimal(n % 7))
+            for n in range(at, at + USAGE_BATCH)
+        ]
+        for at in range(0, count, USAGE_BATCH)
+    ]
+    metered = [await _metered(runtime, account_id)]
+    batches = [
+        [Report(**{**vars(report), "subscription_id": metered[0]}) for report in batch]
+        for batch in batches
+    ]
+    started = time.perf_counter()
+    for batch in batches:
+        async with runtime.begin() as uow:
+            outcomes = await record_usage(uow, account_id, batch, now=utc_now())
+        if any(outcome.row is None or outcome.duplicate for outcome in outcomes):
+            raise RuntimeError("an event was not counted")
+    return count / (time.perf_counter() - started)
+
+
+async def _metered(runtime: Any, account_id: UUID) -> UUID:
+    async with runtime.begin() as uow:
+        held = await uow.subscriptions.served(account_id)
+    found: UUID = held[-1].id
+    return found
+
+
+async def copies_per_second(url: str) -> float:
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("SELECT * FROM subscriptions.usage_events")
+    await connection.execute(
+        "CREATE TABLE plain_usage (LIKE subscriptions.usage_events INCLUDING ALL)"
+    )
+    records = [tuple(row) for row in rows]
+    started = time.perf_counter()
+    for at in range(0, len(records), USAGE_BATCH):
+        await connection.copy_records_to_table(
+            "plain_usage", records=records[at : at + USAGE_BATCH]
+        )
+    seconds = time.perf_counter() - started
+    await connection.execute("DROP TABLE plain_usage")
+    await connection.close()
+    return len(records) / seconds
+
+
+class Empty(BaseModel):
+    ok: bool = True
+
+
+async def checks_per_second(runtime: Any, issuer: TokenIssuer, account_id: UUID) -> dict[str, Any]:
+    """Entitlement checks through the whole application, beside an endpoint that does nothing."""
+    app: FastAPI = service.create_api(runtime)
+
+    @app.get("/empty")
+    async def empty() -> Empty:
+        return Empty()
+
+    headers = issuer.of_account(account_id)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bench") as http:
+
+        async def ask(path: str) -> Callable[[], Awaitable[float]]:
+            async def once() -> float:
+                started = time.perf_counter()
+                for _ in range(CHECKS):
+                    answer = await http.get(path, headers=headers)
+                    answer.raise_for_status()
+                return CHECKS / (time.perf_counter() - started)
+
+            await http.get(path, headers=headers)
+            return once
+
+        check, nothing = await ask("/v1/entitlements/calls"), await ask("/empty")
+        return {"checks": await check(), "empty": await nothing()}
+
+
+async def measure(due: int, usage: int) -> dict[str, Any]:
+    with servers() as where:
+        async with deployed(where) as deployment:
+            settings = deployment.settings(service, test_clocks=False)
+            url = deployment.database_urls["subscriptions"]
+            async with service.open(settings) as runtime:
+                account_id, template, meter = await catalog(runtime)
+                one = await renewals_per_second(deployment, template, due, 1)
+                plain = await plain_inserts_per_second(url, settings.renewal_batch)
+                two = await renewals_per_second(deployment, template, due, 2)
+                counted = await usage_per_second(runtime, account_id, meter, usage)
+                copied = await copies_per_second(url)
+                issuer = TokenIssuer()
+                runtime.verifier = issuer.verifier(settings)
+                asked = await checks_per_second(runtime, issuer, account_id)
+    return {
+        "due_subscriptions": due,
+        "renewals_per_second_one_worker": round(one),
+        "renewals_per_second_two_workers": round(two),
+        "plain_inserts_of_the_same_rows_per_second": round(plain),
+        "renewals_to_plain_inserts": round(one / plain, 3),
+        "two_workers_to_one": round(two / one, 2),
+        "usage_events_per_second": round(counted),
+        "copied_rows_per_second": round(copied),
+        "usage_to_copy": round(counted / copied, 3),
+        "entitlement_checks_per_second": round(asked["checks"]),
+        "empty_endpoint_per_second": round(asked["empty"]),
+        "checks_to_empty": round(asked["checks"] / asked["empty"], 3),
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
+        "load_average": os.getloadavg()[0],
+        "measured_on": f"{utc_now():%Y-%m-%d}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.subscriptions.measure")
+    parser.add_argument("--due", type=int, default=20_000)
+    parser.add_argument("--usage", type=int, default=50_000)
+    known = parser.parse_args()
+    configure_logging("subscriptions", "benchmark", "ERROR")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(measure(known.due, known.usage))
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
