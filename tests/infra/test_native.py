@@ -328,12 +328,21 @@ async def _a_service_may_do_its_own_things_alone(url: str) -> None:
     assert await refused(declare)
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that Postgres' user may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="perennial-", ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
+
+
 @pytest.mark.servers
 @native
-def test_servers_of_a_killed_test_run_are_gone() -> None:
+def test_servers_of_a_killed_test_run_are_gone(open_folder: Path) -> None:
     runner = subprocess.Popen(
         [sys.executable, "-m", "infra.native", "servers"],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(open_folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -351,15 +360,13 @@ def test_servers_of_a_killed_test_run_are_gone() -> None:
 
 
 @pytest.fixture
-def copy() -> Iterator[Path]:
-    """The code as it is now, in a folder that Postgres' user may enter (pytest's own are not)."""
-    with tempfile.TemporaryDirectory(prefix="perennial-copy-", ignore_cleanup_errors=True) as made:
-        Path(made).chmod(0o711)
-        for name in ("infra", "services", "shared"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, Path(made, name), ignore=ignored)
-        yield Path(made)
-        System(Path(made, ".run"), {}).down()
+def copy(open_folder: Path) -> Iterator[Path]:
+    """The code as it is now: others may be at work on it."""
+    for name in ("infra", "services", "shared"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, open_folder / name, ignore=ignored)
+    yield open_folder
+    System(open_folder / ".run", {}).down()
 
 
 @pytest.mark.servers
