@@ -119,6 +119,7 @@ async def attach(body: AttachRequest, edge: Command) -> Response:
 @router.get("/v1/payment-methods", tags=["payment methods"])
 async def list_methods(edge: Read, page: Paging) -> Page[PaymentMethodView]:
     """The attached ways to pay, newest first."""
+    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return await queries.list_payment_methods(uow.session, page)
 
@@ -131,6 +132,7 @@ async def list_methods(edge: Read, page: Paging) -> Page[PaymentMethodView]:
 )
 async def show_method(method_id: UUID, edge: Read) -> Response:
     """One way to pay."""
+    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return edge.reply(await queries.show_payment_method(uow.session, method_id))
 
@@ -177,6 +179,7 @@ async def list_payments(
     status: PaymentStatus | None = None,
 ) -> Page[PaymentView]:
     """Payments with their attempts, newest first."""
+    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return await queries.list_payments(
             uow.session,
@@ -195,6 +198,7 @@ async def list_payments(
 )
 async def show_payment(payment_id: UUID, edge: Read) -> Response:
     """One payment with its attempts, refunds and disputes."""
+    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return edge.reply(await queries.show_payment(uow.session, payment_id))
 
@@ -255,6 +259,7 @@ async def refund(payment_id: UUID, body: RefundRequest, edge: KeyedCommand) -> R
 )
 async def list_refunds(payment_id: UUID, edge: Read) -> Page[RefundView]:
     """What went back of a payment."""
+    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         await queries.show_payment(uow.session, payment_id)
         data = await queries.list_refunds(uow.session, payment_id)
