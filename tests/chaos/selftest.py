@@ -32,7 +32,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "invoice numbers from a sequence": ("worker killed",),
     "idempotency keys forgotten": ("gateway killed", "api killed"),
 }
-COUNT = int(os.environ.get("CHAOS_FAULTS") or 20)
+COUNT = int(os.environ.get("CHAOS_FAULTS") or 15)
 SUBSCRIPTIONS = int(os.environ.get("CHAOS_SUBSCRIPTIONS") or 24)
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
 
