@@ -300,7 +300,14 @@ class Invoice:
             "sequence": self.version,
             "invoice_id": self.id,
             "subscription_id": self.subscription_id,
+            "order_id": self.order_id,
         }
+
+    @property
+    def order_id(self) -> UUID | None:
+        """The purchase of tokens that it is the invoice of."""
+        kind, _, order_id = (self.billing_key or "").partition(":")
+        return UUID(order_id) if kind == "token_order" else None
 
     def _money(self, amount: int) -> Money:
         return Money(amount, self.currency)
