@@ -5,7 +5,7 @@ READY := .venv/requirements.sha256
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down reset demo status logs staff test test-fast check format bench chaos chaos-selftest docs openapi events
+.PHONY: help setup up down reset demo status logs staff seed test test-fast check format bench chaos chaos-selftest docs openapi events
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.* ## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ logs: $(READY) ## follow the logs; NAME=auth-api follows one process
 
 staff: $(READY) ## make a staff user: EMAIL=ada@example.com PASSWORD=…
 	@PERENNIAL_STAFF_PASSWORD='$(PASSWORD)' $(PY) -m infra.launch exec auth staff '$(EMAIL)'
+
+seed: $(READY) ## load a believable catalog of plans, prices, add-ons and coupons
+	@$(PY) -m infra.launch exec subscriptions seed
 
 test: $(READY) ## all tests, on real servers that they start themselves; TESTS=tests/auth runs some
 	@$(PY) -m pytest $(TESTS) -m "not benchmark and not chaos"
