@@ -89,6 +89,9 @@ class Collector:
         to = provider(claim.provider)
         lane = self.traffic.lane(claim.provider, rate=to.calls_per_second)
         outcome: ChargeOutcome
+        if utc_now() > claim.send_before:
+            # This process was held up. Others may have given the attempt up: never send it now.
+            return Uncertain(reason="held up before it was sent")
         try:
             async with asyncio.timeout((to.longest_call + MARGIN / 2).total_seconds()):
                 outcome = await to.charge(claim.request)

@@ -72,7 +72,7 @@ def sandbox_process(folder: Path, **settings: object) -> Iterator[Sandbox]:
         "PERENNIAL_SANDBOX_DATABASE": str(folder / "sandbox.sqlite3"),
         "PERENNIAL_SANDBOX_WEBHOOK_URL": made.webhook_url,
         "PERENNIAL_SANDBOX_WEBHOOK_SECRET": SECRET,
-        "PERENNIAL_SANDBOX_HANG_SECONDS": "1.5",
+        "PERENNIAL_SANDBOX_HANG_SECONDS": "2.5",
         **{f"PERENNIAL_SANDBOX_{name.upper()}": str(value) for name, value in settings.items()},
     }
     process = subprocess.Popen([sys.executable, "-m", "services.payments.sandbox"], env=environment)

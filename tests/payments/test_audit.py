@@ -32,7 +32,7 @@ async def alone(
     with sandbox_process(tmp_path) as sandbox:
         monkeypatch.setenv("PERENNIAL_SANDBOX_URL", sandbox.url)
         monkeypatch.setenv("PERENNIAL_SANDBOX_WEBHOOK_SECRET", SECRET)
-        monkeypatch.setenv("PERENNIAL_SANDBOX_TIMEOUT_SECONDS", "0.7")
+        monkeypatch.setenv("PERENNIAL_SANDBOX_TIMEOUT_SECONDS", "1.5")
         async with fresh_database(servers.postgres_admin_url) as database:
             deployment = await migrated(database, servers)
             async with World.open(deployment, sandbox, issuer) as world:

@@ -7,7 +7,9 @@ import pytest
 
 from services.payments import schedule
 from services.payments.domain.payments import AttemptStatus, PaymentStatus
+from services.payments.use_cases.collect_payments import claim_due
 from shared.clock import utc_now
+from shared.schedule import Due
 from tests.payments.factories import NOW, an_invoice_paid, an_invoice_voided
 from tests.payments.world import World
 
@@ -320,3 +322,47 @@ async def test_two_workers_claim_a_payment_once(world: World) -> None:
         assert world.sandbox.taken(invoice.invoice_id) == 1
     assert await world.run(schedule.collect_due) == 0
     assert utc_now() > invoices[0].occurred_at
+
+
+async def test_a_process_that_was_held_up_does_not_send_what_others_have_given_up(
+    world: World,
+) -> None:
+    await world.attach()
+    invoice = await world.finalize()
+    long_ago = utc_now() - timedelta(seconds=60)
+    async with world.runtime.begin() as uow:
+        claims = await claim_due(
+            uow,
+            Due(utc_now(), world.runtime.database.platform),
+            limit=1000,
+            only_urgent=False,
+            owner="somebody",
+            real_now=long_ago,
+            traffic=world.collector.traffic,
+        )
+    await world.take(an_invoice_voided(invoice))
+    await world.run(schedule.ask_providers)  # it was never heard of, and is given up
+    for claim in claims.claims:
+        await world.collector.collect(claim)
+
+    assert (await world.payment(invoice)).status is PaymentStatus.CANCELED
+    assert world.sandbox.charges(invoice.invoice_id) == []
+
+
+async def test_an_attempt_whose_plug_in_is_gone_holds_up_no_other(world: World) -> None:
+    await world.attach("tok_timeout_after")
+    orphan, other = await world.finalize(), await world.finalize()
+    await world.collect()
+    async with world.runtime.begin() as uow:
+        attempt = (await world.attempts(orphan))[0]
+        found = await uow.attempts.find(attempt.id)
+        assert found is not None
+        found.provider = "gone"
+    await world.reconcile()
+
+    assert (await world.payment(other)).status is PaymentStatus.SUCCEEDED
+    assert (await world.payment(orphan)).status is PaymentStatus.UNKNOWN
+    async with world.runtime.begin() as uow:
+        found = await uow.attempts.find(attempt.id)
+        assert found is not None
+        found.provider = "sandbox"

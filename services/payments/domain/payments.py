@@ -84,7 +84,7 @@ ASK_AFTER = (
     timedelta(days=1),
 )
 #: A call may take so much longer than the provider's own limit before nobody waits for it.
-MARGIN = timedelta(seconds=2)
+MARGIN = timedelta(seconds=5)
 
 
 class PaymentNotFound(NotFound):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import select
@@ -14,7 +14,7 @@ from services.payments.domain.payments import (
     Attempt,
     AttemptStatus,
 )
-from services.payments.providers import provider
+from services.payments.providers import ProviderUnknown, provider
 from services.payments.providers.base import (
     ActionRequired,
     Canceled,
@@ -29,6 +29,8 @@ from services.payments.use_cases.collect_payments import charge_request
 from services.payments.use_cases.settle_attempt import settle_attempt
 from shared.clock import utc_now
 from shared.crashpoint import crashpoint
+
+WITHOUT_PLUGIN = timedelta(hours=1)
 
 Begin = Callable[[], AbstractAsyncContextManager[PaymentsUnitOfWork]]
 
@@ -45,9 +47,17 @@ async def claim_unanswered(
         .with_for_update(skip_locked=True)
     )
     found = (await uow.session.scalars(statement)).all()
+    known = []
     for attempt in found:
-        attempt.ask_at = real_now + 3 * provider(attempt.provider).longest_call + MARGIN
-    return list(found)
+        try:
+            longest_call = provider(attempt.provider).longest_call
+        except ProviderUnknown:
+            # Its plug-in was taken out; the others go on, and it waits for the plug-in's return.
+            attempt.ask_at = real_now + WITHOUT_PLUGIN
+            continue
+        attempt.ask_at = real_now + 3 * longest_call + MARGIN
+        known.append(attempt)
+    return known
 
 
 async def ask_provider(begin: Begin, attempt: Attempt) -> None:

@@ -8,7 +8,13 @@ from uuid import UUID
 from sqlalchemy import select
 
 from services.payments.domain.methods import PaymentMethod
-from services.payments.domain.payments import COLLECTIBLE, Attempt, Payment, PaymentStatus
+from services.payments.domain.payments import (
+    COLLECTIBLE,
+    MARGIN,
+    Attempt,
+    Payment,
+    PaymentStatus,
+)
 from services.payments.providers import ProviderUnknown, provider
 from services.payments.providers.base import ChargeRequest
 from services.payments.repository import PaymentsUnitOfWork
@@ -29,6 +35,8 @@ class Claim:
     attempt_id: UUID
     provider: str
     request: ChargeRequest
+    #: Nobody sends it later than this: others may have given it up by then.
+    send_before: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,13 @@ async def claim_payment(
         resumes_at=resumes_at,
     )
     uow.attempts.add(attempt)
-    return Claim(payment.id, attempt.id, method.provider, charge_request(payment, attempt, method))
+    return Claim(
+        payment_id=payment.id,
+        attempt_id=attempt.id,
+        provider=method.provider,
+        request=charge_request(payment, attempt, method),
+        send_before=real_now + MARGIN,
+    )
 
 
 def charge_request(payment: Payment, attempt: Attempt, method: PaymentMethod) -> ChargeRequest:
