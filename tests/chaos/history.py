@@ -35,6 +35,8 @@ class History:
         self.calls: list[Call] = []
         #: What no client should ever meet.
         self.surprises: list[str] = []
+        #: Who waited in vain.
+        self.unanswered: list[str] = []
 
     def now(self) -> float:
         return round(time.monotonic() - self._zero, 3)
@@ -48,6 +50,10 @@ class History:
     def surprise(self, text: str) -> None:
         with self._lock:
             self.surprises.append(text)
+
+    def give_up(self, text: str) -> None:
+        with self._lock:
+            self.unanswered.append(text)
 
     def counts(self) -> dict[str, int]:
         """How many of each kind of request were answered with success."""

@@ -39,15 +39,26 @@ def fault(weight: int) -> Callable[[Fault], Fault]:
 
 # ---- our own processes ----------------------------------------------------------------------
 
+#: Of the kills that would meet a process that is only just starting, these few strike.
+AT_START = 0.25
+
+
+def _one_of(topology: Topology, verb: str, rng: random.Random) -> str | None:
+    """A process to strike: mostly one that works, or on a slow machine none ever would."""
+    name = f"{rng.choice(SERVICES)}-{verb}"
+    return name if rng.random() < AT_START or topology.is_ready(name) else None
+
 
 @fault(20)
 def worker_killed(topology: Topology, rng: random.Random) -> bool:
-    return topology.kill(f"{rng.choice(SERVICES)}-worker")
+    name = _one_of(topology, "worker", rng)
+    return name is not None and topology.kill(name)
 
 
 @fault(10)
 def api_killed(topology: Topology, rng: random.Random) -> bool:
-    return topology.kill(f"{rng.choice(SERVICES)}-api")
+    name = _one_of(topology, "api", rng)
+    return name is not None and topology.kill(name)
 
 
 @fault(4)
@@ -74,6 +85,8 @@ def provider_killed(topology: Topology, _rng: random.Random) -> bool:
 def worker_killed_in_its_transaction(topology: Topology, rng: random.Random) -> bool:
     """Its handlers are made to wait inside their transactions; then it dies."""
     service = rng.choice(SERVICES)
+    if not topology.is_ready(f"{service}-worker"):
+        return False
 
     async def strike() -> bool:
         connection = await _connect(topology)

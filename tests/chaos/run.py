@@ -94,6 +94,8 @@ def _run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
         if not waiting and report["drain_s"] > DRAIN_SECONDS:
             violations.append(f"at rest only after {report['drain_s']} s")
         violations += asyncio.run(checker.violations(history))
+        if not wanted.defect:  # with one, nobody waits long enough for this to say much
+            violations += history.unanswered
         report["counts"] = asyncio.run(checker.counts())
         report["calls"] = history.counts()
         report["refused"] = history.refused()

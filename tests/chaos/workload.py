@@ -98,7 +98,7 @@ class Client:
             Call(self.name, what, key, began, self._history.now(), tries, status, code, made)
         )
         if status is None:
-            self._history.surprise(f"{self.name}: no answer to {what} ({code or 'silence'})")
+            self._history.give_up(f"{self.name}: no answer to {what} ({code or 'silence'})")
             raise GaveUp(what)
         return status, told
 
@@ -288,7 +288,7 @@ class Workload:
                 if found := re.search(r"token[=: ]+([\w.-]{20,})", mail.read_text()):
                     return found[1]
             time.sleep(0.2)
-        self.history.surprise(f"no mail came to {email}")
+        self.history.give_up(f"no mail came to {email}")
         raise GaveUp("the mail")
 
 
