@@ -18,7 +18,7 @@ from tests.payments.world import World
 from tests.servers import Servers
 from tests.tokens import TokenIssuer
 
-#: Short, so that the tokens that time out do not cost a test much, and still enough for a busy machine.
+#: Short for the tokens that time out, and still enough for a busy machine.
 TIMEOUT_SECONDS = 1.5
 
 
