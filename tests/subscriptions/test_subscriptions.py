@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from services.subscriptions import tables
 from shared.clock import utc_now
 from shared.events import Event
+from shared.events.auth import AccountClosed
 from shared.events.invoicing import InvoiceFinalized, InvoicePaid
 from shared.events.payments import DunningExhausted, DunningStarted
 from shared.events.subscriptions import (
@@ -474,3 +475,19 @@ async def test_staff_import_what_runs_elsewhere(
     started = await events.next(SubscriptionStarted, about=UUID(imported["id"]))
     assert started.charges == ()
     assert started.period_start <= utc_now() < started.period_end
+
+
+async def test_a_closed_account_loses_what_it_holds_and_buys_nothing_more(
+    customer: Customer, shop: Shop, publish: Publish
+) -> None:
+    price = await shop.price()
+    subscription = await an_active_one(customer, publish, price)
+
+    await publish(AccountClosed(occurred_at=utc_now(), account_id=customer.account_id, sequence=2))
+
+    canceled = await reaches(customer, subscription, "canceled")
+    assert canceled["cancel_reason"] == "account_closed"
+    assert await customer.refused("/v1/subscriptions", price_id=price["id"]) == (
+        409,
+        "account-closed",
+    )

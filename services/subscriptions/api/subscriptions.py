@@ -23,7 +23,7 @@ from services.subscriptions.api.views import (
     SubscriptionView,
     TimelineEntryView,
 )
-from services.subscriptions.domain.account import AccountNotReady
+from services.subscriptions.domain.account import AccountIsClosed, AccountNotReady
 from services.subscriptions.domain.catalog import AddonNotFound, NotOnSale
 from services.subscriptions.domain.coupon import (
     CouponExhausted,
@@ -170,6 +170,7 @@ CHOICE_REFUSALS = (
         TrialTooLong,
         PaymentMethodNeeded,
         AccountNotReady,
+        AccountIsClosed,
     ),
 )
 async def start(body: StartRequest, command: KeyedCommand) -> Response:

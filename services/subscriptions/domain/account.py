@@ -3,13 +3,19 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from shared.errors import Unavailable
+from shared.errors import Conflict, Unavailable
 
 
 class AccountNotReady(Unavailable):
     """Its registration has not reached this service yet."""
 
     code = "account-not-ready"
+
+
+class AccountIsClosed(Conflict):
+    """It ended, and buys nothing more."""
+
+    code = "account-closed"
 
 
 @dataclass(eq=False, kw_only=True)

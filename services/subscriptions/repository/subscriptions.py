@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.subscriptions import tables
 from services.subscriptions.domain.account import (
     Account,
+    AccountIsClosed,
     AccountNotReady,
     InvoiceState,
     PaymentMethod,
@@ -141,6 +142,8 @@ class Accounts:
         account = await self._session.get(Account, account_id)
         if account is None:
             raise AccountNotReady("The account is being set up. Try again in a moment.")
+        if account.closed:
+            raise AccountIsClosed("The account is closed.")
         return account
 
     async def find(self, account_id: UUID) -> Account | None:

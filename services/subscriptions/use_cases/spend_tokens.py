@@ -72,10 +72,11 @@ async def grant_tokens(uow: SubscriptionsUnitOfWork, order_id: UUID, *, now: dat
     if order is None or order.status is not OrderStatus.PENDING:
         return
     order.status = OrderStatus.GRANTED
-    account = await uow.accounts.get(order.account_id)
+    account = await uow.accounts.find(order.account_id)
+    time_zone = account.time_zone if account else "UTC"
     expires_at = None
     if order.expires_after_days is not None:
-        expires_at = days_after(now, order.expires_after_days, account.time_zone)
+        expires_at = days_after(now, order.expires_after_days, time_zone)
     grant = TokenGrant(
         id=new_id(),
         account_id=order.account_id,
