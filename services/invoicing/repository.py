@@ -385,6 +385,18 @@ class Documents:
             )
         )
 
+    async def hurry(self, document_id: UUID) -> None:
+        """Have it rendered before all that waits, unless it is in work already."""
+        await self._session.execute(
+            update(documents)
+            .where(
+                documents.c.id == document_id,
+                documents.c.state == DocumentState.PENDING,
+                documents.c.attempts == 0,
+            )
+            .values(due_at=documents.c.created_at - timedelta(days=365))
+        )
+
     async def next_due(self, now: datetime) -> Document | None:
         found: Document | None = await self._session.scalar(
             select(Document)

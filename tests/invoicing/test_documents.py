@@ -11,7 +11,7 @@ import pytest
 from lxml import etree  # type: ignore[import-untyped]
 
 from shared.ids import new_id
-from tests.invoicing.conftest import NewAccount, body, key
+from tests.invoicing.conftest import NewAccount, body, key, until
 from tests.tokens import TokenIssuer
 
 pytestmark = pytest.mark.servers
@@ -44,8 +44,8 @@ async def test_an_invoice_has_a_pdf_with_the_e_invoice_in_it_and_a_ubl(
     await http.put("/v1/billing-details", json=details, headers=me)
     invoice = await an_invoice(http, staff, account)
 
-    pdf = await http.get(f"/v1/invoices/{invoice['id']}/pdf", headers=me)
-    xml = await http.get(f"/v1/invoices/{invoice['id']}/xml", headers=me)
+    pdf = await download(http, f"/v1/invoices/{invoice['id']}/pdf", me)
+    xml = await download(http, f"/v1/invoices/{invoice['id']}/xml", me)
     foreign = await http.get(
         f"/v1/invoices/{invoice['id']}/pdf", headers=issuer.of_account(new_id())
     )
@@ -74,8 +74,8 @@ async def test_a_credit_note_has_its_documents_too(
     wanted = {"invoice_id": invoice["id"], "amount": 1190, "reason": "Late"}
     note = body(await http.post("/v1/credit-notes", json=wanted, headers=staff | key()))
 
-    xml = await http.get(f"/v1/credit-notes/{note['id']}/xml", headers=staff)
-    pdf = await http.get(f"/v1/credit-notes/{note['id']}/pdf", headers=staff)
+    xml = await download(http, f"/v1/credit-notes/{note['id']}/xml", staff)
+    pdf = await download(http, f"/v1/credit-notes/{note['id']}/pdf", staff)
 
     assert pdf.content.startswith(b"%PDF")
     root = etree.fromstring(xml.content)
@@ -91,6 +91,18 @@ async def test_a_draft_has_no_document(
     answer = await http.get(f"/v1/invoices/{draft['id']}/pdf", headers=staff)
 
     assert answer.status_code == 404
+
+
+async def download(http: httpx.AsyncClient, path: str, headers: dict[str, str]) -> httpx.Response:
+    """The file, as soon as it is made: a busy machine may need longer than one request waits."""
+
+    async def made() -> httpx.Response | None:
+        answer = await http.get(path, headers=headers)
+        return answer if answer.status_code != 409 else None
+
+    found = await until(made, within=60)
+    assert found is not None
+    return found
 
 
 def a_file(content: bytes, **fields: Any) -> dict[str, Any]:

@@ -213,6 +213,10 @@ async def _file(query: Query, subject_id: UUID, kind: str) -> Response:
     """The stored file; one that is being made right now is waited for, for a moment."""
     query.caller.require_scope("invoices:read")
     deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+    async with query.begin() as uow:
+        # Somebody waits for this one: it goes before those that nobody has asked for.
+        await uow.documents.hurry((await queries.read_document(uow, subject_id)).id)
+        uow.wake("render_documents")
     while True:
         async with query.begin() as uow:
             document = await queries.read_document(uow, subject_id)
