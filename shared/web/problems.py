@@ -25,6 +25,7 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
 )
+from shared.messaging.outages import is_outage
 from shared.observability import logger
 
 log = logger(__name__)
@@ -188,10 +189,7 @@ async def _database_away(request: Request, error: Exception) -> JSONResponse:
 
     Any other word of the database is our fault.
     """
-    lost = isinstance(error, OperationalError | PoolTimeout | OSError) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
-    if not lost:
+    if not (isinstance(error, OperationalError) or is_outage(error)):
         return await fault(request, error)
     log.warning("The database is out of reach", error=type(error).__name__)
     return problem_response(
