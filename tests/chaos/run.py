@@ -18,7 +18,7 @@ from tests.chaos.checker import Checker
 from tests.chaos.history import History
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.topology import Topology, facts
-from tests.chaos.workload import PATIENCE_SECONDS, Workload
+from tests.chaos.workload import Workload
 
 #: The promise: after the last fault the system comes to rest by itself within this.
 DRAIN_SECONDS = 60
@@ -69,7 +69,7 @@ def _run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
             subscriptions=wanted.subscriptions,
             seed=wanted.seed,
             history=history,
-            patience=PLANTED_SECONDS if wanted.defect else PATIENCE_SECONDS,
+            patience=PLANTED_SECONDS if wanted.defect else None,
         )
         workload.prepare()
         workload.start()
@@ -82,6 +82,7 @@ def _run(wanted: Wanted, tell: Callable[[str], None]) -> dict[str, Any]:
         report["raged_s"] = round(time.monotonic() - raging, 1)
         calm = time.monotonic()
         topology.heal()
+        workload.calm_since = time.monotonic()
         report["healed_s"] = round(time.monotonic() - calm, 1)
         tell("the last fault is over; the customers finish")
         _let_finish(topology, workload)
