@@ -5,6 +5,8 @@ READY := .venv/requirements.sha256
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
+# Without compiled modules every process starts seconds later.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup up down reset demo status logs staff seed test test-fast check format bench chaos chaos-selftest docs openapi events
 
 help: ## list the targets
