@@ -198,7 +198,7 @@ class Workload:
 
     def _staff(self, name: str) -> Client:
         client = Client(
-            self.url, self.history, name, random.Random(f"{self.seed}/{name}"), self.patience
+            self.url, self.history, name, random.Random(f"{self.seed}/{name}"), self._is_patient
         )
 
         def log_in() -> str:
