@@ -140,3 +140,22 @@ def test_no_process_logged_an_error(
     errors = [line for line in log_lines(whole_system.logs) if line.get("level") == "error"]
 
     assert errors == []
+
+
+def test_nothing_is_stuck_after_the_story(
+    whole_system: WholeSystem, told: tuple[Story, Listener]
+) -> None:
+    assert told
+    with httpx.Client(base_url=whole_system.base_url) as http:
+        login = http.post(
+            "/v1/auth/login",
+            json={"email": whole_system.staff_email, "password": whole_system.staff_password},
+        )
+        stuck = http.get(
+            "/v1/ops/stuck", headers={"Authorization": f"Bearer {login.json()['access_token']}"}
+        )
+
+    assert stuck.status_code == 200
+    found = {part["service"]: part["stuck"] for part in stuck.json()["data"]}
+    assert set(found) == {"auth", "subscriptions", "invoicing", "payments"}
+    assert [part["data"] for part in found.values()] == [[], [], [], []]

@@ -9,6 +9,7 @@ from services.auth.api import (
     me,
     members,
     mfa,
+    ops,
     projects,
     sign_in,
 )
@@ -24,4 +25,5 @@ routers = [
     projects.router,
     admin.router,
     keys.router,
+    ops.router,
 ]

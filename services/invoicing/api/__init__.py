@@ -9,6 +9,7 @@ from services.invoicing.api import (
     exports,
     invoices,
     legal_entities,
+    ops,
     tax_rates,
     upcoming,
 )
@@ -24,4 +25,5 @@ routers = (
     exports.router,
     legal_entities.router,
     billing_details.router,
+    ops.router,
 )

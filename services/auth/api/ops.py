@@ -1,0 +1,49 @@
+"""What needs a person: mails that could not be sent."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel
+from sqlalchemy import select
+
+from services.auth.domain.mail import MailStatus
+from services.auth.tables import mails
+from shared.db import UnitOfWork
+from shared.web import Page, PageRequest, Reading, page_request, reading
+
+router = APIRouter(prefix="/v1/ops/auth", tags=["operations"])
+
+
+class StuckView(BaseModel):
+    """A mail that was given up; whom it was for stays in the database."""
+
+    kind: str
+    id: UUID
+    since: datetime
+    reason: str
+    next_step: str
+
+
+@router.get("/stuck")
+async def list_stuck(
+    query: Annotated[Reading[UnitOfWork], Depends(reading)],
+    page: Annotated[PageRequest, Depends(page_request)],
+) -> Page[StuckView]:
+    """Mails that were tried in vain and wait for a person (staff)."""
+    query.caller.require_staff()
+    given_up = select(mails).where(mails.c.status == MailStatus.FAILED)
+    async with query.begin() as uow:
+        rows = (await uow.session.execute(page.narrow(given_up, mails.c.id))).all()
+    return page.page(rows, _stuck, lambda row: row.id)
+
+
+def _stuck(row: Any) -> StuckView:
+    return StuckView(
+        kind="mail",
+        id=row.id,
+        since=row.created_at,
+        reason=row.last_error or "The mail server refused it.",
+        next_step="Mend the mail server or the address; the user can ask for the mail again.",
+    )
