@@ -12,6 +12,7 @@ from services.subscriptions.api.edge import Command, RequestModel
 from services.subscriptions.domain.catalog import MeterNotFound
 from services.subscriptions.domain.price import plain
 from services.subscriptions.domain.usage import (
+    StoredUsage,
     UsageEventNotFound,
     UsageHasNoSubscription,
     UsageTooEarly,
@@ -72,7 +73,7 @@ class UsageView(BaseModel):
     received_at: datetime
 
     @classmethod
-    def of(cls, row: UsageRow) -> "UsageView":
+    def of(cls, row: UsageRow | StoredUsage) -> "UsageView":
         return cls(
             id=row.id,
             meter_id=row.meter_id,

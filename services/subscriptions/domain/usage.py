@@ -50,6 +50,32 @@ class UsageEvent:
     member: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredUsage:
+    """An event as it was just stored, without reading it back."""
+
+    id: str
+    meter_id: UUID
+    subscription_id: UUID
+    value: Decimal
+    member: str | None
+    at: datetime
+    voided: bool = False
+    received_at: datetime
+
+    @classmethod
+    def of(cls, event: UsageEvent, received_at: datetime) -> "StoredUsage":
+        return cls(
+            id=event.id,
+            meter_id=event.meter_id,
+            subscription_id=event.subscription_id,
+            value=event.value,
+            member=event.member,
+            at=event.at,
+            received_at=received_at,
+        )
+
+
 @dataclass(slots=True)
 class Bucket:
     """What happened in a part of an hour, so that a question reads hours and not events."""

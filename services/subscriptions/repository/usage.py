@@ -7,7 +7,19 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, case, delete, func, select, tuple_, update
+from sqlalchemy import (
+    DateTime,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,6 +36,20 @@ buckets = tables.usage_buckets.c
 members = tables.usage_members.c
 windows = tables.usage_windows.c
 
+#: One array per column: a statement of thousands of parameters would be read for longer than run.
+INSERT_EVENTS = text(
+    """
+    INSERT INTO subscriptions.usage_events
+      (account_id, id, meter_id, subscription_id, value, member, at, bucket_start, received_at)
+    SELECT :account, new.*, :received
+      FROM unnest(CAST(:ids AS text[]), CAST(:meters AS uuid[]), CAST(:subscriptions AS uuid[]),
+                  CAST(:values AS numeric[]), CAST(:members AS text[]),
+                  CAST(:ats AS timestamptz[]), CAST(:buckets AS timestamptz[])) AS new
+        ON CONFLICT (account_id, id) DO NOTHING
+    RETURNING id
+    """
+).bindparams(bindparam("account", type_=Uuid), bindparam("received", type_=DateTime(timezone=True)))
+
 
 class UsageStore:
     def __init__(self, session: AsyncSession) -> None:
@@ -39,23 +65,20 @@ class UsageStore:
         """Store what is new, and add it up; returns the ids that were."""
         if not new:
             return set()
-        table = tables.usage_events
-        statement = upsert(table).on_conflict_do_nothing().returning(table.c.id)
-        rows = [
-            {
-                "account_id": account_id,
-                "id": event.id,
-                "meter_id": event.meter_id,
-                "subscription_id": event.subscription_id,
-                "value": event.value,
-                "member": event.member,
-                "at": event.at,
-                "bucket_start": event.bucket_start,
-                "received_at": received_at,
-            }
-            for event in sorted(new, key=lambda event: event.id)
-        ]
-        stored = set((await self._session.scalars(statement, rows)).all())
+        rows = sorted(new, key=lambda event: event.id)
+        columns = {
+            "ids": [event.id for event in rows],
+            "meters": [event.meter_id for event in rows],
+            "subscriptions": [event.subscription_id for event in rows],
+            "values": [event.value for event in rows],
+            "members": [event.member for event in rows],
+            "ats": [event.at for event in rows],
+            "buckets": [event.bucket_start for event in rows],
+        }
+        result = await self._session.scalars(
+            INSERT_EVENTS, {"account": account_id, "received": received_at, **columns}
+        )
+        stored = set(result.all())
         await self._add_up([event for event in new if event.id in stored])
         return stored
 
@@ -100,21 +123,6 @@ class UsageStore:
             events.account_id == account_id, events.id.in_(set(ids))
         )
         return {row.id: row for row in await self._session.scalars(statement)}
-
-    def row(self, account_id: UUID, event: UsageEvent, received_at: datetime) -> tables.UsageRow:
-        """A stored event as reading it would give it, without reading it."""
-        return tables.UsageRow(
-            account_id=account_id,
-            id=event.id,
-            meter_id=event.meter_id,
-            subscription_id=event.subscription_id,
-            value=event.value,
-            member=event.member,
-            at=event.at,
-            bucket_start=event.bucket_start,
-            voided=False,
-            received_at=received_at,
-        )
 
     async def void(self, row: tables.UsageRow) -> None:
         """Take an event out and add its bucket up again from those that stay."""

@@ -12,6 +12,7 @@ from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation, plain
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.domain.usage import (
+    StoredUsage,
     UsageEvent,
     UsageEventNotFound,
     UsageHasNoSubscription,
@@ -45,7 +46,7 @@ class Outcome:
     """What became of one report: the stored event, or why it was refused."""
 
     id: str
-    row: UsageRow | None
+    row: UsageRow | StoredUsage | None
     duplicate: bool = False
     refusal: DomainError | None = None
 
@@ -60,7 +61,8 @@ async def record_usage(
     placing = _Placing(uow, held, now)
     refusals: dict[str, DomainError] = {}
     new: dict[str, UsageEvent] = {}
-    known = await uow.usage.find(account_id, {report.id for report in reports})
+    known: dict[str, UsageRow | StoredUsage] = {}
+    known |= await uow.usage.find(account_id, {report.id for report in reports})
     for report in reports:
         if report.id in known or report.id in new:
             continue
@@ -81,7 +83,7 @@ async def record_usage(
     outcomes = []
     for report in reports:
         fresh = report.id in stored
-        row = uow.usage.row(account_id, new[report.id], now) if fresh else known.get(report.id)
+        row = StoredUsage.of(new[report.id], now) if fresh else known.get(report.id)
         stored.discard(report.id)
         if fresh and row is not None:
             known[report.id] = row
