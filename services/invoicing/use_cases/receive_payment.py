@@ -25,7 +25,11 @@ async def receive_payment(
     at: datetime,
     reference: str | None = None,
 ) -> Invoice:
-    """Money that comes twice counts once; what comes too late or too much is account credit."""
+    """Money that comes twice counts once; what is too much becomes account credit.
+
+    What a provider took for an invoice that was closed meanwhile is sent back by payments, which
+    hears of the closing: it must not become credit as well.
+    """
     invoice = await uow.invoices.get(invoice_id)
     if await uow.receipts.find(payment_id):
         return invoice
@@ -53,7 +57,8 @@ async def receive_payment(
             reference=reference,
         )
     )
-    if applied < amount.amount:
+    sent_back = means is Means.PROVIDER and not applied
+    if applied < amount.amount and not sent_back:
         await uow.credits.add(
             invoice.account_id,
             invoice.currency,
