@@ -1,18 +1,15 @@
 """What the broker holds is what the rules ask for, and no process but `migrate` may change it."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
 from aio_pika.exceptions import AMQPError
 
 from shared.db import UnitOfWork
-from shared.messaging.names import RETRY_DELAYS_MS, require
+from shared.messaging.names import RETRY_DELAYS_MS
 from tests.messaging.events import ThingChanged, a_change
 from tests.messaging.probe import DELAYS_MS, Probe, eventually, take_effect
 
@@ -93,40 +90,6 @@ async def test_declaring_again_changes_nothing(probe: Probe) -> None:
 
     async with probe.worker():
         await eventually(lambda: _effects(probe, 1))
-
-
-@pytest.mark.servers
-async def test_a_worker_needs_no_right_to_declare(probe: Probe) -> None:
-    """Its user may configure nothing, write its own and the events, and read its own."""
-    url = urlsplit(probe.settings.broker_url.get_secret_value())
-    vhost = url.path.removeprefix("/").replace("%2F", "/") or "/"
-    user = f"{probe.name}_worker"
-    if not _rabbitmqctl("list_users"):
-        pytest.skip("needs rabbitmqctl on this machine, beside the broker")
-    add_handlers(probe)
-    await probe.deploy()
-    own = rf"^(billing\.events|{probe.name}\..*)$"
-    _rabbitmqctl("add_user", user, "test")
-    try:
-        _rabbitmqctl("set_permissions", "-p", vhost, user, "^$", own, rf"^{probe.name}\..*$")
-        narrow = url._replace(netloc=f"{user}:test@{url.netloc.rpartition('@')[2]}").geturl()
-        connection = await aio_pika.connect(narrow)
-        handlers = list(probe.consumers.handlers.values())
-        await require(connection, probe.name, handlers, DELAYS_MS)
-        channel = await connection.channel()
-        with pytest.raises(AMQPError, match="ACCESS_REFUSED"):
-            await channel.declare_queue(f"{probe.name}.more", durable=True)
-        await connection.close()
-    finally:
-        _rabbitmqctl("delete_user", user)
-
-
-def _rabbitmqctl(*arguments: str) -> bool:
-    program = shutil.which("rabbitmqctl")
-    if program is None:
-        return False
-    done = subprocess.run([program, *arguments], capture_output=True, timeout=30, check=False)
-    return done.returncode == 0
 
 
 def test_delays_grow_and_end_within_two_hours() -> None:
