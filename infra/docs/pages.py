@@ -151,18 +151,27 @@ def _errors() -> str:
         "[gateway](gateway.md).",
         "",
     ]
-    found = {error.code: error for error in _all(DomainError) if "code" in error.__dict__}
-    for code, error in sorted(found.items()):
-        where = error.__module__.split(".")
-        owner = where[1] if where[0] == "services" else "every service"
+    found: dict[str, list[type[DomainError]]] = {}
+    # In one order, whatever was imported first: two services may use one code.
+    for error in sorted(set(_all(DomainError)), key=lambda kind: (kind.__module__, kind.__name__)):
+        if "code" in error.__dict__:
+            found.setdefault(error.code, []).append(error)
+    for code, errors in sorted(found.items()):
+        owners = ", ".join(dict.fromkeys(map(_owner, errors)))
+        error = errors[0]
         meaning = inspect.getdoc(error) if error.__dict__.get("__doc__") else None
         lines += [
             f"## {code}",
             "",
-            f"{status_of(error)}, {owner}. {(meaning or _words(error)).strip()}",
+            f"{status_of(error)}, {owners}. {(meaning or _words(error)).strip()}",
             "",
         ]
     return "\n".join(lines)
+
+
+def _owner(error: type[DomainError]) -> str:
+    package, name, *_ = error.__module__.split(".")
+    return name if package == "services" else "every service"
 
 
 def _words(error: type[DomainError]) -> str:
