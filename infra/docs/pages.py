@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import inspect
 import json
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ NOWHERE = {
 def pages() -> dict[str, str]:
     """Every generated page by its path from the project's root."""
     services = {name: _service(name) for name in SERVICES}
+    _import_all()
     documents = {name: asyncio.run(_openapi(service)) for name, service in services.items()}
     return {
         "docs/configuration.md": _configuration(services),
@@ -57,6 +59,13 @@ def _events(services: dict[str, Any]) -> dict[str, str]:
         promised.read_text() if promised.exists() else None,
         PROMISES,
     )
+
+
+def _import_all() -> None:
+    """Whatever a process loads late, so that no page depends on who was here before."""
+    for found in pkgutil.walk_packages(importlib.import_module("services").__path__, "services."):
+        if not found.name.endswith(".__main__") and ".migrations" not in found.name:
+            importlib.import_module(found.name)
 
 
 def _service(name: str) -> Any:
