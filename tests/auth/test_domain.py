@@ -236,10 +236,10 @@ async def test_passwords_are_argon2id_and_an_unknown_user_costs_the_same() -> No
     assert await passwords.verify("rusty anchor violin", kept) == (False, None)
     times = {}
     for name, known in (("known", kept), ("unknown", None)):
-        started = time.perf_counter()
+        started = time.process_time()  # the work, whatever else the machine does
         for _ in range(5):
             assert await passwords.verify("wrong", known) == (False, None)
-        times[name] = time.perf_counter() - started
+        times[name] = time.process_time() - started
     passwords.close()
     slow, fast = max(times.values()), min(times.values())
     assert slow < 3 * fast

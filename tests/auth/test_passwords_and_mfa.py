@@ -45,11 +45,10 @@ async def test_nobody_learns_whether_an_address_exists(people: People) -> None:
     stranger = people.address()
     answers = []
     for email in (person.email, stranger):
-        started = time.perf_counter()
         answer = await people.http.post("/v1/auth/password/forgot", json={"email": email})
-        answers.append((answer.status_code, answer.json(), time.perf_counter() - started))
+        answers.append((answer.status_code, answer.json()))
 
-    assert answers[0][:2] == answers[1][:2]
+    assert answers[0] == answers[1]
     await people.mail(person.email, "Choose a new password")
     assert people.mails(stranger) == []
 
