@@ -2,30 +2,45 @@
 
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.use_cases.refund_payments import refund_for_credit_note
-from services.payments.use_cases.take_up_invoice import leave_invoice, take_up_invoice
+from services.payments.use_cases.take_up_invoice import (
+    leave_invoice,
+    owe_less,
+    take_up_invoice,
+)
 from shared.clock import utc_now
 from shared.events.invoicing import (
     CreditNoteIssued,
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
     InvoicePaid,
+    InvoicePartlyPaid,
     InvoiceVoided,
 )
 from shared.messaging.consumers import Consumers
 
 consumers = Consumers("payments")
 
-Followed = InvoiceFinalized | InvoicePaid | InvoiceVoided | InvoiceMarkedUncollectible
+Followed = (
+    InvoiceFinalized | InvoicePartlyPaid | InvoicePaid | InvoiceVoided | InvoiceMarkedUncollectible
+)
 
 
 @consumers.handler(
-    on=[InvoiceFinalized, InvoicePaid, InvoiceVoided, InvoiceMarkedUncollectible],
+    on=[
+        InvoiceFinalized,
+        InvoicePartlyPaid,
+        InvoicePaid,
+        InvoiceVoided,
+        InvoiceMarkedUncollectible,
+    ],
     ordered="invoice",
 )
 async def collect_invoice(uow: PaymentsUnitOfWork, event: Followed) -> None:
-    """A finalized invoice is collected; one that is paid, voided or given up is not."""
+    """What is owed on a finalized invoice is collected; paid, voided or given up, it is not."""
     if isinstance(event, InvoiceFinalized):
         await take_up_invoice(uow, event)
+    elif isinstance(event, InvoicePartlyPaid):
+        await owe_less(uow, event)
     else:
         await leave_invoice(uow, event, real_now=utc_now())
 

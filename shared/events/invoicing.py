@@ -62,6 +62,16 @@ class InvoicePaid(InvoiceEvent):
     payment_id: UUID | None = None
 
 
+class InvoicePartlyPaid(InvoiceEvent):
+    """Money came by another way than a provider, and less than is owed."""
+
+    name: ClassVar[str] = "invoice.partly_paid"
+
+    number: str
+    amount_received: Money
+    amount_remaining: Money
+
+
 class InvoiceVoided(InvoiceEvent):
     """Taken back before it was paid; the number stays used."""
 

@@ -11,6 +11,7 @@ from shared.events.invoicing import (
     InvoiceDrafted,
     InvoiceFinalized,
     InvoicePaid,
+    InvoicePartlyPaid,
     InvoiceVoided,
 )
 from shared.ids import new_id
@@ -153,8 +154,10 @@ async def test_an_offline_payment_may_come_in_parts(
     assert (part["status"], part["amount_remaining"]["amount"]) == ("open", 90000)
     assert more.status_code == 422
     assert (rest["status"], rest["amount_paid"]["amount"]) == ("paid", 95200)
+    told = await events.next(InvoicePartlyPaid, about=account)
+    assert (told.amount_received.amount, told.amount_remaining.amount) == (5200, 90000)
     paid = await events.next(InvoicePaid, about=account)
-    assert paid.payment_id is None
+    assert (paid.payment_id, paid.sequence) == (None, told.sequence + 1)
 
 
 async def test_a_voided_invoice_keeps_its_number_and_is_made_again_as_a_draft(

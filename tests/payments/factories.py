@@ -10,6 +10,7 @@ from shared.events.invoicing import (
     CreditNoteIssued,
     InvoiceFinalized,
     InvoicePaid,
+    InvoicePartlyPaid,
     InvoiceVoided,
 )
 from shared.events.subscriptions import DunningPolicy
@@ -82,6 +83,19 @@ def an_invoice_paid(
         amount_paid=finalized.amount_due,
         billing_reason=finalized.billing_reason,
         payment_id=payment_id,
+    )
+
+
+def an_invoice_partly_paid(finalized: InvoiceFinalized, amount: int) -> InvoicePartlyPaid:
+    return InvoicePartlyPaid(
+        occurred_at=finalized.occurred_at,
+        account_id=finalized.account_id,
+        sequence=finalized.sequence + 1,
+        invoice_id=finalized.invoice_id,
+        subscription_id=finalized.subscription_id,
+        number=finalized.number,
+        amount_received=Money(amount, finalized.amount_due.currency),
+        amount_remaining=finalized.amount_due - Money(amount, finalized.amount_due.currency),
     )
 
 

@@ -56,6 +56,10 @@ class Sandbox:
             return found
         return [row for row in found if row["metadata"].get("invoice_id") == str(invoice_id)]
 
+    def amounts(self, invoice_id: object) -> list[int]:
+        """What was taken for an invoice, charge by charge."""
+        return [row["captured"] for row in self.charges(invoice_id) if row["captured"]]
+
     def taken(self, invoice_id: object) -> int:
         """How often money was taken for an invoice."""
         return sum(1 for row in self.charges(invoice_id) if row["captured"])

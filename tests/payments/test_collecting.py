@@ -10,7 +10,12 @@ from services.payments.domain.payments import AttemptStatus, PaymentStatus
 from services.payments.use_cases.collect_payments import claim_due
 from shared.clock import utc_now
 from shared.schedule import Due
-from tests.payments.factories import NOW, an_invoice_paid, an_invoice_voided
+from tests.payments.factories import (
+    NOW,
+    an_invoice_paid,
+    an_invoice_partly_paid,
+    an_invoice_voided,
+)
 from tests.payments.world import World
 
 pytestmark = pytest.mark.servers
@@ -366,3 +371,63 @@ async def test_an_attempt_whose_plug_in_is_gone_holds_up_no_other(world: World) 
         found = await uow.attempts.find(attempt.id)
         assert found is not None
         found.provider = "sandbox"
+
+
+async def test_of_an_invoice_that_is_paid_in_part_only_the_rest_is_collected(
+    world: World,
+) -> None:
+    invoice = await world.finalize(amount=10_000)
+    await world.take(an_invoice_partly_paid(invoice, 4_000))
+    await world.attach()
+
+    await world.collect()
+    await world.invoice_paid(invoice)
+
+    assert world.sandbox.amounts(invoice.invoice_id) == [6_000]
+    books = await world.balances()
+    assert books.pop("provider:sandbox") + books.pop("fees") == 6_000
+    assert books == {"offline": 4_000, "billed": -10_000}
+
+
+async def test_a_part_that_comes_while_the_whole_is_charged_goes_back(world: World) -> None:
+    await world.attach("tok_timeout_after")
+    invoice = await world.finalize(amount=10_000)
+    await world.collect()
+    assert (await world.payment(invoice)).status is PaymentStatus.UNKNOWN
+
+    await world.take(an_invoice_partly_paid(invoice, 4_000))
+    await world.reconcile()
+    await world.invoice_paid(invoice)
+    await world.run(schedule.send_refunds)
+
+    payment = await world.payment(invoice)
+    assert (payment.amount, payment.refunded) == (10_000, 4_000)
+    books = await world.balances()
+    assert books.pop("provider:sandbox") + books.pop("fees") == 6_000
+    assert books == {"offline": 4_000, "billed": -10_000}
+
+
+async def test_a_part_that_comes_while_a_card_is_declined_lessens_the_next_attempt(
+    world: World,
+) -> None:
+    await world.attach("tok_fails_then_ok:1")
+    invoice = await world.finalize(amount=10_000)
+    async with world.runtime.begin() as uow:
+        due = Due(utc_now(), world.runtime.database.platform)
+        claims = await claim_due(
+            uow,
+            due,
+            limit=10,
+            only_urgent=False,
+            owner=world.collector.owner,
+            real_now=utc_now(),
+            traffic=world.collector.traffic,
+        )
+    await world.take(an_invoice_partly_paid(invoice, 4_000))
+    for claim in claims.claims:
+        await world.collector.collect(claim)
+
+    payment = await world.payment(invoice)
+    assert (payment.status, payment.amount) == (PaymentStatus.FAILED, 6_000)
+    await world.collect(at=utc_now() + timedelta(days=2))
+    assert world.sandbox.amounts(invoice.invoice_id) == [6_000]

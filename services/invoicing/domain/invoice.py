@@ -16,6 +16,7 @@ from shared.events.invoicing import (
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
     InvoicePaid,
+    InvoicePartlyPaid,
     InvoiceReminderDue,
     InvoiceVoided,
 )
@@ -250,10 +251,13 @@ class Invoice:
             days=(at - self.due_at).days,
         )
 
-    def receive(self, amount: int, *, at: datetime, payment_id: UUID | None) -> InvoicePaid | None:
-        """Count money toward it; the event when nothing is owed any more.
+    def receive(
+        self, amount: int, *, at: datetime, payment_id: UUID | None
+    ) -> InvoicePaid | InvoicePartlyPaid:
+        """Count money toward it: all that is owed, or a part of it.
 
-        Only what is still owed counts: the caller keeps the rest for the account.
+        Only what is still owed counts: the caller sees to the rest. `payment_id` is the payment
+        that a provider took; None for money that came another way.
         """
         if self.status not in (Status.OPEN, Status.UNCOLLECTIBLE):
             raise IllegalInvoiceTransition(f"Invoice {self.number} is {self.status}, not owed.")
@@ -261,7 +265,12 @@ class Invoice:
             raise Invalid("That is more than is owed on this invoice.", field="amount")
         self.amount_paid += amount
         if self.amount_remaining:
-            return None
+            return InvoicePartlyPaid(
+                **self._event(at),
+                number=self.number or "",
+                amount_received=self._money(amount),
+                amount_remaining=self._money(self.amount_remaining),
+            )
         self._move_to(Status.PAID)
         self.paid_at = at
         return InvoicePaid(

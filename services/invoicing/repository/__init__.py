@@ -60,9 +60,7 @@ class InvoicingUnitOfWork(UnitOfWork):
                     self.emit(invoice.finalize(number=number, at=at, due_at=due_at))
                     invoice.plan_reminder(entity.reminder_days, after=at)
                     if invoice.amount_due == 0:
-                        paid = invoice.receive(0, at=at, payment_id=None)
-                        if paid is not None:
-                            self.emit(paid)
+                        self.emit(invoice.receive(0, at=at, payment_id=None))
         if waiting:
             self.wake("render_documents")
 

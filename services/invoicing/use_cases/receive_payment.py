@@ -27,8 +27,9 @@ async def receive_payment(
 ) -> Invoice:
     """Money that comes twice counts once; what is too much becomes account credit.
 
-    What a provider took for an invoice that was closed meanwhile is sent back by payments, which
-    hears of the closing: it must not become credit as well.
+    What a provider took and the invoice does not need (it was closed, or paid in part, while the
+    charge was under way) is sent back by payments, which hears of that: it must not become credit
+    as well.
     """
     invoice = await uow.invoices.get(invoice_id)
     if await uow.receipts.find(payment_id):
@@ -42,9 +43,7 @@ async def receive_payment(
     applied = min(amount.amount, invoice.amount_remaining) if owed else 0
     if applied:
         provider_payment = payment_id if means is Means.PROVIDER else None
-        paid = invoice.receive(applied, at=at, payment_id=provider_payment)
-        if paid is not None:
-            uow.emit(paid)
+        uow.emit(invoice.receive(applied, at=at, payment_id=provider_payment))
     uow.receipts.add(
         ReceivedPayment(
             id=payment_id,
@@ -57,8 +56,7 @@ async def receive_payment(
             reference=reference,
         )
     )
-    sent_back = means is Means.PROVIDER and not applied
-    if applied < amount.amount and not sent_back:
+    if applied < amount.amount and means is Means.OFFLINE:
         await uow.credits.add(
             invoice.account_id,
             invoice.currency,

@@ -109,9 +109,10 @@ def invoice_paid(invoice_id: UUID, paid: Money) -> Posting:
     return _posting(EntryKind.INVOICE_PAID, invoice_id, paid.currency, legs)
 
 
-def invoice_paid_offline(invoice_id: UUID, paid: Money) -> Posting:
+def invoice_paid_offline(reference: UUID, paid: Money) -> Posting:
+    """`reference` is the invoice, or the event of a part that came."""
     legs = [Leg(OFFLINE, paid.amount), Leg(RECEIVABLE, -paid.amount)]
-    return _posting(EntryKind.INVOICE_PAID_OFFLINE, invoice_id, paid.currency, legs)
+    return _posting(EntryKind.INVOICE_PAID_OFFLINE, reference, paid.currency, legs)
 
 
 def invoice_voided(invoice_id: UUID, due: Money) -> Posting:

@@ -248,6 +248,11 @@ class Payment:
         """A refund came to nothing; its amount may be refunded again."""
         self.refunded -= amount
 
+    def owe(self, amount: int) -> None:
+        """What is still to be collected. An attempt that is under way keeps its amount."""
+        if self.status in COLLECTIBLE:
+            self.amount = amount
+
     def next_version(self) -> int:
         self.version += 1
         return self.version

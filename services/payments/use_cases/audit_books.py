@@ -14,7 +14,12 @@ from sqlalchemy import func, select
 from services.payments.domain import ledger
 from services.payments.domain.ledger import EntryKind
 from services.payments.domain.methods import OwedStatus
-from services.payments.domain.payments import OPEN_ATTEMPTS, AttemptStatus, PaymentStatus
+from services.payments.domain.payments import (
+    IN_FLIGHT,
+    OPEN_ATTEMPTS,
+    AttemptStatus,
+    PaymentStatus,
+)
 from services.payments.domain.refunds import RefundStatus
 from services.payments.providers import provider
 from services.payments.providers.base import Movement
@@ -284,7 +289,7 @@ def _compare_invoice(audit: Audit, row: Any, *, now: datetime) -> None:
     if row.currency != row.payment_currency:
         detail = f"Owed in {row.currency}, collected in {row.payment_currency}."
         audit.differ(DifferenceClass.CURRENCY, between, reference, detail)
-    elif row.amount_due != row.amount:
+    elif row.amount_due != row.amount and not _is_too_much(row):
         detail = f"Owed {row.amount_due}, collected {row.amount}."
         audit.differ(DifferenceClass.AMOUNT, between, reference, detail)
     paid = row.payment_status == PaymentStatus.SUCCEEDED
@@ -302,6 +307,13 @@ def _compare_invoice(audit: Audit, row: Any, *, now: datetime) -> None:
     elif row.paid_by is None and row.refunded < row.amount:
         detail = f"The money came for an invoice that is {row.status} otherwise, and stays here."
         audit.differ(DifferenceClass.STATE, between, reference, detail)
+
+
+def _is_too_much(row: Any) -> bool:
+    """A part came another way while the whole was charged: the surplus goes back."""
+    under_way = row.payment_status in IN_FLIGHT
+    surplus = row.amount - row.amount_due
+    return bool(surplus > 0 and (under_way or row.refunded >= surplus))
 
 
 async def _measure_clearing(uow: PaymentsUnitOfWork, *, now: datetime) -> None:

@@ -4,6 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.payments.domain import ledger
+from services.payments.domain.methods import OwedInvoice
 from services.payments.domain.payments import Attempt, AttemptStatus, Payment
 from services.payments.domain.refunds import Refund, RefundReason
 from services.payments.providers.base import (
@@ -75,20 +76,21 @@ async def _succeed(
     await uow.ledger.post(posting, account_id=payment.account_id, at=at)
     await end_dunning(uow, payment, at=at)
     if payment.cancel_requested:
-        send_back(uow, payment, attempt, at=at, real_now=real_now)
+        send_back(uow, payment, attempt, payment.amount, at=at, real_now=real_now)
 
 
 def send_back(
     uow: PaymentsUnitOfWork,
     payment: Payment,
     attempt: Attempt,
+    surplus: int,
     *,
     at: datetime,
     real_now: datetime,
 ) -> None:
-    """No invoice wants this money: it goes back, all that is left of it."""
-    rest = payment.amount - payment.refunded
-    if not rest:
+    """No invoice wants this much of the money: it goes back, or what is left of it does."""
+    rest = min(surplus, payment.amount - payment.refunded)
+    if rest <= 0:
         return
     refund = Refund.of(
         payment,
@@ -128,6 +130,7 @@ async def _decline(
             retries_at=retries_at,
         )
     )
+    await _owe_what_is_owed(uow, payment)
     await dun_payment(
         uow, payment, decline_class=declined.decline_class, retries_at=retries_at, at=at
     )
@@ -171,7 +174,18 @@ async def _give_up(
         await end_dunning(uow, payment, at=at)
     else:
         payment.reopen(at=at)
+        await _owe_what_is_owed(uow, payment)
         uow.wake("collect_due")
+
+
+async def _owe_what_is_owed(uow: PaymentsUnitOfWork, payment: Payment) -> None:
+    """A part may have come another way while the attempt was under way.
+
+    Read without a lock: who notes a part waits for this payment's lock, and then tells it.
+    """
+    invoice = await uow.session.get(OwedInvoice, payment.invoice_id)
+    if invoice is not None:
+        payment.owe(invoice.amount_due)
 
 
 def _park(payment: Payment, attempt: Attempt, reason: str) -> None:

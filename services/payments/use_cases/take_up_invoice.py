@@ -14,6 +14,7 @@ from shared.events.invoicing import (
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
     InvoicePaid,
+    InvoicePartlyPaid,
     InvoiceVoided,
 )
 from shared.ids import new_id
@@ -67,6 +68,24 @@ async def take_up_invoice(uow: PaymentsUnitOfWork, event: InvoiceFinalized) -> N
     uow.wake("collect_due")
 
 
+async def owe_less(uow: PaymentsUnitOfWork, event: InvoicePartlyPaid) -> None:
+    """A part came another way: only the rest is collected.
+
+    What an attempt that is under way takes too much goes back when the invoice is paid.
+    """
+    invoice = await uow.invoice(event.invoice_id)
+    payment = await uow.payments.find_for_invoice(event.invoice_id)
+    if invoice is not None:
+        invoice.amount_due = event.amount_remaining.amount
+        await uow.ledger.post(
+            ledger.invoice_paid_offline(event.id, event.amount_received),
+            account_id=event.account_id,
+            at=event.occurred_at,
+        )
+    if payment is not None:
+        payment.owe(event.amount_remaining.amount)
+
+
 async def leave_invoice(
     uow: PaymentsUnitOfWork,
     event: InvoicePaid | InvoiceVoided | InvoiceMarkedUncollectible,
@@ -91,12 +110,13 @@ async def leave_invoice(
     )
     if invoice is not None:
         await _close(uow, invoice, event, by_us=by_us, at=at)
-    if payment is None or by_us:
+    if payment is None:
         return
     if payment.status is PaymentStatus.SUCCEEDED:
+        kept = invoice.amount_due if by_us and invoice is not None else 0
         attempt = await uow.attempts.successful_of(payment.id)
         if attempt is not None:
-            send_back(uow, payment, attempt, at=at, real_now=real_now)
+            send_back(uow, payment, attempt, payment.amount - kept, at=at, real_now=real_now)
         return
     await _stop(uow, payment, at=at, real_now=real_now)
 
