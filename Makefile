@@ -42,6 +42,7 @@ seed: $(READY) ## load a believable catalog of plans, prices, add-ons and coupon
 	@$(PY) -m infra.launch exec subscriptions seed
 
 test: $(READY) ## all tests, on real servers that they start themselves; TESTS=tests/auth runs some
+	@$(PY) -m infra.native install || echo 'The tests that need these programs are left out.'
 	@$(PY) -m pytest $(TESTS) -m "not benchmark and not chaos"
 
 test-fast: $(READY) ## the tests that need no servers

@@ -25,7 +25,7 @@ class TokenIssuer:
         return Verifier(self.fetch_keys, issuer=settings.issuer, audience=settings.audience)
 
     def token(self, **claims: Any) -> str:
-        """A token that holds for five minutes, with these claims on top of the usual ones."""
+        """A token that outlives the run, with these claims on top of the usual ones."""
         now = int(time.time())
         usual = {
             "iss": "perennial",
@@ -33,7 +33,7 @@ class TokenIssuer:
             "sub": str(new_id()),
             "jti": str(new_id()),
             "iat": now,
-            "exp": now + 300,
+            "exp": now + 86_400,
         }
         header = {"alg": "ES256", "kid": "test", "typ": TOKEN_TYPE}
         return jwt.encode(header, {**usual, **claims}, self.key, algorithms=["ES256"])

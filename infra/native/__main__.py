@@ -1,4 +1,4 @@
-"""`python -m infra.native up|down|reset|status|logs|env|exec|servers`: all without Docker."""
+"""`python -m infra.native VERB`: everything that is done without Docker; --help lists the verbs."""
 
 import argparse
 import os
@@ -30,6 +30,7 @@ def main() -> int:
     verbs.add_parser("status", help="what runs, and whether it is healthy")
     logs = verbs.add_parser("logs", help="follow what every process says, or one of them")
     logs.add_argument("process", nargs="?", default="*")
+    verbs.add_parser("install", help="install the servers' programs that are missing")
     verbs.add_parser("servers", help="servers for a test run, until standard input ends")
     command = verbs.add_parser("exec", help="a command of a service, with its environment")
     command.add_argument("service", choices=SERVICES)
@@ -54,7 +55,7 @@ def _do(given: argparse.Namespace) -> int:
     system = System(run_dir(), os.environ)
     if given.verb == "status":
         return 0 if system.status() else 1
-    if given.verb in {"up", "down", "reset"}:
+    if given.verb in {"up", "down", "reset", "install"}:
         getattr(system, given.verb)()
         return 0
     if not system.running():

@@ -83,7 +83,7 @@ class System:
         with self._alone():
             before = self._what_runs()
             try:
-                install.ensure(PROGRAMS, self.logs / "install.log")
+                self.install()
                 self._reconcile(before)
             except BaseException:
                 started = [name for name in self.state.alive() if name not in before]
@@ -91,6 +91,10 @@ class System:
                     say("Stopping what was started")
                     self._stop(started)
                 raise
+
+    def install(self) -> None:
+        """Install the servers' programs that are missing, or raise Failed with what to install."""
+        install.ensure(PROGRAMS, self.logs / "install.log")
 
     def _what_runs(self) -> dict[str, Process]:
         """The processes of an earlier `up`; when that one was killed, what it left is ended."""
