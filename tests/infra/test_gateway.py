@@ -252,6 +252,23 @@ async def test_a_listed_path_reaches_its_service(
     assert (answer["service"], answer["path"]) == (service, path)
 
 
+async def test_every_documented_operation_reaches_the_service_that_documents_it(
+    client: httpx.AsyncClient,
+) -> None:
+    documents = Path(__file__).parents[1] / "contracts" / "openapi"
+    elsewhere = []
+    for service in SERVICES:
+        paths = json.loads((documents / f"{service}.json").read_text())["paths"]
+        for path, operations in paths.items():
+            for method in operations:
+                url = re.sub(r"\{.*?\}", "sandbox", path)
+                reached = (await client.request(method, url)).json().get("service")
+                if reached != service:
+                    elsewhere.append(f"{method} {path}: {reached}, not {service}")
+
+    assert not elsewhere
+
+
 @pytest.mark.parametrize("path", NOT_EXPOSED.split())
 async def test_nothing_else_is_exposed(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(path)
