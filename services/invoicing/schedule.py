@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from services.invoicing.documents.pool import RenderPool
-from services.invoicing.domain.attachment import Attachment, AttachmentState
+from services.invoicing.domain.attachment import UPLOADS, Attachment, AttachmentState
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.settings import InvoicingSettings
@@ -116,17 +116,19 @@ async def render_documents(runtime: InvoicingRuntime, due: Due) -> int:
 
 @schedule.job(every=3600.0)
 async def clear_attachments(runtime: InvoicingRuntime, due: Due) -> int:
-    """What was declared a day ago and never uploaded is forgotten."""
+    """What was declared or uploaded a day ago and never completed is forgotten."""
     if due.account_id is not None:
         return 0
     store: ObjectStore = runtime.own["object_store"]
+    day_ago = utc_now() - timedelta(days=1)
+    await store.delete_older(UPLOADS, day_ago)
     async with runtime.begin() as uow:
         forgotten = (
             await uow.session.scalars(
                 select(Attachment)
                 .where(
                     attachments.c.state == AttachmentState.DECLARED,
-                    attachments.c.created_at < utc_now() - timedelta(days=1),
+                    attachments.c.created_at < day_ago,
                 )
                 .limit(100)
                 .with_for_update(skip_locked=True)
@@ -134,8 +136,6 @@ async def clear_attachments(runtime: InvoicingRuntime, due: Due) -> int:
         ).all()
         for attachment in forgotten:
             await uow.session.delete(attachment)
-    for attachment in forgotten:
-        await store.delete(attachment.key)
     return len(forgotten)
 
 

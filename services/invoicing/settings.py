@@ -12,6 +12,11 @@ class InvoicingSettings(Settings):
         ".run/objects", description="Documents and attachments: a folder, or s3://bucket/prefix."
     )
     s3_endpoint: str | None = Field(None, description="An S3 server that is not Amazon's.")
+    s3_public_endpoint: str | None = Field(
+        None,
+        description="The same server by the name that clients reach it by; links carry it. "
+        "Only where it is another one.",
+    )
     s3_region: str = Field("us-east-1", description="The bucket's region.")
     s3_access_key_id: str | None = Field(None, description="Who reads and writes the bucket.")
     s3_secret_access_key: SecretStr | None = Field(None, description="Their secret.")

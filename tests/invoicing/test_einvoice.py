@@ -14,10 +14,10 @@ import pikepdf
 import pytest
 
 from services.invoicing.documents import einvoice
-from services.invoicing.documents.einvoice import NotValid
 from services.invoicing.documents.labels import LANGUAGES
 from services.invoicing.documents.paper import paper_of_credit_note, paper_of_invoice
 from services.invoicing.documents.pdf import pdf
+from services.invoicing.documents.rendering import NotValid
 from services.invoicing.domain.credit_note import Earlier, take_all, take_amount
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.domain.tax import Buyer, Seller, TableTaxEngine, TaxDecision

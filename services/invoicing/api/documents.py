@@ -1,9 +1,9 @@
 """The files of invoices and credit notes, and attachments."""
 
 import asyncio
+import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Self
-from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
@@ -26,12 +26,15 @@ from services.invoicing.domain.document import (
     DocumentState,
 )
 from services.invoicing.domain.invoice import InvoiceNotFound
-from services.invoicing.storage import LINK_SECONDS, LinkRefused, Links, ObjectStore
+from services.invoicing.storage import LINK_SECONDS, LinkRefused, Links, ObjectStore, disposition
 from services.invoicing.use_cases.complete_attachment import complete_attachment, find_attachment
-from services.invoicing.use_cases.render_document import PDF, XML
+from services.invoicing.use_cases.render_document import PDF, XML, make_again
+from shared.clock import utc_now
 from shared.ids import new_id
+from shared.observability import logger
 from shared.web import problems
 
+log = logger(__name__)
 router = APIRouter(prefix="/v1", tags=["documents"])
 
 #: How long a download waits for a file that is being made, and how often it looks.
@@ -74,7 +77,8 @@ class AttachmentView(BaseModel):
     @classmethod
     async def of(cls, attachment: Attachment, store: ObjectStore, links: Links) -> Self:
         method = "GET" if attachment.state is AttachmentState.COMPLETE else "PUT"
-        url = await store.presign(method, attachment.key)
+        key = attachment.key if method == "GET" else attachment.upload_key
+        url = await store.presign(method, key)
         return cls(
             id=attachment.id,
             account_id=attachment.account_id,
@@ -188,7 +192,7 @@ async def upload(attachment_id: UUID, expires: int, signature: str, request: Req
             raise AttachmentMismatch("More bytes came than were declared.", field="size")
     attachment.check(bytes(data))
     store: ObjectStore = runtime.own["object_store"]
-    await store.put(attachment.key, bytes(data), content_type=attachment.content_type)
+    await store.put(attachment.upload_key, bytes(data), content_type=attachment.content_type)
 
 
 @router.get(
@@ -213,6 +217,7 @@ async def _file(query: Query, subject_id: UUID, kind: str) -> Response:
     """The stored file; one that is being made right now is waited for, for a moment."""
     query.caller.require_scope("invoices:read")
     deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+    store: ObjectStore = query.runtime.own["object_store"]
     async with query.begin() as uow:
         # Somebody waits for this one: it goes before those that nobody has asked for.
         await uow.documents.hurry((await queries.read_document(uow, subject_id)).id)
@@ -221,17 +226,28 @@ async def _file(query: Query, subject_id: UUID, kind: str) -> Response:
         async with query.begin() as uow:
             document = await queries.read_document(uow, subject_id)
         if document.state is DocumentState.READY:
-            break
+            digest = document.pdf_sha256 if kind == "pdf" else document.xml_sha256
+            data = await _stored(store, document.key(kind))
+            if data is not None and hashlib.sha256(data).hexdigest() == digest:
+                break
+            # A store that was restored from an older copy, or a bad disk: it can be made again.
+            log.error("A document's file is lost or damaged", document_id=str(document.id))
+            async with query.runtime.begin() as uow:
+                await make_again(uow, document.id, at=utc_now())
         late = asyncio.get_running_loop().time() > deadline
         if document.state is DocumentState.FAILED or late:
             raise DocumentNotReady(_why_not(document))
         await asyncio.sleep(LOOK_SECONDS)
-    store: ObjectStore = query.runtime.own["object_store"]
-    data = await store.get(document.key(kind))
     response = _attached(data, PDF if kind == "pdf" else XML, f"{subject_id}.{kind}")
-    digest = document.pdf_sha256 if kind == "pdf" else document.xml_sha256
     response.headers["ETag"] = f'"{digest}"'
     return response
+
+
+async def _stored(store: ObjectStore, key: str) -> bytes | None:
+    try:
+        return await store.get(key)
+    except FileNotFoundError:
+        return None
 
 
 def _why_not(document: Document) -> str:
@@ -245,7 +261,7 @@ def _attached(data: bytes, content_type: str, filename: str) -> Response:
         data,
         media_type=content_type,
         headers={
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename)}",
+            "Content-Disposition": disposition(filename),
             "X-Content-Type-Options": "nosniff",
         },
     )

@@ -11,6 +11,8 @@ from typing import Any
 
 from lxml import etree  # type: ignore[import-untyped]  # has none
 
+from services.invoicing.documents.rendering import NotValid
+from services.invoicing.documents.schematron import broken_rules
 from shared.money import exponent, round_half_away
 
 #: UN/ECE recommendation 20: one (of whatever the line names).
@@ -18,10 +20,6 @@ UNIT = "C62"
 INVOICE, CREDIT_NOTE = "380", "381"
 #: UNCL 4461: SEPA credit transfer, bank card, not said.
 TRANSFER, CARD, UNSAID = "58", "48", "1"
-
-
-class NotValid(Exception):
-    """The document breaks a rule of its schema; it must not leave."""
 
 
 def cii(paper: dict[str, Any]) -> bytes:
@@ -233,6 +231,12 @@ def _schema(flavor: str) -> etree.XMLSchema:
 
 def _valid(xml: bytes, flavor: str) -> bytes:
     schema = _schema(flavor)
-    if not schema.validate(etree.fromstring(xml)):
-        raise NotValid(f"{flavor}: {schema.error_log.last_error}")
+    document = etree.fromstring(xml)
+    if not schema.validate(document):
+        # Where and what kind, without the value: it may be somebody's name.
+        places = {f"{error.path} ({error.type_name})" for error in schema.error_log}
+        raise NotValid(f"Not valid by the schema of {flavor}: {', '.join(sorted(places))}")
+    broken = broken_rules(xml)
+    if broken:
+        raise NotValid(f"Not valid by EN 16931 ({flavor}): {', '.join(broken)}")
     return xml

@@ -9,58 +9,87 @@ from typing import Any
 
 from services.invoicing.documents.rendering import Rendered, render
 
-#: A compiler's cache grows up to 500 MB: a process ends after so many documents.
+#: A compiler's cache grows: a process ends after so many documents, or when it had so much.
 DOCUMENTS_PER_PROCESS = 300
+BYTES_PER_PROCESS = 400 * 1024 * 1024
 TIMEOUT_SECONDS = 60.0
 IDLE_SECONDS = 30.0
 
 
 class RenderPool:
-    """At most `size` documents at once, in processes that start with the first of them."""
+    """At most `size` documents at once, each in a process that renders nothing else meanwhile.
+
+    What kills its process, or has to be killed, takes no other document with it.
+    """
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._slots = asyncio.Semaphore(size)
-        self._executor: ProcessPoolExecutor | None = None
-        self._last_used = 0.0
+        self._idle: asyncio.LifoQueue[_Renderer] = asyncio.LifoQueue()
+        self._all = [_Renderer() for _ in range(size)]
+        for renderer in self._all:
+            self._idle.put_nowait(renderer)
 
     async def render(self, paper: dict[str, Any], logo: bytes | None = None) -> Rendered:
         """One document. Raises when it cannot be made, takes too long or kills its process."""
-        async with self._slots:
-            executor = self._executor = self._executor or self._start()
-            loop = asyncio.get_running_loop()
-            try:
-                async with asyncio.timeout(TIMEOUT_SECONDS):
-                    return await loop.run_in_executor(executor, render, paper, logo)
-            except (BrokenProcessPool, TimeoutError):
-                self._drop(executor)
-                raise
-            finally:
-                self._last_used = time.monotonic()
+        renderer = await self._idle.get()
+        try:
+            return await renderer.render(paper, logo)
+        finally:
+            self._idle.put_nowait(renderer)
 
     def rest(self) -> None:
-        """Give the memory back when nothing was rendered for a while."""
-        idle = time.monotonic() - self._last_used > IDLE_SECONDS
-        if self._executor is not None and idle and self._slots._value == self._size:  # noqa: SLF001
-            self._executor.shutdown(wait=False)
-            self._executor = None
+        """Give back the memory of what has rendered nothing for a while."""
+        for renderer in self._all:
+            renderer.rest()
 
     def close(self) -> None:
-        if self._executor is not None:
-            self._drop(self._executor)
+        for renderer in self._all:
+            renderer.kill()
+
+
+class _Renderer:
+    """One process, which starts with the first document and is followed by another."""
+
+    def __init__(self) -> None:
+        self._executor: ProcessPoolExecutor | None = None
+        self._made = 0
+        self._last_used = 0.0
+        self._busy = False
+
+    async def render(self, paper: dict[str, Any], logo: bytes | None) -> Rendered:
+        executor = self._executor = self._executor or self._start()
+        loop = asyncio.get_running_loop()
+        self._busy = True
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                rendered = await loop.run_in_executor(executor, render, paper, logo)
+        except (BrokenProcessPool, TimeoutError, asyncio.CancelledError):
+            self.kill()
+            raise
+        finally:
+            self._busy = False
+            self._last_used = time.monotonic()
+        self._made += 1
+        if self._made >= DOCUMENTS_PER_PROCESS or rendered.memory > BYTES_PER_PROCESS:
+            self._end()
+        return rendered
+
+    def rest(self) -> None:
+        if not self._busy and time.monotonic() - self._last_used > IDLE_SECONDS:
+            self._end()
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does."""
+        processes = list((self._executor._processes or {}).values()) if self._executor else []  # noqa: SLF001
+        self._end()
+        for process in processes:
+            process.kill()
 
     def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._size,
-            # Spawned, not forked: this process has threads and open connections.
-            mp_context=multiprocessing.get_context("spawn"),
-            max_tasks_per_child=DOCUMENTS_PER_PROCESS,
-        )
+        self._made = 0
+        # Spawned, not forked: this process has threads and open connections.
+        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
-    def _drop(self, executor: ProcessPoolExecutor) -> None:
-        processes = list((executor._processes or {}).values())  # noqa: SLF001
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        if self._executor is executor:
+    def _end(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None

@@ -1,19 +1,37 @@
 """The rendering process: what it does with one document."""
 
+import resource
+import sys
 from dataclasses import dataclass
 from typing import Any
+
+
+class NotValid(Exception):
+    """The e-invoice breaks a rule of its norm: the document must not leave.
+
+    Says which rules, and nothing of what the document says.
+    """
 
 
 @dataclass(frozen=True)
 class Rendered:
     pdf: bytes
     xml: bytes
+    #: The most memory that the process had so far, in bytes.
+    memory: int = 0
 
 
 def render(paper: dict[str, Any], logo: bytes | None) -> Rendered:
-    """The PDF with its CII, and the UBL; both e-invoices valid by their schemas."""
+    """The PDF with its CII, and the UBL. Raises `NotValid` when one of the two is not."""
     # The libraries take 100 MB: they are loaded here, in a process of their own, and nowhere else.
     from services.invoicing.documents.einvoice import cii, ubl  # noqa: PLC0415
     from services.invoicing.documents.pdf import pdf  # noqa: PLC0415
 
-    return Rendered(pdf=pdf(paper, cii(paper), logo=logo), xml=ubl(paper))
+    embedded, xml = cii(paper), ubl(paper)
+    made = pdf(paper, embedded, logo=logo)
+    return Rendered(pdf=made, xml=xml, memory=_memory())
+
+
+def _memory() -> int:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -8,6 +8,9 @@ from uuid import UUID
 
 from shared.errors import Conflict, Invalid, NotFound
 
+#: The beginning of the keys of what nobody has checked yet.
+UPLOADS = "uploads"
+
 
 class AttachmentNotFound(NotFound):
     code = "attachment-not-found"
@@ -44,7 +47,13 @@ class Attachment:
     completed_at: datetime | None = None
 
     @property
+    def upload_key(self) -> str:
+        """Where the link of a declared one lets anybody who holds it write."""
+        return f"{UPLOADS}/{self.account_id}/{self.id}"
+
+    @property
     def key(self) -> str:
+        """Where it is once it was checked. No link writes here: what was checked is what stays."""
         return f"attachments/{self.account_id}/{self.id}"
 
     def require_declared(self) -> None:
@@ -53,12 +62,15 @@ class Attachment:
 
     def check(self, data: bytes) -> None:
         """Refuse what is not, byte for byte, what was declared."""
-        if len(data) != self.size:
-            raise AttachmentMismatch(
-                f"{len(data)} bytes came and {self.size} were declared.", field="size"
-            )
+        self.check_size(len(data))
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise AttachmentMismatch("The SHA-256 is not the declared one.", field="sha256")
+
+    def check_size(self, size: int) -> None:
+        if size != self.size:
+            raise AttachmentMismatch(
+                f"{size} bytes came and {self.size} were declared.", field="size"
+            )
 
     def complete(self, *, at: datetime) -> None:
         self.require_declared()

@@ -48,16 +48,29 @@ class Document:
     xml_size: int | None = None
     xml_sha256: str | None = None
 
-    def key(self, kind: str) -> str:
-        """Where it is in the object store; written once."""
-        return f"documents/{self.account_id}/{self.id}.{kind}"
+    def key(self, kind: str, digest: str | None = None) -> str:
+        """Where a file is in the object store: what was recorded, or one with this SHA-256.
+
+        The content is in the name: two who make the same document at once, perhaps in two
+        releases, never mix their files.
+        """
+        digest = digest or (self.pdf_sha256 if kind == "pdf" else self.xml_sha256)
+        return f"documents/{self.account_id}/{self.id}/{digest}.{kind}"
 
     def claim(self, *, at: datetime, lease_seconds: float) -> None:
         """Take it up; when we die over it somebody else does after the lease."""
         self.attempts += 1
         self.due_at = at + timedelta(seconds=lease_seconds)
 
+    @property
+    def spent(self) -> bool:
+        """Taken up as often as is sensible, and never finished: it may end whoever renders it."""
+        return self.attempts >= MOST_ATTEMPTS
+
     def made(self, *, pdf: tuple[int, str], xml: tuple[int, str]) -> None:
+        """Its files are stored. Who comes second, after a lease ran out, changes nothing."""
+        if self.state is DocumentState.READY:
+            return
         self.state = DocumentState.READY
         self.error = None
         self.pdf_size, self.pdf_sha256 = pdf
@@ -66,6 +79,19 @@ class Document:
     def failed(self, error: str, *, at: datetime) -> None:
         """Again later, with a growing pause, and then no more."""
         self.error = error
-        if self.attempts >= MOST_ATTEMPTS:
+        if self.spent:
             self.state = DocumentState.FAILED
         self.due_at = at + timedelta(seconds=5 * 4**self.attempts)
+
+    def park(self, error: str) -> None:
+        """What would fail in the same way again waits for a person at once."""
+        self.error = error
+        self.state = DocumentState.FAILED
+
+    def again(self, *, at: datetime) -> None:
+        """Make it anew: its reason to fail is gone, or its files are."""
+        self.state = DocumentState.PENDING
+        self.error = None
+        self.attempts = 0
+        self.due_at = at
+        self.pdf_size = self.pdf_sha256 = self.xml_size = self.xml_sha256 = None

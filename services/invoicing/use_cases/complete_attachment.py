@@ -14,7 +14,7 @@ from services.invoicing.domain.attachment import (
     AttachmentNotUploaded,
 )
 from services.invoicing.repository import InvoicingUnitOfWork
-from services.invoicing.storage import ObjectStore
+from services.invoicing.storage import ObjectStore, TooLarge
 from services.invoicing.tables import attachments
 
 Begin = Callable[[], AbstractAsyncContextManager[InvoicingUnitOfWork]]
@@ -23,23 +23,37 @@ Begin = Callable[[], AbstractAsyncContextManager[InvoicingUnitOfWork]]
 async def complete_attachment(
     begin: Begin, attachment_id: UUID, store: ObjectStore, *, at: datetime
 ) -> Attachment:
-    """Look at what was uploaded; a mismatch is refused and nothing of it is left behind."""
+    """Look at what was uploaded, and keep the very bytes that were looked at.
+
+    A mismatch is refused and nothing of it is left behind.
+    """
     async with begin() as uow:
         attachment = await find_attachment(uow, attachment_id)
         attachment.require_declared()
     try:
-        data = await store.get(attachment.key)
+        data = await store.get(attachment.upload_key, at_most=attachment.size)
+        attachment.check(data)
     except FileNotFoundError:
         raise AttachmentNotUploaded("Nothing was uploaded yet.") from None
-    try:
-        attachment.check(data)
-    except AttachmentMismatch:
-        await store.delete(attachment.key)
+    except TooLarge as upload:
+        await store.delete(attachment.upload_key)
+        attachment.check_size(upload.size)
         raise
+    except AttachmentMismatch:
+        await store.delete(attachment.upload_key)
+        raise
+    await store.put(
+        attachment.key,
+        data,
+        content_type=attachment.content_type,
+        filename=attachment.filename,
+    )
     async with begin() as uow:
         stored = await find_attachment(uow, attachment_id, lock=True)
         stored.complete(at=at)
         uow.audit("attachment.complete", attachment_id, account_id=stored.account_id)
+    # Not before the commit: a second try would find neither. What a crash leaves is cleared later.
+    await store.delete(attachment.upload_key)
     return stored
 
 

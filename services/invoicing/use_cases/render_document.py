@@ -3,15 +3,18 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from prometheus_client import Counter
 from sqlalchemy import select
 
 from services.invoicing.documents.paper import paper_of_credit_note, paper_of_invoice
 from services.invoicing.documents.pool import TIMEOUT_SECONDS, RenderPool
+from services.invoicing.documents.rendering import NotValid
 from services.invoicing.domain.attachment import Attachment, AttachmentState
-from services.invoicing.domain.document import Document, Subject
+from services.invoicing.domain.document import Document, DocumentState, Subject
 from services.invoicing.queries import read_credit_note, read_invoice
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.storage import ObjectStore
@@ -20,6 +23,8 @@ from shared.clock import utc_now
 from shared.observability import logger
 
 log = logger(__name__)
+
+PARKED = Counter("documents_parked_total", "Documents that could not be made.")
 
 Begin = Callable[[], AbstractAsyncContextManager[InvoicingUnitOfWork]]
 
@@ -35,24 +40,55 @@ async def render_next_document(begin: Begin, pool: RenderPool, store: ObjectStor
         document = await uow.documents.next_due(now)
         if document is None:
             return False
+        if document.spent:
+            document.park("It was taken up several times, and each time its worker ended over it.")
+            _report(document)
+            return True
         document.claim(at=now, lease_seconds=LEASE_SECONDS)
         paper = await _paper(uow, document)
         logo_key = await _logo_key(uow, paper)
     try:
         logo = await store.get(logo_key) if logo_key else None
         rendered = await pool.render(paper, logo)
-        await store.put(document.key("pdf"), rendered.pdf, content_type=PDF)
-        await store.put(document.key("xml"), rendered.xml, content_type=XML)
+        pdf = await _keep(store, document, "pdf", rendered.pdf, PDF)
+        xml = await _keep(store, document, "xml", rendered.xml, XML)
     except Exception as error:
-        log.exception("A document could not be made", document_id=str(document.id))
         async with begin() as uow:
             stored = await uow.documents.get(document.id)
-            stored.failed(f"{type(error).__name__}: {error}"[:500], at=utc_now())
+            if isinstance(error, NotValid):
+                stored.park(str(error))
+            else:
+                log.exception("A document could not be made", document_id=str(document.id))
+                stored.failed(f"{type(error).__name__}: {error}"[:500], at=utc_now())
+            _report(stored)
         return True
     async with begin() as uow:
         stored = await uow.documents.get(document.id)
-        stored.made(pdf=_fingerprint(rendered.pdf), xml=_fingerprint(rendered.xml))
+        stored.made(pdf=pdf, xml=xml)
     return True
+
+
+async def make_again(uow: InvoicingUnitOfWork, document_id: UUID, *, at: datetime) -> Document:
+    """Have a document made anew whose reason to fail is gone, or whose files are."""
+    document = await uow.documents.get(document_id)
+    if document.state is not DocumentState.PENDING:
+        document.again(at=at)
+        uow.wake("render_documents")
+    return document
+
+
+async def _keep(
+    store: ObjectStore, document: Document, kind: str, data: bytes, content_type: str
+) -> tuple[int, str]:
+    digest = hashlib.sha256(data).hexdigest()
+    await store.put(document.key(kind, digest), data, content_type=content_type)
+    return len(data), digest
+
+
+def _report(document: Document) -> None:
+    if document.state is DocumentState.FAILED:
+        PARKED.inc()
+        log.error("A document waits for a person", document_id=str(document.id))
 
 
 async def _paper(uow: InvoicingUnitOfWork, document: Document) -> dict[str, Any]:
@@ -72,7 +108,3 @@ async def _logo_key(uow: InvoicingUnitOfWork, paper: dict[str, Any]) -> str | No
         )
     )
     return found.key if found else None
-
-
-def _fingerprint(data: bytes) -> tuple[int, str]:
-    return len(data), hashlib.sha256(data).hexdigest()
