@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, literal, literal_column, or_, select
 
 from services.invoicing.domain.account import Account, AccountCredit, AccountNotFound, CreditEntry
 from services.invoicing.domain.credit_note import CreditNote, CreditNoteNotFound
@@ -47,7 +47,14 @@ def _matching(
     if status is not None:
         statement = statement.where(invoices.c.status == status)
     if subscription_id is not None:
-        statement = statement.where(invoices.c.subscription_id == subscription_id)
+        gathered = invoices.c.subscription_ids
+        statement = statement.where(
+            or_(
+                invoices.c.subscription_id == subscription_id,
+                # Told apart as the index tells them.
+                and_(gathered.contains([subscription_id]), gathered != literal_column("'{}'")),
+            )
+        )
     if created_from is not None:
         statement = statement.where(invoices.c.created_at >= created_from)
     if created_to is not None:

@@ -16,6 +16,7 @@ from shared.events import Event
 from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
 from shared.events.clocks import TestClockReported
 from shared.events.invoicing import (
+    InvoiceEvent,
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
     InvoicePaid,
@@ -45,8 +46,8 @@ consumers = Consumers("subscriptions")
 )
 async def follow_invoice(uow: SubscriptionsUnitOfWork, event: InvoiceNews) -> None:
     """Activate, mark past due, or end. Commutative: all that is noted of an invoice only grows."""
-    if event.subscription_id is not None:
-        await settle_invoice(uow, event.subscription_id, event)
+    if not isinstance(event, InvoiceEvent) or event.subscriptions:
+        await settle_invoice(uow, event)
     elif isinstance(event, InvoicePaid) and event.order_id is not None:
         await grant_tokens(uow, event.order_id, now=event.occurred_at)
     elif isinstance(event, InvoiceVoided) and event.order_id is not None:

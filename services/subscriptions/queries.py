@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import exists, select
+from sqlalchemy import Text, and_, cast, exists, literal_column, or_, select
 
 from services.subscriptions import tables
 from services.subscriptions.domain.period import IntervalUnit
@@ -172,7 +172,20 @@ async def timeline(
 ) -> Sequence[TimelineEntry]:
     """Everything that happened to a subscription, oldest first."""
     entries = tables.timeline.c
-    statement = select(TimelineEntry).where(entries.subscription_id == subscription_id)
+    states = tables.invoice_states.c
+    together = select(cast(states.invoice_id, Text)).where(
+        states.subscription_ids.contains([subscription_id])
+    )
+    statement = select(TimelineEntry).where(
+        or_(
+            entries.subscription_id == subscription_id,
+            # What became of an invoice that it shares with others.
+            and_(
+                entries.subscription_id.is_(None),
+                literal_column("data ->> 'invoice_id'").in_(together),
+            ),
+        )
+    )
     if after is not None:
         statement = statement.where(entries.event_id > after)
     statement = statement.order_by(entries.event_id).limit(limit)

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -25,7 +24,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import registry
 
 from services.subscriptions.domain.account import Account, InvoiceState, PaymentMethod
@@ -366,7 +365,8 @@ invoice_states = Table(
     "invoice_states",
     metadata,
     Column("invoice_id", Uuid, primary_key=True),
-    Column("subscription_id", Uuid, nullable=False),
+    Column("subscription_id", Uuid),
+    Column("subscription_ids", ARRAY(Uuid), nullable=False, server_default=text("'{}'")),
     Column("account_id", Uuid, nullable=False),
     Column("is_first", Boolean, nullable=False),
     Column("paid", Boolean, nullable=False),
@@ -376,6 +376,8 @@ invoice_states = Table(
     CheckConstraint("exhausted IN ('cancel', 'unpaid', 'pause')", name="exhausted"),
     # What a subscription still owes, and whether its first invoice is paid.
     Index("ix_invoice_states_subscription_id", "subscription_id"),
+    # The same, of consolidated invoices.
+    Index("ix_invoice_states_subscription_ids", "subscription_ids", postgresql_using="gin"),
 )
 
 redemptions = Table(
@@ -574,6 +576,13 @@ timeline = Table(
         "subscription_id",
         "event_id",
         postgresql_where=text("subscription_id IS NOT NULL"),
+    ),
+    # The same, of invoices that bill several subscriptions.
+    Index(
+        "ix_timeline_invoice_id",
+        text("(data ->> 'invoice_id')"),
+        "event_id",
+        postgresql_where=text("subscription_id IS NULL"),
     ),
 )
 

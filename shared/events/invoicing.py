@@ -22,12 +22,19 @@ class InvoiceEvent(Event):
 
     invoice_id: UUID
     subscription_id: UUID | None = None
+    #: All that a consolidated invoice bills; `subscription_id` is None then.
+    subscription_ids: tuple[UUID, ...] = ()
     #: The purchase of tokens that this is the invoice of.
     order_id: UUID | None = None
 
+    @property
+    def subscriptions(self) -> tuple[UUID, ...]:
+        """Those that it bills, one or several."""
+        return (self.subscription_id,) if self.subscription_id else self.subscription_ids
+
 
 class InvoiceDrafted(InvoiceEvent):
-    """An invoice waits to be finalized; nothing is owed yet."""
+    """An invoice waits to be finalized, or has grown while it waits; nothing is owed yet."""
 
     name: ClassVar[str] = "invoice.drafted"
 

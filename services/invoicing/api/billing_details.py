@@ -51,6 +51,9 @@ class BillingDetailsRequest(RequestModel):
     purchase_order: Text | None = None
     exemption_reason: Text | None = Field(None, description="Why no tax is charged; staff only.")
     legal_entity_id: UUID | None = Field(None, description="Who bills the account; staff only.")
+    consolidated_billing: bool = Field(
+        False, description="One invoice a day for all subscriptions that renew; staff only."
+    )
 
 
 class BillingDetailsView(BaseModel):
@@ -63,6 +66,7 @@ class BillingDetailsView(BaseModel):
     purchase_order: str | None
     exemption_reason: str | None
     legal_entity_id: UUID | None
+    consolidated_billing: bool
     version: int
 
     @classmethod
@@ -78,6 +82,7 @@ class BillingDetailsView(BaseModel):
             purchase_order=account.purchase_order,
             exemption_reason=account.exemption_reason,
             legal_entity_id=account.legal_entity_id,
+            consolidated_billing=account.consolidated_billing,
             version=account.version,
         )
 
@@ -134,7 +139,7 @@ async def put_billing_details(request: BillingDetailsRequest, command: Command) 
     """Say whom to bill from the next invoice on. Finalized invoices keep what they have."""
     command.caller.require_role("admin", "billing")
     command.caller.require_scope("billing:write")
-    if request.exemption_reason or request.legal_entity_id:
+    if request.exemption_reason or request.legal_entity_id or request.consolidated_billing:
         command.caller.require_staff("finance")
     async with command.begin() as uow:
         details = BillingDetails(

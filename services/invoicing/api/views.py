@@ -88,13 +88,18 @@ class AccountingView(BaseModel):
 
 
 class InvoiceView(BaseModel):
-    """`amount_due` is the total less account credit; `amount_remaining` what is still to pay."""
+    """`amount_due` is the total less account credit; `amount_remaining` what is still to pay.
+
+    `subscription_ids` are all subscriptions that it bills. `subscription_id` is null when they
+    are several.
+    """
 
     id: UUID
     number: str | None
     status: Status
     account_id: UUID
     subscription_id: UUID | None
+    subscription_ids: list[UUID]
     legal_entity_id: UUID
     billing_reason: BillingReason
     currency: str
@@ -133,6 +138,9 @@ class InvoiceView(BaseModel):
             status=invoice.status,
             account_id=invoice.account_id,
             subscription_id=invoice.subscription_id,
+            subscription_ids=(
+                [invoice.subscription_id] if invoice.subscription_id else invoice.subscription_ids
+            ),
             legal_entity_id=invoice.legal_entity_id,
             billing_reason=invoice.billing_reason,
             currency=invoice.currency,

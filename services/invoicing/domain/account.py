@@ -38,6 +38,8 @@ class Account:
     language: str = "en"
     purchase_order: str | None = None
     exemption_reason: str | None = None
+    #: One invoice a day for what all its subscriptions renew, instead of one each.
+    consolidated_billing: bool = False
     version: int = 1
 
     @property

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, get_args
 from uuid import UUID
 
-from services.invoicing.domain.totals import Totals
+from services.invoicing.domain.totals import Bundle, Totals
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.invoicing import (
     BillingReason,
@@ -104,6 +104,10 @@ class Invoice:
     billing_key: str | None
     currency: str
     created_at: datetime
+    #: All subscriptions that a consolidated invoice bills; `subscription_id` is None then.
+    subscription_ids: list[UUID] = field(default_factory=list)
+    #: What a consolidated draft gathers: charges with the same key, until it is finalized.
+    gathering_key: str | None = None
     series: str = "invoice"
     status: Status = Status.DRAFT
     number: str | None = None
@@ -200,8 +204,21 @@ class Invoice:
         self.taxes = [group.as_json() for group in totals.groups]
         self.total = totals.total
 
+    def gather(self, bundles: Sequence[Bundle], subscription_id: UUID, *, at: datetime) -> None:
+        """Take in what one more subscription owes; the order in which they come is no matter.
+
+        Subscriptions stand in the order in which they were made, and the charges of each in the
+        order of its own events.
+        """
+        self.require_draft()
+        kept = [*self.basis, *(bundle.as_json() for bundle in bundles)]
+        self.basis = sorted(kept, key=lambda bundle: bundle["subscription_id"] or "")
+        self.subscription_ids = sorted({*self.subscription_ids, subscription_id})
+        self.created_at = min(self.created_at, at)
+        self.supplied_at = min(self.supplied_at, at)
+
     def draft(self, *, at: datetime) -> InvoiceDrafted:
-        """Report that it waits to be finalized."""
+        """Report that it waits to be finalized, or that it has grown while it waits."""
         self.require_draft()
         return InvoiceDrafted(**self._event(at))
 
@@ -309,6 +326,7 @@ class Invoice:
             "sequence": self.version,
             "invoice_id": self.id,
             "subscription_id": self.subscription_id,
+            "subscription_ids": tuple(self.subscription_ids),
             "order_id": self.order_id,
         }
 

@@ -128,7 +128,7 @@ def compute(
     carried = 0
     if total < 0:
         carried = -total
-        lines.append(_carried_over(carried, currency, lines[-1]))
+        lines.append(_carried_over(carried, currency, lines))
         groups = _tax(lines)
     net = sum(line.net for line in lines)
     subtotal = sum(line.subtotal for line in lines)
@@ -270,7 +270,9 @@ def _round(value: Fraction) -> int:
     return whole if value >= 0 else -whole
 
 
-def _carried_over(amount: int, currency: str, last: ComputedLine) -> ComputedLine:
+def _carried_over(amount: int, currency: str, lines: Sequence[ComputedLine]) -> ComputedLine:
+    last = lines[-1]
+    of_one = len({line.subscription_id for line in lines}) == 1
     reason = "Not a supply: moved to the account's credit"
     charge = Charge(
         id=new_id(),
@@ -294,7 +296,7 @@ def _carried_over(amount: int, currency: str, last: ComputedLine) -> ComputedLin
             why=reason,
             exemption_reason=reason,
         ),
-        subscription_id=last.subscription_id,
+        subscription_id=last.subscription_id if of_one else None,
         amount=amount,
         why=dict(charge.why),
     )

@@ -6,7 +6,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
+from services.invoicing.domain.gathering import terms_of
 from services.invoicing.domain.totals import Bundle
 from shared.errors import NotFound
 from shared.events.subscriptions import (
@@ -40,6 +42,8 @@ class Upcoming:
     charges: dict[str, Any] = field(default_factory=dict)
     discounts: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    #: How it is collected; subscriptions that differ in it share no invoice.
+    terms: str | None = None
 
     def take_in(self, event: Billable) -> None:
         """Follow the subscription: a new period, a change within one, the end."""
@@ -60,7 +64,17 @@ class Upcoming:
                 charges[key] = _whole(charge).model_dump(mode="json")
         self.charges = charges
         self.currency = event.currency
+        self.terms = terms_of(event)
         self.period_start, self.period_end = event.period_start, event.period_end
+
+    def is_billed_with(self, other: "Upcoming", zone: ZoneInfo) -> bool:
+        """Whether the two would be on one consolidated invoice."""
+        mine, others = (one.period_end.astimezone(zone).date() for one in (self, other))
+        return (
+            mine == others
+            and (self.currency, self.terms) == (other.currency, other.terms)
+            and not other.ended
+        )
 
     def bundle(self) -> Bundle:
         """The charges of the next period, as they are known today."""

@@ -1,6 +1,6 @@
 """Loading for a change: locked, in the caller's scope. And the unit of work that holds it all."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -37,10 +37,21 @@ class InvoicingUnitOfWork(UnitOfWork):
         self.documents = Documents(session)
         self.upcoming = UpcomingInvoices(session)
         self._unnumbered: list[tuple[Invoice, LegalEntity, datetime, Cause]] = []
+        self._unfilled: dict[UUID, tuple[Cause, Callable[[], Awaitable[None]]]] = {}
 
     def finalize(self, invoice: Invoice, entity: LegalEntity, *, at: datetime) -> None:
         """Have the computed invoice finalized as the last thing before the commit."""
         self._unnumbered.append((invoice, entity, at, current_cause()))
+
+    def fill_later(self, invoice: Invoice, fill: Callable[[], Awaitable[None]]) -> None:
+        """Have a draft computed once before the commit, however much it gathers until then."""
+        self._unfilled[invoice.id] = (current_cause(), fill)
+
+    async def _fill_drafts(self) -> None:
+        waiting, self._unfilled = self._unfilled, {}
+        for cause, fill in waiting.values():
+            with caused_by(cause):
+                await fill()
 
     async def number_invoices(self) -> None:
         """Take the numbers, in one short lock per series, and report what was finalized.
@@ -88,5 +99,6 @@ class InvoicingUnitOfWork(UnitOfWork):
         return [render(pattern, seq=first + i, on=on, series=series) for i, on in enumerate(wanted)]
 
     async def write(self) -> None:
+        await self._fill_drafts()
         await self.number_invoices()
         await super().write()

@@ -46,6 +46,20 @@ class Accounts(Locked):
             account_id, lambda: select(Account).where(accounts.c.account_id == account_id)
         )
 
+    async def hold_consolidated(self) -> None:
+        """Lock, of the accounts that were read, those whose charges are gathered.
+
+        Two workers that bill two subscriptions of one account take turns at its draft.
+        """
+        gathering = {a.account_id for a in self._read.values() if a.consolidated_billing}
+        await self._hold(
+            gathering,
+            select(Account)
+            .where(accounts.c.account_id.in_(gathering))
+            .order_by(accounts.c.account_id),
+            lambda account: account.account_id,
+        )
+
     async def get(self, account_id: UUID) -> Account:
         account = await self.find_locked(account_id)
         if account is None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
@@ -11,6 +11,7 @@ from services.invoicing.domain.pending import PendingCharges
 from services.invoicing.domain.upcoming import Upcoming
 from services.invoicing.repository.locked import Locked
 from services.invoicing.tables import (
+    gathered_periods,
     invoices,
     pending_charges,
     upcoming,
@@ -23,12 +24,16 @@ class Invoices(Locked):
     def __init__(self, session: AsyncSession) -> None:
         super().__init__(session)
         self._billed: dict[str, bool] = {}
+        #: Drafts that gather, as this transaction made them.
+        self._gathering: dict[str, Invoice] = {}
 
     def add(self, invoice: Invoice) -> None:
         self._session.add(invoice)
         self._held[invoice.id] = invoice
         if invoice.billing_key:
             self._billed[invoice.billing_key] = True
+        if invoice.gathering_key:
+            self._gathering[invoice.gathering_key] = invoice
 
     async def get(self, invoice_id: UUID) -> Invoice:
         invoice = await self._lock(
@@ -44,7 +49,13 @@ class Invoices(Locked):
         if not billing_keys:
             return
         found = await self._session.scalars(
-            select(invoices.c.billing_key).where(invoices.c.billing_key.in_(billing_keys))
+            select(invoices.c.billing_key)
+            .where(invoices.c.billing_key.in_(billing_keys))
+            .union_all(
+                select(gathered_periods.c.billing_key).where(
+                    gathered_periods.c.billing_key.in_(billing_keys)
+                )
+            )
         )
         self._billed = dict.fromkeys(billing_keys, False) | dict.fromkeys(found, True)
 
@@ -56,10 +67,32 @@ class Invoices(Locked):
 
     async def find_billed(self, billing_key: str) -> UUID | None:
         """The invoice that a period or an order was billed with."""
+        gathered = gathered_periods.c
         found: UUID | None = await self._session.scalar(
-            select(invoices.c.id).where(invoices.c.billing_key == billing_key)
+            select(invoices.c.id)
+            .where(invoices.c.billing_key == billing_key)
+            .union_all(select(gathered.invoice_id).where(gathered.billing_key == billing_key))
         )
         return found
+
+    async def find_gathering(self, key: str) -> Invoice | None:
+        """The draft that gathers under this key. The caller holds the account's lock."""
+        if key not in self._gathering:
+            open_draft = (invoices.c.gathering_key == key, invoices.c.status == Status.DRAFT)
+            invoice_id = await self._session.scalar(select(invoices.c.id).where(*open_draft))
+            if invoice_id is None:
+                return None
+            self._gathering[key] = await self.get(invoice_id)
+        draft = self._gathering[key]
+        # It may have been finalized while its lock was waited for.
+        return draft if draft.status is Status.DRAFT else None
+
+    async def note_gathered(self, billing_key: str, invoice: Invoice) -> None:
+        """Keep that this period is billed, with others, by the invoice."""
+        self._billed[billing_key] = True
+        await self._session.execute(
+            insert(gathered_periods).values(billing_key=billing_key, invoice_id=invoice.id)
+        )
 
     async def list_open_of(self, subscription_id: UUID) -> list[Invoice]:
         ids = await self._session.scalars(
@@ -117,6 +150,13 @@ class UpcomingInvoices(Locked):
             select(Upcoming).where(upcoming.c.id == subscription_id)
         )
         return found
+
+    async def list_of(self, account_id: UUID) -> list[Upcoming]:
+        """Of all subscriptions of an account, in the order in which they were made."""
+        found = await self._session.scalars(
+            select(Upcoming).where(upcoming.c.account_id == account_id).order_by(upcoming.c.id)
+        )
+        return list(found)
 
     async def hold(self, subscription_ids: Collection[UUID]) -> None:
         """Lock what is known of these, all at once."""

@@ -9,6 +9,7 @@ from services.invoicing.tables.credit_notes import (
 )
 from services.invoicing.tables.documents import attachments, documents
 from services.invoicing.tables.invoices import (
+    gathered_periods,
     invoice_lines,
     invoices,
     pending_charges,
@@ -32,6 +33,7 @@ __all__ = [
     "credit_notes",
     "documents",
     "exchange_rates",
+    "gathered_periods",
     "invoice_lines",
     "invoices",
     "legal_entities",

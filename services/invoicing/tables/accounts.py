@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -10,6 +11,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -32,6 +34,7 @@ accounts = Table(
     Column("language", Text, nullable=False),
     Column("purchase_order", Text),
     Column("exemption_reason", Text),
+    Column("consolidated_billing", Boolean, nullable=False, server_default=text("false")),
     Column("version", Integer, nullable=False),
 )
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import relationship, selectinload
 
 from services.invoicing.domain.invoice import REASONS, Invoice, InvoiceLine, Status
@@ -35,6 +35,8 @@ invoices = Table(
     Column("account_id", Uuid, nullable=False),
     Column("legal_entity_id", Uuid, ForeignKey("legal_entities.id"), nullable=False),
     Column("subscription_id", Uuid),
+    Column("subscription_ids", ARRAY(Uuid), nullable=False, server_default=text("'{}'")),
+    Column("gathering_key", Text),
     Column("billing_reason", Text, nullable=False),
     Column("billing_key", Text),
     Column("currency", Text, nullable=False),
@@ -82,6 +84,7 @@ invoices = Table(
         "billing_reason IN ({})".format(", ".join(f"'{reason}'" for reason in REASONS)),
         name="billing_reason",
     ),
+    CheckConstraint("subscription_id IS NULL OR subscription_ids = '{}'", name="subscription_ids"),
     CheckConstraint("subtotal - discount = net AND net + tax = total", name="sums"),
     CheckConstraint("total >= 0", name="total"),
     CheckConstraint("reminds_at IS NULL OR status = 'open'", name="reminds_at"),
@@ -110,6 +113,20 @@ invoices = Table(
     # An account's list, newest first; staff's list is the primary key.
     Index("ix_invoices_account_id_id", "account_id", "id"),
     Index("ix_invoices_subscription_id_id", "subscription_id", "id"),
+    # The consolidated invoices of a subscription.
+    Index(
+        "ix_invoices_subscription_ids",
+        "subscription_ids",
+        postgresql_using="gin",
+        postgresql_where=text("subscription_ids <> '{}'"),
+    ),
+    # One draft gathers what belongs together.
+    Index(
+        "uq_invoices_gathering_key",
+        "gathering_key",
+        unique=True,
+        postgresql_where=text("status = 'draft'"),
+    ),
     # Drafts whose grace is over.
     Index(
         "ix_invoices_finalizes_at",
@@ -170,6 +187,14 @@ invoice_lines = Table(
     CheckConstraint("period_end >= period_start", name="period"),
 )
 
+gathered_periods = Table(
+    "gathered_periods",
+    metadata,
+    # A period is billed once, also on an invoice with others.
+    Column("billing_key", Text, primary_key=True),
+    Column("invoice_id", Uuid, of_invoice(), nullable=False),
+)
+
 pending_charges = Table(
     "pending_charges",
     metadata,
@@ -215,6 +240,9 @@ upcoming = Table(
     Column("charges", JSONB, nullable=False),
     Column("discounts", JSONB, nullable=False),
     Column("ended", Boolean, nullable=False),
+    Column("terms", Text),
+    # What an account with consolidated billing will owe on one day.
+    Index("ix_upcoming_account_id", "account_id"),
 )
 
 mapper.map_imperatively(

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, timedelta
 
+from services.invoicing.domain.gathering import Gathering, gathers
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.domain.pending import PendingCharges
 from services.invoicing.domain.totals import Bundle
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases.finalize_invoice import fill_invoice, finalize_computed
+from services.invoicing.use_cases.gather_charges import gather_charges
 from shared.events.invoicing import BillingReason
 from shared.events.subscriptions import (
     Billable,
@@ -46,6 +48,7 @@ async def prepare_billing(uow: InvoicingUnitOfWork, events: Sequence[Subscriptio
     subscriptions = {event.subscription_id for event in billable}
     await uow.upcoming.hold(subscriptions)
     await uow.accounts.read({event.account_id for event in billable})
+    await uow.accounts.hold_consolidated()
     await uow.pending.read(subscriptions)
     await uow.invoices.know_billed({billing_key(event) for event in billable if event.charges})
     await uow.credits.hold({(event.account_id, event.currency) for event in billable})
@@ -67,6 +70,16 @@ async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoic
     if account is None:
         raise AccountNotYetKnown(str(event.account_id))
     entity = await uow.legal_entities.of(account)
+    bundles = [waiting.bundle for waiting in pending]
+    bundles.append(Bundle(event.charges, event.discounts, event.subscription_id))
+    if gathers(event, account):
+        invoice = await gather_charges(
+            uow, event, bundles, gathering=Gathering.of(event, account, entity)
+        )
+        await uow.invoices.note_gathered(key, invoice)
+        for waiting in pending:
+            waiting.invoice_id = invoice.id
+        return invoice
     invoice = Invoice(
         id=new_id(),
         account_id=event.account_id,
@@ -80,8 +93,6 @@ async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoic
         payment_method_id=event.payment_method_id,
         dunning=event.dunning.model_dump(mode="json"),
     )
-    bundles = [waiting.bundle for waiting in pending]
-    bundles.append(Bundle(event.charges, event.discounts, event.subscription_id))
     totals = await fill_invoice(uow, invoice, bundles, account=account, entity=entity)
     uow.invoices.add(invoice)
     for waiting in pending:

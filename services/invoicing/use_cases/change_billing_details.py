@@ -22,6 +22,7 @@ class BillingDetails:
     purchase_order: str | None
     exemption_reason: str | None
     legal_entity_id: UUID | None
+    consolidated_billing: bool
     by_staff: bool
 
 
@@ -49,6 +50,7 @@ async def change_billing_details(
             await uow.legal_entities.get(details.legal_entity_id)
         account.exemption_reason = details.exemption_reason
         account.legal_entity_id = details.legal_entity_id
+        account.consolidated_billing = details.consolidated_billing
     account.version += 1
     return account
 

@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from itertools import groupby
 from uuid import UUID
 
 from services.invoicing.domain.account import AccountNotFound
-from services.invoicing.domain.invoice import IllegalInvoiceTransition, Invoice, Status
+from services.invoicing.domain.invoice import (
+    IllegalInvoiceTransition,
+    Invoice,
+    InvoiceLine,
+    Status,
+)
 from services.invoicing.domain.totals import CARRIED_OVER, Bundle
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases.finalize_invoice import fill_invoice, finalize_computed
@@ -101,6 +107,15 @@ async def draft_invoice(uow: InvoicingUnitOfWork, new: NewInvoice, *, at: dateti
     return invoice
 
 
+async def refill_draft(uow: InvoicingUnitOfWork, invoice: Invoice) -> int:
+    """Compute it again; the lines that it had go before the new ones take their places."""
+    invoice.require_draft()
+    if invoice.lines:
+        invoice.lines.clear()
+        await uow.session.flush()
+    return await recompute_draft(uow, invoice)
+
+
 async def recompute_draft(uow: InvoicingUnitOfWork, invoice: Invoice) -> int:
     """By the account, the rates and the rules of now; what would be carried over to credit."""
     invoice.require_draft()
@@ -131,11 +146,8 @@ async def change_draft(
             for kept in invoice.basis
             for discount in kept["discounts"]
         ]
-        invoice.lines.clear()
-        # The old lines go before the new ones take their places.
-        await uow.session.flush()
         invoice.basis = [Bundle(charges, tuple(discounts), invoice.subscription_id).as_json()]
-    await recompute_draft(uow, invoice)
+    await refill_draft(uow, invoice)
 
 
 async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: datetime) -> Invoice:
@@ -143,33 +155,19 @@ async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: dat
     voided = await uow.invoices.get(invoice_id)
     if voided.status is not Status.VOID:
         raise IllegalInvoiceTransition("Only a voided invoice is made again. Void it first.")
-    charges = tuple(
-        Charge.model_validate(
-            {
-                "id": new_id(),
-                "kind": line.kind,
-                "description": line.description,
-                "quantity": f"{line.quantity:f}",
-                "unit_amount": f"{line.unit_amount:f}",
-                "amount": line.amount - line.discount,
-                "currency": voided.currency,
-                "period_start": line.period_start,
-                "period_end": line.period_end,
-                "tax_category": line.tax_category,
-                "tax_behavior": line.tax_behavior,
-                "price_id": line.price_id,
-                "why": {**line.why, "reissued_from": voided.number, "discount": line.discount},
-            }
-        )
-        for line in voided.lines
-        if line.kind != CARRIED_OVER
-    )
+    lines = [line for line in voided.lines if line.kind != CARRIED_OVER]
+    of_subscription = groupby(lines, key=lambda line: line.subscription_id)
+    bundles = [
+        Bundle(tuple(_charge_again(line, voided) for line in group), (), subscription_id)
+        for subscription_id, group in of_subscription
+    ]
     entity_id = voided.legal_entity_id
     invoice = Invoice(
         id=new_id(),
         account_id=voided.account_id,
         legal_entity_id=entity_id,
         subscription_id=voided.subscription_id,
+        subscription_ids=list(voided.subscription_ids),
         billing_reason=voided.billing_reason,
         billing_key=None,
         currency=voided.currency,
@@ -180,7 +178,7 @@ async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: dat
         collect_automatically=voided.collect_automatically,
         payment_method_id=voided.payment_method_id,
         dunning=voided.dunning,
-        basis=[Bundle(charges, (), voided.subscription_id).as_json()],
+        basis=[bundle.as_json() for bundle in bundles],
     )
     await recompute_draft(uow, invoice)
     uow.invoices.add(invoice)
@@ -188,11 +186,29 @@ async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: dat
     return invoice
 
 
+def _charge_again(line: InvoiceLine, voided: Invoice) -> Charge:
+    """The line as it was charged, its discount taken off."""
+    return Charge.model_validate(
+        {
+            "id": new_id(),
+            "kind": line.kind,
+            "description": line.description,
+            "quantity": f"{line.quantity:f}",
+            "unit_amount": f"{line.unit_amount:f}",
+            "amount": line.amount - line.discount,
+            "currency": voided.currency,
+            "period_start": line.period_start,
+            "period_end": line.period_end,
+            "tax_category": line.tax_category,
+            "tax_behavior": line.tax_behavior,
+            "price_id": line.price_id,
+            "why": {**line.why, "reissued_from": voided.number, "discount": line.discount},
+        }
+    )
+
+
 async def finalize_draft(uow: InvoicingUnitOfWork, invoice: Invoice, *, at: datetime) -> None:
     """Compute it once more and have it numbered when this commits."""
-    invoice.require_draft()
-    invoice.lines.clear()
-    await uow.session.flush()
-    carried_over = await recompute_draft(uow, invoice)
+    carried_over = await refill_draft(uow, invoice)
     entity = await uow.legal_entities.get(invoice.legal_entity_id)
     await finalize_computed(uow, invoice, entity=entity, carried_over=carried_over, at=at)

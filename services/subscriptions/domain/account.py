@@ -1,6 +1,6 @@
 """What this service knows of accounts: where they are, and how they can pay."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from shared.errors import Conflict, Unavailable
@@ -44,8 +44,11 @@ class InvoiceState:
     """How far an invoice of a subscription has come, gathered from events in any order."""
 
     invoice_id: UUID
-    subscription_id: UUID
     account_id: UUID
+    #: The one that it bills; None on a consolidated invoice, and while that is not known yet.
+    subscription_id: UUID | None = None
+    #: All that a consolidated invoice bills.
+    subscription_ids: list[UUID] = field(default_factory=list)
     #: It is the first invoice of a subscription that waits for it.
     is_first: bool = False
     paid: bool = False

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -110,13 +110,31 @@ class Subscriptions:
     async def invoice_state(self, invoice_id: UUID) -> InvoiceState | None:
         return await self._session.get(InvoiceState, invoice_id, with_for_update=True)
 
+    async def billed_by(self, invoice_id: UUID) -> list[UUID]:
+        """The subscriptions of an invoice, as far as it is known."""
+        found = (
+            await self._session.execute(
+                select(invoice_states.subscription_id, invoice_states.subscription_ids).where(
+                    invoice_states.invoice_id == invoice_id
+                )
+            )
+        ).one_or_none()
+        if found is None:
+            return []
+        return [found.subscription_id] if found.subscription_id else list(found.subscription_ids)
+
     def add_invoice_state(self, state: InvoiceState) -> None:
         self._session.add(state)
 
     async def invoice_states(self, subscription_id: UUID) -> Sequence[InvoiceState]:
         """How far all its invoices have come."""
         await self._session.flush()
-        statement = select(InvoiceState).where(invoice_states.subscription_id == subscription_id)
+        statement = select(InvoiceState).where(
+            or_(
+                invoice_states.subscription_id == subscription_id,
+                invoice_states.subscription_ids.contains([subscription_id]),
+            )
+        )
         return (await self._session.scalars(statement)).all()
 
     async def claim_trial(self, account_id: UUID, plan_id: UUID, subscription_id: UUID) -> bool:

@@ -10,6 +10,7 @@ from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.cancel_subscription import cancel_now
 from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
 from shared.events.invoicing import (
+    InvoiceEvent,
     InvoiceFinalized,
     InvoiceMarkedUncollectible,
     InvoicePaid,
@@ -28,34 +29,44 @@ InvoiceNews = (
 )
 
 
-async def settle_invoice(
-    uow: SubscriptionsUnitOfWork, subscription_id: UUID, news: InvoiceNews
-) -> None:
-    """Note how far an invoice has come, and let the subscription follow.
+async def settle_invoice(uow: SubscriptionsUnitOfWork, news: InvoiceNews) -> None:
+    """Note how far an invoice has come, and let each subscription that it bills follow.
 
-    What is noted only grows, and the subscription follows from all that is noted: the same
+    What is noted only grows, and the subscriptions follow from all that is noted: the same
     news again or in another order ends in the same state.
     """
-    subscription = await uow.subscriptions.find(subscription_id)
-    if subscription is None:
-        return  # not one of ours: an invoice that staff wrote by hand
+    told = _told(news)
+    billed = told or await uow.subscriptions.billed_by(news.invoice_id)
+    # Locked in one order, whoever else settles an invoice of theirs.
+    found = [await uow.subscriptions.find(one) for one in sorted(billed)]
+    subscriptions = [subscription for subscription in found if subscription is not None]
+    if told and not subscriptions:
+        return  # none of ours: an invoice that staff wrote by hand
     state = await uow.subscriptions.invoice_state(news.invoice_id)
     if state is None:
-        state = InvoiceState(
-            invoice_id=news.invoice_id,
-            subscription_id=subscription_id,
-            account_id=news.account_id,
-        )
+        state = InvoiceState(invoice_id=news.invoice_id, account_id=news.account_id)
         uow.subscriptions.add_invoice_state(state)
     _note(state, news)
-    if isinstance(news, InvoiceFinalized) and (
-        subscription.latest_invoice_id is None or subscription.latest_invoice_id < news.invoice_id
-    ):
-        subscription.latest_invoice_id = news.invoice_id
-    await bill(uow, await _follow(uow, subscription, now=news.occurred_at))
+    for subscription in subscriptions:
+        if isinstance(news, InvoiceFinalized) and (
+            subscription.latest_invoice_id is None
+            or subscription.latest_invoice_id < news.invoice_id
+        ):
+            subscription.latest_invoice_id = news.invoice_id
+        await bill(uow, await _follow(uow, subscription, now=news.occurred_at))
+
+
+def _told(news: InvoiceNews) -> list[UUID]:
+    """Whom the invoice bills, where the news says so: dunning of several does not."""
+    if isinstance(news, InvoiceEvent):
+        return list(news.subscriptions)
+    return [news.subscription_id] if news.subscription_id else []
 
 
 def _note(state: InvoiceState, news: InvoiceNews) -> None:
+    state.subscription_id = news.subscription_id
+    if isinstance(news, InvoiceEvent):
+        state.subscription_ids = list(news.subscription_ids)
     match news:
         case InvoiceFinalized() | InvoicePaid():
             state.is_first = state.is_first or news.billing_reason == "subscription_start"
