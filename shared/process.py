@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from shared.errors import DomainError, MigrationFailed
 from shared.health import Check, health_routes, metrics_route
+from shared.messaging.partitions import begin_partitions
 from shared.observability import configure_logging, logger, redact_text
 from shared.runtime import Runtime
 from shared.service import Service
@@ -94,8 +95,13 @@ async def _deploy(service: Service[Any, Any], settings: Settings) -> None:
     broker = (settings.broker_admin_url or settings.broker_url).get_secret_value()
     with _reaching("RabbitMQ", broker):
         await topology.declare(service.name, service.consumers, settings)
-    if service.after_migrate is not None:
-        async with service.open(settings) as runtime:
+    async with service.open(settings) as runtime:
+        try:
+            await begin_partitions(runtime)
+        except DBAPIError as error:
+            # The default partitions take the rows of this day.
+            log.warning("Partitions were not made", error=str(error.orig))
+        if service.after_migrate is not None:
             await service.after_migrate(runtime)
     log.info("Migrated", revision=_migrations().head(service.name))
 

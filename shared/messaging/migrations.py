@@ -1,6 +1,7 @@
-"""The first migration of the message path, as literal history."""
+"""The migrations of the message path, as literal history."""
 
 from alembic import op
+from sqlalchemy import text
 
 TABLES = """
 CREATE TABLE outbox (
@@ -89,6 +90,37 @@ def create_messaging_tables() -> None:
     for statement in TABLES.split(";\n"):
         if statement.strip():
             op.execute(statement)
+
+
+PARTITIONS_WITHOUT_REFUSED = """
+SELECT c.oid::regclass::text FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+ WHERE h.inhparent = 'outbox'::regclass
+   AND NOT EXISTS (SELECT 1 FROM pg_index x JOIN pg_inherits i ON i.inhrelid = x.indexrelid
+                    WHERE x.indrelid = c.oid AND i.inhparent = 'ix_outbox_refused'::regclass)
+"""
+
+
+def index_refused_events() -> None:
+    """An index of what the broker refused, made beside a running release.
+
+    Each partition's is built without holding up its writers and then attached; one that a day
+    gets meanwhile has it from its parent. Begun anew, it goes on where it stopped.
+    """
+    where = "(refused_at) WHERE refused_at IS NOT NULL"
+    context = op.get_context()
+    with context.autocommit_block():
+        op.execute(f"CREATE INDEX IF NOT EXISTS ix_outbox_refused ON ONLY outbox {where}")
+        for partition in list(op.get_bind().scalars(text(PARTITIONS_WITHOUT_REFUSED))):
+            schema, _, table = partition.rpartition(".")
+            index = f"{table}_refused_at_idx"
+            at = f"{schema}.{index}" if schema else index
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {at}")
+            op.execute(f"CREATE INDEX CONCURRENTLY {index} ON {partition} {where}")
+            op.execute(f"ALTER INDEX ix_outbox_refused ATTACH PARTITION {at}")
+
+
+def forget_index_of_refused_events() -> None:
+    op.execute("DROP INDEX ix_outbox_refused")
 
 
 def drop_messaging_tables() -> None:

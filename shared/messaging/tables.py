@@ -49,6 +49,8 @@ def add_messaging_tables(metadata: MetaData) -> None:
             "position",
             postgresql_where=text("sent_at IS NULL AND refused_at IS NULL"),
         ),
+        # The relay offers again what was refused, and staff are shown it: a few rows, if any.
+        Index("ix_outbox_refused", "refused_at", postgresql_where=text("refused_at IS NOT NULL")),
         postgresql_partition_by="RANGE (id)",
     )
     inbox = Table(

@@ -1,7 +1,6 @@
 """What the message path's tables need now and then: partitions, and a look at what waits."""
 
 import asyncio
-import contextlib
 from typing import Any
 
 from prometheus_client import Gauge
@@ -14,10 +13,14 @@ from shared.runtime import Runtime
 log = logger(__name__)
 
 PARTITION_SECONDS = 3600.0
-LOOK_SECONDS = 15.0
+PARTITION_RETRY_SECONDS = 60.0
+LOOK_SECONDS = 5.0
 #: An early event that waits longer than this has lost the one before it, or it is parked.
 LONG_SECONDS = 300.0
 
+WAITING = Gauge("outbox_unpublished", "Rows that wait to be published.", ["service"])
+OLDEST = Gauge("outbox_oldest_unpublished_seconds", "Age of the oldest of them.", ["service"])
+ASIDE = Gauge("outbox_set_aside", "Refused rows that are offered again later.", ["service"])
 EARLY = Gauge("consumer_early_events", "Events that wait for an earlier one.", ["consumer"])
 EARLY_OLDEST = Gauge(
     "consumer_early_oldest_seconds", "How long the oldest of them has waited.", ["consumer"]
@@ -25,6 +28,11 @@ EARLY_OLDEST = Gauge(
 PARKED = Gauge("dead_letters_parked", "Dead letters that wait for a person.", ["consumer"])
 PARKED_OLDEST = Gauge("dead_letters_oldest_seconds", "Age of the oldest of them.", ["consumer"])
 
+LOOK_WAITING = """
+SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::float
+  FROM {schema}.outbox WHERE sent_at IS NULL AND refused_at IS NULL
+"""
+LOOK_ASIDE = "SELECT count(*) FROM {schema}.outbox WHERE refused_at IS NOT NULL"
 LOOK_EARLY = """
 SELECT consumer, count(*), extract(epoch FROM now() - min(received_at))::float
   FROM {schema}.early_events GROUP BY consumer
@@ -60,21 +68,28 @@ class Upkeep:
                 await keep_partitions(self._runtime)
             except Exception as error:  # noqa: BLE001  (the default partition takes the rows)
                 log.warning("Partitions were not kept", error=str(error))
-                rest = LOOK_SECONDS
+                rest = PARTITION_RETRY_SECONDS
             await asyncio.sleep(rest)
 
     async def _look(self) -> None:
         while True:
-            with contextlib.suppress(Exception):  # the next look tells as much
+            try:
                 await self.look()
+            except Exception as error:  # noqa: BLE001  (the next look tells as much)
+                log.info("What waits could not be looked at", error=type(error).__name__)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Set the gauges of what waits."""
+        """Set the gauges of what waits. Only the database is asked: the broker may be away."""
         schema = self._runtime.database.platform.schema
         async with self._runtime.begin() as uow:
+            waiting = (await uow.session.execute(text(LOOK_WAITING.format(schema=schema)))).one()
+            aside = await uow.session.scalar(text(LOOK_ASIDE.format(schema=schema)))
             early = (await uow.session.execute(text(LOOK_EARLY.format(schema=schema)))).all()
             parked = (await uow.session.execute(text(LOOK_PARKED.format(schema=schema)))).all()
+        WAITING.labels(schema).set(waiting[0])
+        OLDEST.labels(schema).set(waiting[1])
+        ASIDE.labels(schema).set(aside or 0)
         for gauges, rows in (((EARLY, EARLY_OLDEST), early), ((PARKED, PARKED_OLDEST), parked)):
             for gauge in gauges:
                 gauge.clear()
