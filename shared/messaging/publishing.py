@@ -11,10 +11,30 @@ from shared.messaging.envelope import CONTENT_TYPE
 CONFIRM_SECONDS = 10.0
 
 
-def properties(message_id: str, headers: dict[str, Any] | None = None) -> Basic.Properties:
-    """What every message of ours carries."""
-    return Basic.Properties(
-        content_type=CONTENT_TYPE, delivery_mode=2, message_id=message_id, headers=headers
+async def publish(
+    channel: AbstractChannel,
+    exchange: str,
+    routing_key: str,
+    body: bytes,
+    *,
+    message_id: str,
+    headers: dict[str, Any] | None = None,
+    confirm_seconds: float = CONFIRM_SECONDS,
+) -> None:
+    """Returns when the broker has the message. The channel has confirms, and returns raise there.
+
+    Raises `PublishError` when no queue takes it, `DeliveryError` when a queue refuses it,
+    `TimeoutError` when nothing is heard of it in time, and what ends a channel.
+    """
+    await channel.basic_publish(
+        body,
+        exchange=exchange,
+        routing_key=routing_key,
+        mandatory=True,
+        properties=Basic.Properties(
+            content_type=CONTENT_TYPE, delivery_mode=2, message_id=message_id, headers=headers
+        ),
+        timeout=confirm_seconds,
     )
 
 
@@ -35,13 +55,13 @@ class Publisher:
         while True:
             self._number += 1
             try:
-                await self._channel.basic_publish(
+                await publish(
+                    self._channel,
+                    exchange,
+                    routing_key,
                     body,
-                    exchange=exchange,
-                    routing_key=routing_key,
-                    mandatory=True,
-                    properties=properties(f"{routing_key}-{self._number}", headers),
-                    timeout=CONFIRM_SECONDS,
+                    message_id=f"{routing_key}-{self._number}",
+                    headers=headers,
                 )
             except TimeoutError:
                 if self._channel.is_closed:

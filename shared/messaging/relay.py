@@ -14,21 +14,24 @@ import asyncpg
 import orjson
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 from aiormq.abc import AbstractChannel
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 
 from shared.crashpoint import crashpoint
 from shared.messaging.envelope import PARTS
-from shared.messaging.publishing import CONFIRM_SECONDS, properties
+from shared.messaging.publishing import CONFIRM_SECONDS, publish
 from shared.observability import logger
 
 log = logger(__name__)
 
 PUBLISHED = Counter("outbox_published_total", "Rows that the broker confirmed.", ["service"])
 REFUSED = Counter("outbox_refused_total", "Rows that the broker sent back.", ["service"])
-WAITING = Gauge("outbox_unpublished", "Rows that wait to be published.", ["service"])
-OLDEST = Gauge("outbox_oldest_unpublished_seconds", "Age of the oldest of them.", ["service"])
 
 BATCH = 500
+#: No publish is begun later in a batch: what was confirmed is marked before the session that
+#: marks it can be taken for dead, however slow the broker is.
+BATCH_SECONDS = 5.0
+#: A relay that froze for so long has lost its partitions; they go to the others.
+FROZEN_SECONDS = 20.0
 POLL_SECONDS = 1.0
 REBALANCE_SECONDS = 2.0
 NACKED = "nacked: a queue is full"
@@ -52,10 +55,6 @@ UPDATE {schema}.outbox AS o SET refused_at = now(), error = refused.error
 TRY_AGAIN = """
 UPDATE {schema}.outbox SET refused_at = NULL
  WHERE refused_at < now() - greatest(interval '30 seconds', refused_at - created_at)
-"""
-MEASURE = """
-SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS age
-  FROM {schema}.outbox WHERE sent_at IS NULL AND refused_at IS NULL
 """
 LIVE = """
 SELECT count(DISTINCT pid) FROM pg_locks
@@ -82,10 +81,20 @@ class Relay:
     counts as sent only after the broker's confirm: a crash repeats some and loses none.
     """
 
-    def __init__(self, service: str, database_url: str, broker_url: str) -> None:
+    def __init__(
+        self,
+        service: str,
+        database_url: str,
+        broker_url: str,
+        *,
+        confirm_seconds: float = CONFIRM_SECONDS,
+        frozen_seconds: float = FROZEN_SECONDS,
+    ) -> None:
         self._service = service
         self._database_url = database_url
         self._broker_url = broker_url
+        self._confirm_seconds = confirm_seconds
+        self._frozen_seconds = frozen_seconds
         # A class of advisory locks per service; signed, as Postgres wants it.
         self._locks = zlib.crc32(f"relay {service}".encode()) - 2**31
         self._stopping = asyncio.Event()
@@ -127,7 +136,7 @@ class Relay:
             # A relay that hangs must not keep its partitions.
             server_settings={
                 "application_name": f"perennial-relay-{self._service}",
-                "idle_session_timeout": "60s",
+                "idle_session_timeout": f"{round(1000 * self._frozen_seconds)}ms",
                 "tcp_keepalives_idle": "10",
                 "tcp_keepalives_interval": "5",
                 "tcp_keepalives_count": "3",
@@ -152,7 +161,6 @@ class Relay:
         while not self._stopping.is_set():
             if loop.time() >= rebalance_at:
                 await self._rebalance(connection)
-                await self._measure(connection)
                 rebalance_at = loop.time() + REBALANCE_SECONDS
             self._woken.clear()
             if not await self._relay_batch(connection, channel):
@@ -199,20 +207,25 @@ class Relay:
         """
         confirmed: list[UUID] = []
         aside: list[tuple[UUID, str]] = []
+        loop = asyncio.get_running_loop()
+        until = loop.time() + BATCH_SECONDS
         chains: defaultdict[UUID, list[Any]] = defaultdict(list)
         for row in rows:
             chains[row["aggregate_id"]].append(row)
 
         async def in_order(chain: Iterable[Any]) -> None:
             for row in chain:
+                if loop.time() > until:
+                    return
                 try:
-                    await channel.basic_publish(
+                    await publish(
+                        channel,
+                        row["exchange"],
+                        row["routing_key"],
                         row["body"],
-                        exchange=row["exchange"],
-                        routing_key=row["routing_key"],
-                        mandatory=True,
-                        properties=properties(str(row["id"]), _headers(row)),
-                        timeout=CONFIRM_SECONDS,
+                        message_id=str(row["id"]),
+                        headers=_headers(row),
+                        confirm_seconds=self._confirm_seconds,
                     )
                 except PublishError as error:  # returned: no queue for it
                     reason = getattr(error.frame, "reply_text", None) or "returned"
@@ -246,11 +259,6 @@ class Relay:
                 self._parts.add(part)
         # A full queue is not the message's fault.
         await connection.execute(self._sql(TRY_AGAIN))
-
-    async def _measure(self, connection: Any) -> None:
-        row = await connection.fetchrow(self._sql(MEASURE))
-        WAITING.labels(self._service).set(row["waiting"])
-        OLDEST.labels(self._service).set(row["age"])
 
     def _sql(self, statement: str) -> str:
         return statement.format(schema=self._service)

@@ -1,24 +1,36 @@
 """The relay loses nothing, keeps each aggregate's order and shares the work among processes."""
 
 import asyncio
+import signal
+import sys
+from asyncio.subprocess import Process
 from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import orjson
 import pytest
-from sqlalchemy import delete, text, update
+from prometheus_client import REGISTRY
+from sqlalchemy import delete, update
+from starlette.applications import Starlette
 
 from shared.clock import utc_now
 from shared.db import UnitOfWork
+from shared.health import health_routes
 from shared.ids import new_id
 from shared.messaging import replay as replays
 from shared.messaging.commands import COMMANDS
-from shared.messaging.partitions import keep_partitions
 from shared.messaging.relay import Relay
+from shared.messaging.upkeep import Upkeep
+from shared.runtime import Runtime
 from tests.messaging.events import ThingChanged, ThingMade, a_change, a_making
 from tests.messaging.probe import Probe, eventually, take_effect
+from tests.messaging.valve import a_valve
 
 pytestmark = pytest.mark.servers
 
@@ -42,12 +54,13 @@ async def published(probe: Probe) -> list[tuple[UUID, int, str]]:
     return seen
 
 
-def relay_of(probe: Probe) -> Relay:
+def relay_of(probe: Probe, broker_url: str | None = None, **more: Any) -> Relay:
     settings = probe.settings
     return Relay(
         probe.name,
         settings.database_url.get_secret_value(),
-        settings.broker_url.get_secret_value(),
+        broker_url or settings.broker_url.get_secret_value(),
+        **more,
     )
 
 
@@ -84,6 +97,134 @@ async def _shared(relays: list[Relay]) -> bool:
     return sorted(len(relay._parts) for relay in relays) == [8, 8]
 
 
+async def test_order_holds_when_one_relay_freezes_and_the_other_is_killed(
+    probe: Probe, published: list[tuple[UUID, int, str]]
+) -> None:
+    things = [new_id() for _ in range(40)]
+
+    async def change(numbers: Sequence[int]) -> None:
+        for number in numbers:
+            await probe.emit(*(a_change(thing, number) for thing in things))
+
+    async with a_process(probe) as one, a_process(probe) as other:
+        await eventually(lambda: _shares(probe, [8, 8]), within=45)
+        await change(range(1, 6))
+        one.send_signal(signal.SIGSTOP)  # in the midst of it, as likely as not
+        await change(range(6, 11))
+        await eventually(lambda: all_sent(probe), within=45)  # its share went to the other
+        one.send_signal(signal.SIGCONT)  # and it goes on with what it had in hand
+        await change(range(11, 16))
+        await eventually(lambda: _shares(probe, [8, 8]), within=45)
+        await change(range(16, 18))
+        other.kill()
+        await change(range(18, 21))
+        await eventually(lambda: all_sent(probe), within=45)
+
+    first: defaultdict[UUID, list[int]] = defaultdict(list)
+    for thing, sequence, _ in published:
+        if sequence not in first[thing]:  # a repeat of an older one is legal
+            first[thing].append(sequence)
+    assert all(first[thing] == list(range(1, 21)) for thing in things)
+
+
+@asynccontextmanager
+async def a_process(probe: Probe) -> AsyncIterator[Process]:
+    settings = probe.settings
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.messaging.relaying",
+        probe.name,
+        settings.database_url.get_secret_value(),
+        settings.broker_url.get_secret_value(),
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _shares(probe: Probe, expected: list[int]) -> bool:
+    """How many parts each relay session owns, as the database sees it."""
+    rows = await probe.rows(
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted"
+        " AND application_name = 'perennial-relay-{s}' GROUP BY pid ORDER BY 1"
+    )
+    return [row[0] for row in rows] == expected
+
+
+async def test_a_broker_that_stops_answering_is_left_and_met_again(
+    probe: Probe, published: list[tuple[UUID, int, str]]
+) -> None:
+    """As under a memory or disk alarm: the broker reads no more, and no error comes."""
+    async with a_valve(probe.settings.broker_url.get_secret_value()) as valve:
+        relay = relay_of(probe, valve.url, confirm_seconds=0.3)
+        relay.start()
+        await probe.emit(a_change())
+        await eventually(lambda: all_sent(probe))
+
+        valve.shut()
+        await probe.emit(*(a_change() for _ in range(3)))
+        await eventually(lambda: _came_again(valve.connections))
+        assert await probe.scalar(UNSENT) == 3
+
+        valve.open()
+        await eventually(lambda: all_sent(probe))
+        await relay.stop(5)
+    assert len({ident for _, _, ident in published}) == 4
+
+
+async def _came_again(connections: int) -> bool:
+    return connections > 1
+
+
+async def test_without_a_broker_the_api_is_ready_and_the_outbox_keeps_and_tells(
+    probe: Probe, published: list[tuple[UUID, int, str]]
+) -> None:
+    nowhere = Runtime(
+        probe.settings.model_copy(update={"broker_url": "amqp://guest:guest@127.0.0.1:1/"}),
+        probe.runtime.database,
+        probe.runtime.redis,
+    )
+    upkeep = Upkeep(nowhere)
+    relay = relay_of(probe, "amqp://guest:guest@127.0.0.1:1/")
+    relay.start()
+    await probe.emit(a_change(), a_change())
+    async with probe.runtime.begin() as uow:  # a minute passes
+        outbox = uow.platform.outbox
+        await uow.session.execute(
+            update(outbox).values(created_at=outbox.c.created_at - timedelta(seconds=60))
+        )
+
+    api = httpx.ASGITransport(Starlette(routes=health_routes(nowhere)))
+    async with httpx.AsyncClient(transport=api, base_url="http://test") as http:
+        answer = await http.get("/health/ready")
+    assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+    await upkeep.look()
+    assert gauge(probe, "outbox_unpublished") == 2
+    assert 60 <= gauge(probe, "outbox_oldest_unpublished_seconds") < 120
+    assert published == []
+
+    await relay.stop(5)
+    relay = relay_of(probe)
+    relay.start()
+    await eventually(lambda: all_sent(probe))
+    await relay.stop(5)
+    await upkeep.look()
+    assert gauge(probe, "outbox_unpublished") == 0
+    assert gauge(probe, "outbox_oldest_unpublished_seconds") == 0
+
+
+def gauge(probe: Probe, name: str) -> float:
+    value = REGISTRY.get_sample_value(name, {"service": probe.name})
+    assert value is not None
+    return value
+
+
 async def test_a_returned_message_is_set_aside_with_its_error(
     probe: Probe, published: list[tuple[UUID, int, str]]
 ) -> None:
@@ -102,6 +243,8 @@ async def test_a_returned_message_is_set_aside_with_its_error(
     await eventually(lambda: _refused(probe, 1))
     await eventually(lambda: _seen(published, 2))
     await relay.stop(5)
+    await Upkeep(probe.runtime).look()
+    assert gauge(probe, "outbox_set_aside") == 1
 
     assert [sequence for _, sequence, _ in published] == [1, 3]
     ((error,),) = await probe.rows("SELECT error FROM {s}.outbox WHERE refused_at IS NOT NULL")
@@ -206,35 +349,6 @@ async def test_a_range_is_counted_and_sent_again(
 
     assert len(await probe.effects()) == 5
     assert await probe.scalar("SELECT count(*) FROM {s}.audit_log") == 2
-
-
-async def test_partitions_are_made_ahead_and_dropped_when_old(probe: Probe) -> None:
-    await probe.emit(a_change())
-    await keep_partitions(probe.runtime)
-    async with probe.runtime.begin() as uow:
-        for table in ("outbox", "inbox"):
-            await uow.session.execute(
-                text(
-                    f"CREATE TABLE {probe.name}.{table}_20200101"
-                    f" PARTITION OF {probe.name}.{table}"
-                    " FOR VALUES FROM ('016f5e66-e800-7000-8000-000000000000')"
-                    " TO ('016f638d-4400-7000-8000-000000000000')"
-                )
-            )
-    await keep_partitions(probe.runtime)
-
-    names = {
-        row[0]
-        for row in await probe.rows(
-            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{s}.outbox'"
-            "::regclass"
-        )
-    }
-    today = f"{probe.name}.outbox_{utc_now():%Y%m%d}"
-    assert today in names
-    assert f"{probe.name}.outbox_20200101" not in names
-    assert len(names) == 5  # today, three days ahead, and the default one
-    assert await probe.scalar("SELECT count(*) FROM {s}.outbox") == 1
 
 
 async def _refused(probe: Probe, number: int) -> bool:

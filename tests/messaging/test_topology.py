@@ -110,6 +110,26 @@ def test_nobody_else_speaks_to_the_broker() -> None:
     assert all(path.startswith("shared/messaging/") for path in spoken), spoken
 
 
+@pytest.mark.parametrize(
+    ("call", "home"),
+    [
+        (r"\.basic_publish\(|Exchange\(.*\)\.publish\(", "publishing.py"),
+        (r"\b(RabbitQueue|RabbitExchange)\(", "topology.py"),
+        (r"\.(declare_queue|declare_exchange|queue_declare|exchange_declare)\(", "topology.py"),
+        (r"\.(queue_delete|exchange_delete)\(", "nowhere"),
+        (r"\.basic_(nack|reject)\(", "worker.py"),
+    ],
+)
+def test_each_raw_call_has_one_home(call: str, home: str) -> None:
+    found = {
+        path.name
+        for path in (ROOT / "shared" / "messaging").glob("*.py")
+        if re.search(call, path.read_text())
+    }
+
+    assert found == ({home} - {"nowhere"})
+
+
 async def _effects(probe: Probe, number: int) -> bool:
     events = {row.event_id for row in await probe.effects()}
     return len(events) >= number
