@@ -100,6 +100,7 @@ class Filter:
     consumer: str | None = None
     event_name: str | None = None
     reason: str | None = None
+    cause: str | None = None
     account_id: UUID | None = None
 
     def narrow(self, uow: UnitOfWork, statement: Select[Any]) -> Select[Any]:
@@ -149,11 +150,21 @@ async def get(uow: UnitOfWork, letter_id: UUID) -> Any:
     return found
 
 
-async def select_open(uow: UnitOfWork, wanted: Filter, *, most: int) -> list[UUID]:
-    """The oldest open letters that are meant, at most so many."""
+async def count_open(uow: UnitOfWork, wanted: Filter) -> int:
+    """How many letters are meant: the dry run."""
+    letters = table(uow)
+    statement = wanted.narrow(uow, select(func.count()).select_from(letters))
+    return int(await uow.session.scalar(statement) or 0)
+
+
+async def take_many(uow: UnitOfWork, wanted: Filter, *, most: int) -> list[UUID]:
+    """The oldest letters that are meant, locked, at most so many.
+
+    What somebody else decides at this moment is left to them.
+    """
     letters = table(uow)
     statement = wanted.narrow(uow, select(letters.c.id)).order_by(letters.c.id).limit(most)
-    return list(await uow.session.scalars(statement))
+    return list(await uow.session.scalars(statement.with_for_update(skip_locked=True)))
 
 
 async def take_open(uow: UnitOfWork, letter_id: UUID) -> Any:

@@ -1,5 +1,6 @@
 """What staff see of the message path, and what they can do about it, over HTTP."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -95,12 +96,13 @@ class LetterQuery(BaseModel):
     consumer: str | None = Field(None, max_length=200)
     event_name: str | None = Field(None, max_length=200)
     reason: str | None = Field(None, max_length=200)
+    cause: str | None = Field(None, max_length=500)
     account_id: UUID | None = None
 
     def filter(self) -> dead_letters.Filter:
         status = None if self.status == "all" else self.status
         return dead_letters.Filter(
-            status, self.consumer, self.event_name, self.reason, self.account_id
+            status, self.consumer, self.event_name, self.reason, self.cause, self.account_id
         )
 
 
@@ -142,16 +144,24 @@ class EditRequest(BaseModel, extra="forbid"):
 
 
 class ManyRequest(BaseModel, extra="forbid"):
-    """Which open letters to send again."""
+    """Which open letters are meant: those that match all that is given."""
 
     consumer: str | None = None
     event_name: str | None = None
     reason: str | None = None
+    cause: str | None = None
     account_id: UUID | None = None
-    dry_run: bool = Field(default=True, description="Count, and send nothing.")
+    dry_run: bool = Field(default=True, description="Count, and do nothing.")
+
+    def filter(self) -> dead_letters.Filter:
+        return dead_letters.Filter(
+            "parked", self.consumer, self.event_name, self.reason, self.cause, self.account_id
+        )
 
 
 class ManyView(BaseModel):
+    """How many it would be, or were: at most 1,000 in one request, the oldest first."""
+
     dry_run: bool
     count: int
 
@@ -217,16 +227,12 @@ async def count_dead_letters_by_cause(staff: Staff) -> Response:
 
 @router.post("/dead-letters/replay", response_model=ManyView)
 async def replay_many_dead_letters(body: ManyRequest, edge: Command) -> Response:
-    edge.caller.require_staff("admin")
-    wanted = dead_letters.Filter(
-        "parked", body.consumer, body.event_name, body.reason, body.account_id
-    )
-    async with edge.begin() as uow:
-        found = await dead_letters.select_open(uow, wanted, most=MOST_LETTERS)
-        if not body.dry_run:
-            for letter_id in found:
-                await dead_letters.replay(uow, letter_id)
-        return await edge.answer(uow, ManyView(dry_run=body.dry_run, count=len(found)))
+    return await _decide_many(body, edge, dead_letters.replay)
+
+
+@router.post("/dead-letters/discard", response_model=ManyView)
+async def discard_many_dead_letters(body: ManyRequest, edge: Command) -> Response:
+    return await _decide_many(body, edge, dead_letters.discard)
 
 
 @router.get(
@@ -286,6 +292,21 @@ def ops_router(service: str) -> APIRouter:
     made = APIRouter(prefix=f"/v1/ops/{service}")
     made.include_router(router)
     return made
+
+
+async def _decide_many(
+    body: ManyRequest, edge: Edge[UnitOfWork], decide: Callable[[UnitOfWork, UUID], Awaitable[Any]]
+) -> Response:
+    edge.caller.require_staff("admin")
+    async with edge.begin() as uow:
+        if body.dry_run:
+            number = await dead_letters.count_open(uow, body.filter())
+        else:
+            found = await dead_letters.take_many(uow, body.filter(), most=MOST_LETTERS)
+            number = len(found)
+            for letter_id in found:
+                await decide(uow, letter_id)
+        return await edge.answer(uow, ManyView(dry_run=body.dry_run, count=number))
 
 
 async def _outbox(uow: UnitOfWork) -> OutboxView:

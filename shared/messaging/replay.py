@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, select, text, update
 
 from shared.db import UnitOfWork
+from shared.errors import Invalid
 from shared.messaging.dead_letters import ACTION, AGAIN, ONLY
 from shared.messaging.envelope import EVENTS_EXCHANGE
 from shared.messaging.partitions import first_id
@@ -27,6 +28,10 @@ class Selection:
     account_id: UUID | None = None
     aggregate_id: UUID | None = None
     consumer: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.until <= self.since:
+            raise Invalid("The range ends before it begins.", field="until")
 
     def criteria(self, uow: UnitOfWork) -> list[ColumnElement[bool]]:
         columns = uow.platform.outbox.c

@@ -8,11 +8,14 @@ from uuid import UUID
 import aio_pika
 import httpx
 import pytest
+from sqlalchemy import update
 
+from shared.clock import utc_now
 from shared.db import UnitOfWork
-from shared.errors import Conflict
+from shared.errors import Conflict, Invalid
 from shared.ids import new_id
 from shared.messaging.commands import COMMANDS
+from shared.messaging.dead_letters import DeadLetterNotFound
 from shared.messaging.ops import ops_router
 from shared.web import create_app
 from tests.messaging.events import ThingChanged, a_change
@@ -154,6 +157,30 @@ async def test_two_clicks_at_once_have_one_effect(
     assert await probe.scalar("SELECT count(*) FROM {s}.audit_log") == 1
 
 
+async def test_different_decisions_at_once_have_one_effect(
+    probe: Probe, mood: Mood, http: httpx.AsyncClient
+) -> None:
+    assert mood.refuses
+    async with probe.worker():
+        _, letter = await park_second(probe)
+    shown = (await http.get(f"/dead-letters/{letter}")).json()
+    data = {**shown["body"]["data"], "number": 12}
+    answers = await asyncio.gather(
+        http.post(f"/dead-letters/{letter}/replay"),
+        http.post(f"/dead-letters/{letter}/edit-replay", json={"data": data}),
+        http.post(f"/dead-letters/{letter}/discard"),
+        http.post("/dead-letters/replay", json={"dry_run": False}),
+        http.post("/dead-letters/discard", json={"dry_run": False}),
+    )
+
+    one_by_one, many = answers[:3], answers[3:]
+    effects = [answer for answer in one_by_one if answer.status_code == 200]
+    assert {answer.status_code for answer in one_by_one} <= {200, 409}
+    assert len(effects) + sum(answer.json()["count"] for answer in many) == 1
+    assert await probe.scalar("SELECT count(*) FROM {s}.outbox") == 1
+    assert await probe.scalar("SELECT count(*) FROM {s}.audit_log") == 1
+
+
 async def test_letters_are_listed_grouped_and_shown(
     probe: Probe, mood: Mood, http: httpx.AsyncClient
 ) -> None:
@@ -179,11 +206,18 @@ async def test_letters_are_listed_grouped_and_shown(
     assert shown["body"]["type"] == "thing.changed"
     assert "not thirteen" in shown["traceback"]
 
-    counted = await http.post("/dead-letters/replay", json={"reason": "refused:conflict"})
+    wanted = {name: cause[name] for name in ("consumer", "event_name", "reason", "cause")}
+    counted = await http.post("/dead-letters/replay", json=wanted)
     assert counted.json() == {"dry_run": True, "count": 3}
+    other = await http.post("/dead-letters/discard", json={"cause": "another", "dry_run": False})
+    assert other.json() == {"dry_run": False, "count": 0}
     assert await probe.scalar("SELECT count(*) FROM {s}.outbox") == 0
-    await http.post("/dead-letters/replay", json={"dry_run": False})
+    twice = await asyncio.gather(
+        *(http.post("/dead-letters/replay", json={**wanted, "dry_run": False}) for _ in range(2))
+    )
+    assert sum(answer.json()["count"] for answer in twice) == 3
     assert await probe.scalar("SELECT count(*) FROM {s}.outbox") == 3
+    assert await probe.scalar("SELECT count(*) FROM {s}.audit_log") == 3
     missing = await http.get(f"/dead-letters/{new_id()}")
     assert (missing.status_code, missing.json()["code"]) == (404, "dead-letter-not-found")
 
@@ -217,6 +251,7 @@ async def test_only_staff_may_look_and_only_admins_may_act(
     for path, body in (
         ("/outbox/replay", {"since": "2026-01-01T00:00:00Z", "until": "2027-01-01T00:00:00Z"}),
         ("/dead-letters/replay", {}),
+        ("/dead-letters/discard", {}),
         (f"/dead-letters/{letter}/replay", None),
         (f"/dead-letters/{letter}/edit-replay", {"data": {}}),
         (f"/dead-letters/{letter}/discard", None),
@@ -248,6 +283,81 @@ async def test_the_command_line_does_the_same(
     assert actor == "command line"
 
 
+async def test_the_command_line_decides_about_many(
+    probe: Probe, mood: Mood, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters: Any = COMMANDS["dead-letters"]
+    meant = ["--cause", "Conflict in follow", "--consumer", f"{probe.name}.follow"]
+    async with probe.worker(relay=True):
+        for _ in range(3):
+            await probe.deliver(a_change(number=13), queue=f"{probe.name}.follow")
+        await eventually(lambda: _letters(probe, 3))
+        mood.refuses = False
+        capsys.readouterr()
+
+        await letters(probe.runtime, ["replay-all", *meant])
+        await letters(probe.runtime, ["discard-all", "--cause", "another", "--yes"])
+        assert capsys.readouterr().out.splitlines() == [
+            "3 dead letters: go to their handlers again with --yes.",
+            "0 dead letters: discarded.",
+        ]
+        await letters(probe.runtime, ["replay-all", *meant, "--yes"])
+        await eventually(lambda: _done(probe, 3))
+        await eventually(probe.is_quiet)
+    capsys.readouterr()
+    await letters(probe.runtime, ["list", "--status", "replayed"])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    await COMMANDS["outbox"](probe.runtime, [])
+    assert capsys.readouterr().out == "0 events wait to be published.\n"
+    await probe.emit(a_change())
+    async with probe.runtime.begin() as uow:
+        outbox = uow.platform.outbox
+        unsent = outbox.c.sent_at.is_(None)
+        await uow.session.execute(
+            update(outbox).where(unsent).values(refused_at=utc_now(), error="returned: NO_ROUTE")
+        )
+    await probe.emit(a_change())
+    await COMMANDS["outbox"](probe.runtime, [])
+    waiting, refused = capsys.readouterr().out.splitlines()
+    assert waiting.startswith("1 events wait to be published, the oldest since ")
+    assert refused.startswith("1 thing.changed refused since ")
+    assert refused.endswith(": returned: NO_ROUTE")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        ("dead-letters", ["replay", str(UUID(int=1)), "--data", "{"], "it is no JSON"),
+        ("dead-letters", ["replay", str(UUID(int=1)), "--data", "[]"], "it is no JSON object"),
+        ("dead-letters", ["show", "this"], "invalid UUID value"),
+        ("replay", ["--since", "yesterday"], "'yesterday' is no moment"),
+    ],
+)
+async def test_a_bad_word_is_refused_in_one_sentence(
+    probe: Probe, verb: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        await COMMANDS[verb](probe.runtime, words)
+
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+async def test_a_range_that_ends_before_it_begins_is_refused(
+    probe: Probe, http: httpx.AsyncClient
+) -> None:
+    early, late = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+    with pytest.raises(Invalid, match="ends before it begins"):
+        await COMMANDS["replay"](probe.runtime, ["--since", late, "--until", early])
+    answer = await http.post("/outbox/replay", json={"since": late, "until": early})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+
+
+async def test_a_dead_letter_that_is_not_there(probe: Probe) -> None:
+    with pytest.raises(DeadLetterNotFound):
+        await COMMANDS["dead-letters"](probe.runtime, ["discard", str(new_id())])
+
+
 async def test_what_the_broker_gives_up_becomes_a_letter(probe: Probe, mood: Mood) -> None:
     assert mood.refuses
     event = a_change()
@@ -272,6 +382,10 @@ def _dead(event: ThingChanged, queue: str) -> Any:
 
 async def _letters(probe: Probe, number: int) -> bool:
     return len(await probe.letters()) == number
+
+
+async def _done(probe: Probe, number: int) -> bool:
+    return len(await probe.effects()) == number
 
 
 async def _has(probe: Probe, thing: UUID, expected: list[int]) -> bool:
