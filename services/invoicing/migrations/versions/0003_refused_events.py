@@ -5,8 +5,8 @@ Safe while the previous release still runs: it builds beside the writers.
 
 from shared.messaging.migrations import forget_index_of_refused_events, index_refused_events
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
