@@ -88,7 +88,7 @@ def _merged(documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Perennial", "version": "1"},
         "paths": {},
-        "components": {"schemas": {}},
+        "components": {"schemas": {}, "securitySchemes": {}},
     }
     for name, document in documents.items():
         schemas = document.get("components", {}).get("schemas", {})
@@ -99,6 +99,7 @@ def _merged(documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
             )
         renamed = json.loads(text)
         merged["paths"] |= renamed["paths"]
+        merged["components"]["securitySchemes"] |= document["components"]["securitySchemes"]
         merged["components"]["schemas"] |= {
             f"{name}.{schema}": body for schema, body in renamed["schemas"].items()
         }

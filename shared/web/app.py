@@ -16,6 +16,7 @@ from shared.observability import logger
 from shared.runtime import Runtime
 from shared.web import problems
 from shared.web.edge import Replayed
+from shared.web.openapi import describe
 
 log = logger(__name__)
 
@@ -118,4 +119,5 @@ def create_app(
         app.include_router(router)
     app.router.routes.extend(health_routes(runtime))
     app.add_middleware(RequestContext)
+    describe(app)
     return app
