@@ -14,7 +14,10 @@ help: ## list the targets
 
 setup: $(READY) ## make the virtual environment (every target does, when it has to)
 
-$(READY): requirements.lock
+$(READY): requirements.lock $(PY)
+	@infra/setup.sh
+
+$(PY): # gone with the Python that it was made with
 	@infra/setup.sh
 
 up: $(READY) ## start everything and wait until it is healthy; SCALE="auth=2" starts more
