@@ -260,6 +260,8 @@ class State:
     ports: dict[str, int] = field(default_factory=dict)
     #: What each process was started with; a changed one is started anew.
     digests: dict[str, str] = field(default_factory=dict)
+    #: Whether the servers that run hold roles, schemas and queues; not so while they are begun.
+    prepared: bool = True
 
     @classmethod
     def load(cls, path: Path) -> "State":
@@ -271,6 +273,7 @@ class State:
                 processes=[Process(**entry) for entry in stored["processes"]],
                 ports=stored["ports"],
                 digests=stored["digests"],
+                prepared=stored["prepared"],
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return cls(path=path)
@@ -282,6 +285,7 @@ class State:
             "processes": [asdict(process) for process in self.processes],
             "ports": self.ports,
             "digests": self.digests,
+            "prepared": self.prepared,
         }
         draft = self.path.with_suffix(".draft")
         draft.touch(mode=0o600)

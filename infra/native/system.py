@@ -100,7 +100,8 @@ class System:
         """The processes of an earlier `up`; when that one was killed, what it left is ended."""
         alive = self.state.alive()
         lost = self._lost(alive)
-        broken = bool(alive) and not all(name in alive for name in SERVERS)
+        complete = self.state.prepared and all(name in alive for name in SERVERS)
+        broken = bool(alive) and not complete
         if lost or broken:
             say("Stopping what is left of a run that was killed")
         stop(lost, grace=5)
@@ -139,11 +140,13 @@ class System:
         surplus = [name for name in alive if name not in {*wanted, *SERVERS, "gateway"}]
         if "postgres" not in alive:
             say(f"Starting servers of our own under {self.run}")
+            self.state.prepared = False
             self._start_servers()
         changed = [name for name in wanted if name in known and known[name] != digests[name]]
         if "postgres" not in alive or not known or changed:
             say("Migrating")
             run_all(self.plan.migrations(), self.logs, MIGRATE_SECONDS)
+            self.state.prepared = True
         if new:
             say("Starting the services")
             self._stop(name for name in new if name in alive)

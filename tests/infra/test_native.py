@@ -423,6 +423,14 @@ def test_up_and_down_and_all_that_can_lie_between(copy: Path, gateway_port: str)
     assert launch("up").returncode == 0
     assert alive() == healed
 
+    # A launcher that was killed before the servers were ready for anything: all is begun anew.
+    state = State.load(copy / ".run" / "state.json")
+    state.prepared = False
+    state.save()
+    assert "left of a run that was killed" in launch("up").stdout
+    assert set(alive()) == set(healed)
+    assert not set(alive().values()) & set(healed.values())
+
     stopped = launch("down")
     assert stopped.returncode == 0
     assert "had to be killed" not in stopped.stdout
