@@ -155,7 +155,7 @@ class ScheduleRunner:
                 for wake in self._wakes.values():
                     wake.set()  # whatever was missed while nobody listened
                 await lost.wait()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001  (whatever it was, it listens again)
                 log.warning("Cannot listen for wakes", error=type(error).__name__)
             finally:
                 if connection is not None and not connection.is_closed():

@@ -123,6 +123,9 @@ class Relay:
                 pause = 0.1
             except LOST as error:
                 log.warning("The relay lost a server", error=type(error).__name__)
+            except Exception:
+                # Whatever it was: a worker whose relay has ended looks well and sends nothing.
+                log.exception("The relay stumbled")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
             pause = min(pause * 2, 2.0)
@@ -151,7 +154,8 @@ class Relay:
                 channel = await broker.channel(publisher_confirms=True, on_return_raises=True)
                 await self._relay(connection, await channel.get_underlay_channel())
         finally:
-            with contextlib.suppress(*LOST):
+            # One that cannot be closed in order is dropped, and with it its locks.
+            with contextlib.suppress(Exception):
                 await connection.close(timeout=2)
 
     async def _relay(self, connection: Any, channel: AbstractChannel) -> None:

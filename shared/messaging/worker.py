@@ -114,10 +114,14 @@ class MessageWorker:
                     log.warning("The consumers lost the broker")
             except LOST as error:
                 log.warning("The consumers cannot reach the broker", error=type(error).__name__)
+            except Exception:
+                # Whatever it was: a worker that consumes no more must not stay so.
+                log.exception("The consumers stumbled")
             finally:
                 self._session = None
                 if current is not None:
-                    await current.close()
+                    with contextlib.suppress(Exception):
+                        await current.close()
                     current = None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)

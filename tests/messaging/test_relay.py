@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import orjson
 import pytest
@@ -288,6 +289,35 @@ async def test_a_lost_database_connection_is_made_again(
     await relay.stop(5)
 
     assert len(published) == 2
+
+
+class StumblingRelay(Relay):
+    """Meets once what nobody foresaw; asyncpg raised this one around a lost connection."""
+
+    has_stumbled = False
+
+    async def _relay_batch(self, *given: Any) -> int:
+        if not self.has_stumbled:
+            self.has_stumbled = True
+            raise asyncpg.InternalClientError("cannot switch to state 12")
+        return await super()._relay_batch(*given)
+
+
+async def test_an_error_that_nobody_foresaw_does_not_end_the_relay(
+    probe: Probe, published: list[tuple[UUID, int, str]]
+) -> None:
+    settings = probe.settings
+    relay = StumblingRelay(
+        probe.name,
+        settings.database_url.get_secret_value(),
+        settings.broker_url.get_secret_value(),
+    )
+    relay.start()
+    await probe.emit(a_change())
+    await eventually(lambda: all_sent(probe))
+    await relay.stop(5)
+    assert relay.has_stumbled
+    assert len(published) == 1
 
 
 async def test_a_broker_that_is_away_at_first_is_waited_for(
