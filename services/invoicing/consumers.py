@@ -4,11 +4,22 @@ from services.invoicing.domain.payment import Means
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases import bill_subscription as billing
 from services.invoicing.use_cases.bill_token_order import bill_token_order, refund_token_order
+from services.invoicing.use_cases.count_returned import count_returned
 from services.invoicing.use_cases.receive_payment import receive_payment
 from services.invoicing.use_cases.take_in_account import forget_account, take_in_account
 from services.invoicing.use_cases.void_invoice import void_invoice
 from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
-from shared.events.payments import PaymentSucceeded
+from shared.events.payments import (
+    DisputeEvent,
+    DisputeLost,
+    DisputeOpened,
+    DisputeWon,
+    PaymentSucceeded,
+    RefundCreated,
+    RefundEvent,
+    RefundFailed,
+    RefundSucceeded,
+)
 from shared.events.subscriptions import (
     Billable,
     SubscriptionCanceled,
@@ -74,6 +85,21 @@ async def count_payment(uow: InvoicingUnitOfWork, event: PaymentSucceeded) -> No
         means=Means.PROVIDER,
         at=event.occurred_at,
     )
+
+
+@consumers.handler(
+    on=[
+        RefundCreated,
+        RefundSucceeded,
+        RefundFailed,
+        DisputeOpened,
+        DisputeWon,
+        DisputeLost,
+    ]
+)
+async def count_returned_money(uow: InvoicingUnitOfWork, event: RefundEvent | DisputeEvent) -> None:
+    """Money goes back. Commutative: of each refund and dispute the later sequence wins."""
+    await count_returned(uow, event)
 
 
 @consumers.handler(on=[AccountRegistered, AccountUpdated, AccountClosed])

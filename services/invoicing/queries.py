@@ -13,6 +13,7 @@ from services.invoicing.domain.exchange import ExchangeRate
 from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
 from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound
 from services.invoicing.domain.numbering import INVOICES
+from services.invoicing.domain.payment import ReturnState
 from services.invoicing.domain.tax import TaxRate
 from services.invoicing.tables import (
     account_credit_entries,
@@ -24,6 +25,7 @@ from services.invoicing.tables import (
     invoices,
     legal_entities,
     number_series,
+    returned_payments,
     tax_rates,
     with_credit_note_lines,
     with_lines,
@@ -118,6 +120,15 @@ async def read_credit_note(uow: UnitOfWork, note_id: UUID) -> CreditNote:
     if note is None:
         raise CreditNoteNotFound("There is no such credit note.")
     return note
+
+
+async def refunds_of(uow: UnitOfWork, note_ids: Sequence[UUID]) -> dict[UUID, ReturnState]:
+    """What became of the refunds that these credit notes ordered, as far as it is known."""
+    returned = returned_payments.c
+    rows = await uow.session.execute(
+        select(returned.credit_note_id, returned.state).where(returned.credit_note_id.in_(note_ids))
+    )
+    return {row.credit_note_id: row.state for row in rows}
 
 
 async def read_document(uow: UnitOfWork, subject_id: UUID) -> Document:

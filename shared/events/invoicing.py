@@ -115,3 +115,5 @@ class CreditNoteIssued(Event):
     total: Money
     refund: Money
     credit: Money
+    #: What had gone back before, without a credit note.
+    returned_before: Money | None = None

@@ -147,6 +147,8 @@ class RefundEvent(Event):
     invoice_id: UUID
     subscription_id: UUID | None = None
     amount: Money
+    #: The credit note that ordered it.
+    credit_note_id: UUID | None = None
 
 
 class RefundCreated(RefundEvent):

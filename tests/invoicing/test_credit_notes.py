@@ -56,7 +56,7 @@ def take_back(invoice: Invoice, taken: Taken, settle: Settle = Settle.CREDIT) ->
         number="CN-1",
         reason="Sorry",
         settle=settle,
-        refundable=invoice.amount_paid - invoice.amount_refunded,
+        by_provider=invoice.amount_paid,
         at=NOW,
     )
 

@@ -1,7 +1,8 @@
 """Credit notes: taking back part of a finalized invoice."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -18,11 +19,20 @@ from services.invoicing.domain.credit_note import (
     Settle,
 )
 from services.invoicing.domain.invoice import InvoiceNotFound
+from services.invoicing.domain.payment import ReturnState
 from services.invoicing.use_cases.issue_credit_note import NewCreditNote, issue_credit_note
 from shared.money import Money
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1/credit-notes", tags=["credit notes"])
+
+
+RefundStatus = Literal["none", "pending", "succeeded", "failed"]
+REFUND_STATUS: dict[ReturnState, RefundStatus] = {
+    ReturnState.PENDING: "pending",
+    ReturnState.RETURNED: "succeeded",
+    ReturnState.KEPT: "failed",
+}
 
 
 class CreditLineRequest(RequestModel):
@@ -60,7 +70,11 @@ class CreditNoteLineView(BaseModel):
 
 
 class CreditNoteView(BaseModel):
-    """`refund` goes back by the way the money came, `credit` to the account's credit."""
+    """`refund` goes back by the way the money came, `credit` to the account's credit.
+
+    `returned_before` had gone back without a credit note; `refund_status` is what became of
+    `refund`.
+    """
 
     id: UUID
     number: str
@@ -78,14 +92,16 @@ class CreditNoteView(BaseModel):
     taxes: list[TaxView]
     total: Money
     refund: Money
+    refund_status: RefundStatus
     credit: Money
+    returned_before: Money
     issued_at: datetime
     bill_to: dict[str, Any]
     seller: dict[str, Any]
     version: int
 
     @classmethod
-    def of(cls, note: CreditNote) -> Self:
+    def of(cls, note: CreditNote, refunds: Mapping[UUID, ReturnState]) -> Self:
         def money(amount: int) -> Money:
             return Money(amount, note.currency)
 
@@ -115,12 +131,20 @@ class CreditNoteView(BaseModel):
             taxes=[TaxView.of(group, note.currency) for group in note.taxes],
             total=money(note.total),
             refund=money(note.refund),
+            refund_status=_refund_status(note, refunds),
             credit=money(note.credit),
+            returned_before=money(note.returned_before),
             issued_at=note.issued_at,
             bill_to=note.bill_to,
             seller=note.seller,
             version=note.version,
         )
+
+
+def _refund_status(note: CreditNote, refunds: Mapping[UUID, ReturnState]) -> RefundStatus:
+    if not note.refund:
+        return "none"
+    return REFUND_STATUS[refunds.get(note.id, ReturnState.PENDING)]
 
 
 @router.get("")
@@ -131,7 +155,8 @@ async def list_credit_notes(
     query.caller.require_scope("invoices:read")
     async with query.begin() as uow:
         found = await queries.list_credit_notes(uow, page, invoice_id=invoice_id)
-        return page.page(found, CreditNoteView.of, lambda note: note.id)
+        refunds = await queries.refunds_of(uow, [note.id for note in found])
+        return page.page(found, lambda note: CreditNoteView.of(note, refunds), lambda note: note.id)
 
 
 @router.get("/{note_id}", response_model=CreditNoteView, responses=problems(CreditNoteNotFound))
@@ -139,7 +164,9 @@ async def read_credit_note(note_id: UUID, query: Query) -> Response:
     """One credit note."""
     query.caller.require_scope("invoices:read")
     async with query.begin() as uow:
-        return query.reply(CreditNoteView.of(await queries.read_credit_note(uow, note_id)))
+        note = await queries.read_credit_note(uow, note_id)
+        refunds = await queries.refunds_of(uow, [note.id])
+        return query.reply(CreditNoteView.of(note, refunds))
 
 
 @router.post(
@@ -167,4 +194,4 @@ async def add_credit_note(request: CreditNoteRequest, command: KeyedCommand) -> 
             account_id=note.account_id,
             after={"invoice_id": str(invoice.id), "total": note.total, "settle": note.settle},
         )
-        return await command.answer(uow, CreditNoteView.of(note), status=201)
+        return await command.answer(uow, CreditNoteView.of(note, {}), status=201)

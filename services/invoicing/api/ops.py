@@ -1,4 +1,4 @@
-"""What needs a person: documents that could not be made; and having one made again."""
+"""What needs a person: documents that could not be made, money that went back wrongly or not."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -6,20 +6,24 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, literal, select, text, union_all
 
-from services.invoicing.api.edge import Command
-from services.invoicing.domain.document import DocumentNotFound, DocumentState, Subject
-from services.invoicing.tables import documents
-from services.invoicing.use_cases.render_document import make_again
+from services.invoicing.tables import OVERRETURNED, documents, invoices, returned_payments
 from shared.db import UnitOfWork
-from shared.web import Page, PageRequest, Reading, page_request, problems, reading
+from shared.web import Page, PageRequest, Reading, page_request, reading
 
 router = APIRouter(prefix="/v1/ops/invoicing", tags=["operations"])
 
+NEXT_STEP = {
+    "document": "Mend what the reason names; asking for the document again renders it.",
+    "refund": "Send the money another way, or grant it as account credit, and say so there.",
+    "returned_too_much": "Look at the invoice's refunds, disputes and credit notes, and settle the "
+    "difference with the customer.",
+}
+
 
 class StuckView(BaseModel):
-    """A document that failed to render or did not pass its checks, and why."""
+    """A document that failed, a refund that failed, or an invoice that was given back twice."""
 
     kind: str
     id: UUID
@@ -31,13 +35,12 @@ class StuckView(BaseModel):
     @classmethod
     def of(cls, row: Any) -> "StuckView":
         return cls(
-            kind="document",
+            kind=row.kind,
             id=row.id,
             account_id=row.account_id,
-            since=row.created_at,
-            reason=row.error,
-            next_step="Mend what the reason names, then POST "
-            f"/v1/ops/invoicing/documents/{row.id}/render.",
+            since=row.since,
+            reason=row.reason,
+            next_step=NEXT_STEP[row.kind],
         )
 
 
@@ -46,32 +49,29 @@ async def list_stuck(
     query: Annotated[Reading[UnitOfWork], Depends(reading)],
     page: Annotated[PageRequest, Depends(page_request)],
 ) -> Page[StuckView]:
-    """Documents whose last attempt failed (staff)."""
+    """Documents and refunds that failed, and invoices of which too much was given back (staff)."""
     query.caller.require_staff()
-    failed = select(documents).where(documents.c.error.is_not(None))
+    stuck = union_all(
+        _rows("document", documents, documents.c.error).where(documents.c.error.is_not(None)),
+        _rows("refund", returned_payments, returned_payments.c.failure).where(
+            text("kind = 'refund' AND state = 'kept'")
+        ),
+        _rows(
+            "returned_too_much",
+            invoices,
+            literal("More was given back than was paid, or counted as given back than was."),
+        ).where(text(OVERRETURNED)),
+    ).subquery()
     async with query.begin() as uow:
-        rows = (await uow.session.execute(page.narrow(failed, documents.c.id))).all()
+        rows = (await uow.session.execute(page.narrow(select(stuck), stuck.c.id))).all()
     return page.page(rows, StuckView.of, lambda row: row.id)
 
 
-class DocumentView(BaseModel):
-    """`error` says why the last attempt failed."""
-
-    id: UUID
-    account_id: UUID
-    subject: Subject
-    state: DocumentState
-    attempts: int
-    error: str | None
-
-
-@router.post(
-    "/documents/{document_id}/render", status_code=202, responses=problems(DocumentNotFound)
-)
-async def render_again(document_id: UUID, command: Command) -> DocumentView:
-    """Make a document again, after what stopped it was mended (staff)."""
-    command.caller.require_staff()
-    async with command.begin() as uow:
-        document = await make_again(uow, document_id, at=command.now)
-        uow.audit("document.render", document_id, account_id=document.account_id)
-        return DocumentView.model_validate(document, from_attributes=True)
+def _rows(kind: str, table: Any, reason: ColumnElement[Any]) -> Select[Any]:
+    return select(
+        literal(kind).label("kind"),
+        table.c.id,
+        table.c.account_id,
+        table.c.created_at.label("since"),
+        reason.label("reason"),
+    )

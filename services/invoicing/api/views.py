@@ -90,6 +90,9 @@ class AccountingView(BaseModel):
 class InvoiceView(BaseModel):
     """`amount_due` is the total less account credit; `amount_remaining` what is still to pay.
 
+    `amount_credited` was taken back by credit notes; `amount_returned` the payer has back, and
+    `amount_disputed` the payer's bank holds until a dispute is decided.
+
     `subscription_ids` are all subscriptions that it bills. `subscription_id` is null when they
     are several.
     """
@@ -115,6 +118,8 @@ class InvoiceView(BaseModel):
     amount_paid: Money
     amount_remaining: Money
     amount_credited: Money
+    amount_returned: Money
+    amount_disputed: Money
     accounting: AccountingView | None
     memo: str | None
     created_at: datetime
@@ -156,6 +161,8 @@ class InvoiceView(BaseModel):
             amount_paid=money(invoice.amount_paid),
             amount_remaining=money(invoice.amount_remaining),
             amount_credited=money(invoice.amount_credited),
+            amount_returned=money(invoice.amount_returned),
+            amount_disputed=money(invoice.amount_disputed),
             accounting=_accounting(invoice),
             memo=invoice.memo,
             created_at=invoice.created_at,

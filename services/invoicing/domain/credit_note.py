@@ -75,6 +75,8 @@ class CreditNote:
     total: int
     refund: int
     credit: int
+    #: What had gone back before, without a credit note: it is not given a second time.
+    returned_before: int = 0
     bill_to: dict[str, Any]
     seller: dict[str, Any]
     issued_at: datetime
@@ -94,6 +96,7 @@ class CreditNote:
             total=Money(self.total, self.currency),
             refund=Money(self.refund, self.currency),
             credit=Money(self.credit, self.currency),
+            returned_before=Money(self.returned_before, self.currency),
         )
 
 
@@ -243,15 +246,23 @@ def credit(
     number: str,
     reason: str,
     settle: Settle,
-    refundable: int,
+    by_provider: int,
     at: datetime,
 ) -> CreditNote:
-    """The credit note, counted on the invoice: never more than was paid."""
+    """The credit note, counted on the invoice: never more than was paid.
+
+    `by_provider` is what a provider took for the invoice, and can send back. What went back
+    without a credit note (a refund by hand, a lost dispute) is counted first, and given no more.
+    """
     total = taken.net + taken.tax
     require_creditable(invoice, taken)
-    refund = min(total, refundable) if settle is Settle.REFUND else 0
+    before = min(total, max(invoice.amount_unnoted - invoice.amount_covered, 0))
+    refundable = by_provider - invoice.amount_refunded - invoice.amount_unnoted
+    refundable -= invoice.amount_disputed
+    refund = min(total - before, max(refundable, 0)) if settle is Settle.REFUND else 0
     invoice.amount_credited += total
     invoice.amount_refunded += refund
+    invoice.amount_covered += before
     note = CreditNote(
         id=new_id(),
         account_id=invoice.account_id,
@@ -268,7 +279,8 @@ def credit(
         taxes=taken.taxes,
         total=total,
         refund=refund,
-        credit=total - refund,
+        credit=total - refund - before,
+        returned_before=before,
         bill_to=invoice.bill_to,
         seller=invoice.seller,
         issued_at=at,

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, get_args
 from uuid import UUID
 
+from services.invoicing.domain.payment import Returns
 from services.invoicing.domain.totals import Bundle, Totals
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.invoicing import (
@@ -124,6 +125,14 @@ class Invoice:
     amount_credited: int = 0
     #: What of it goes back by the way the money came.
     amount_refunded: int = 0
+    #: What the payer has back: refunds that arrived, disputes that were lost.
+    amount_returned: int = 0
+    #: What the payer's bank holds until a dispute is decided.
+    amount_disputed: int = 0
+    #: What went back, or is on its way, without a credit note that ordered it …
+    amount_unnoted: int = 0
+    #: … and how much of that credit notes have counted since.
+    amount_covered: int = 0
     bill_to: dict[str, Any] = field(default_factory=dict)
     seller: dict[str, Any] = field(default_factory=dict)
     memo: str | None = None
@@ -158,10 +167,26 @@ class Invoice:
 
     @property
     def amount_creditable(self) -> int:
-        """What credit notes may still take back: what was paid, by money or by credit."""
+        """What credit notes may still take back: what was paid, by money or by credit.
+
+        Money that the payer's bank holds waits for the dispute's end.
+        """
         if self.status is Status.VOID:
             return 0
-        return self.credit_applied + self.amount_paid - self.amount_credited
+        paid = self.credit_applied + self.amount_paid
+        return max(paid - self.amount_credited - self.amount_disputed, 0)
+
+    @property
+    def amount_overreturned(self) -> int:
+        """What was given back beyond what was paid: by hand, while a credit note gave it too."""
+        given = self.amount_credited - self.amount_covered + self.amount_unnoted
+        return max(given - self.credit_applied - self.amount_paid, 0)
+
+    def note_returns(self, returns: Returns) -> None:
+        """Count what goes back, as all refunds and disputes together say."""
+        self.amount_returned = returns.returned
+        self.amount_disputed = returns.disputed
+        self.amount_unnoted = returns.unnoted
 
     @property
     def amount_remaining(self) -> int:

@@ -15,7 +15,7 @@ from services.invoicing.repository.accounts import Accounts, Credits
 from services.invoicing.repository.documents import Documents
 from services.invoicing.repository.invoices import Invoices, Pending, UpcomingInvoices
 from services.invoicing.repository.issuers import LegalEntities, Rates
-from services.invoicing.repository.receipts import CreditNotes, Receipts
+from services.invoicing.repository.receipts import CreditNotes, Receipts, ReturnedPayments
 from services.invoicing.tables import number_series
 from shared.context import Cause, caused_by, current_cause
 from shared.db import Platform, Scope, UnitOfWork
@@ -33,6 +33,7 @@ class InvoicingUnitOfWork(UnitOfWork):
         self.rates = Rates(session)
         self.pending = Pending(session)
         self.receipts = Receipts(session)
+        self.returns = ReturnedPayments(session)
         self.credit_notes = CreditNotes(session)
         self.documents = Documents(session)
         self.upcoming = UpcomingInvoices(session)

@@ -6,12 +6,14 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.invoicing.domain.credit_note import CreditNote
-from services.invoicing.domain.payment import Means, ReceivedPayment
+from services.invoicing.domain.payment import Means, ReceivedPayment, ReturnedPayment, Returns
 from services.invoicing.tables import (
     credit_notes,
     received_payments,
+    returned_payments,
     with_credit_note_lines,
 )
+from shared.events.payments import DisputeEvent, RefundEvent
 
 
 class Receipts:
@@ -33,6 +35,28 @@ class Receipts:
             )
         )
         return int(total or 0)
+
+
+class ReturnedPayments:
+    """What goes back of the invoices; guarded by the lock on the invoice."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def take_in(self, event: RefundEvent | DisputeEvent) -> None:
+        known = await self._session.get(ReturnedPayment, event.subject, populate_existing=True)
+        if known is None:
+            known = ReturnedPayment.of(event)
+            self._session.add(known)
+        known.take_in(event)
+        await self._session.flush()
+
+    async def of_invoice(self, invoice_id: UUID) -> Returns:
+        """What all of them come to."""
+        found = await self._session.scalars(
+            select(ReturnedPayment).where(returned_payments.c.invoice_id == invoice_id)
+        )
+        return Returns.of(found)
 
 
 class CreditNotes:

@@ -9,11 +9,13 @@ from services.invoicing.tables.credit_notes import (
 )
 from services.invoicing.tables.documents import attachments, documents
 from services.invoicing.tables.invoices import (
+    OVERRETURNED,
     gathered_periods,
     invoice_lines,
     invoices,
     pending_charges,
     received_payments,
+    returned_payments,
     upcoming,
     with_lines,
 )
@@ -25,6 +27,7 @@ from services.invoicing.tables.issuers import (
 )
 
 __all__ = [
+    "OVERRETURNED",
     "account_credit_entries",
     "account_credits",
     "accounts",
@@ -41,6 +44,7 @@ __all__ = [
     "number_series",
     "pending_charges",
     "received_payments",
+    "returned_payments",
     "tax_rates",
     "upcoming",
     "with_credit_note_lines",

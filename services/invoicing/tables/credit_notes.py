@@ -13,6 +13,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import relationship, selectinload
@@ -40,13 +41,18 @@ credit_notes = Table(
     Column("total", BigInteger, nullable=False),
     Column("refund", BigInteger, nullable=False),
     Column("credit", BigInteger, nullable=False),
+    Column("returned_before", BigInteger, nullable=False, server_default=text("0")),
     Column("bill_to", JSONB, nullable=False),
     Column("seller", JSONB, nullable=False),
     Column("issued_at", INSTANT, nullable=False),
     Column("version", Integer, nullable=False),
     UniqueConstraint("legal_entity_id", "number"),
     CheckConstraint("net + tax = total AND total > 0", name="total"),
-    CheckConstraint("refund >= 0 AND credit >= 0 AND refund + credit = total", name="settled"),
+    CheckConstraint(
+        "refund >= 0 AND credit >= 0 AND returned_before >= 0"
+        " AND refund + credit + returned_before = total",
+        name="settled",
+    ),
     # An account's list, and what earlier notes took back of an invoice.
     Index("ix_credit_notes_account_id_id", "account_id", "id"),
     Index("ix_credit_notes_invoice_id", "invoice_id"),

@@ -22,11 +22,23 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import relationship, selectinload
 
 from services.invoicing.domain.invoice import REASONS, Invoice, InvoiceLine, Status
-from services.invoicing.domain.payment import Means, ReceivedPayment
+from services.invoicing.domain.payment import (
+    Means,
+    ReceivedPayment,
+    ReturnedPayment,
+    ReturnKind,
+    ReturnState,
+)
 from services.invoicing.domain.pending import PendingCharges
 from services.invoicing.domain.upcoming import Upcoming
 from services.invoicing.tables.base import CURRENCY, INSTANT, PERCENT, mapper, metadata, of_invoice
 from shared.db import stored
+
+#: More was given back than was paid, or counted as given back than was.
+OVERRETURNED = (
+    "amount_credited - amount_covered + amount_unnoted > credit_applied + amount_paid"
+    " OR amount_covered > amount_unnoted"
+)
 
 invoices = Table(
     "invoices",
@@ -53,6 +65,10 @@ invoices = Table(
     Column("amount_paid", BigInteger, nullable=False),
     Column("amount_credited", BigInteger, nullable=False),
     Column("amount_refunded", BigInteger, nullable=False),
+    Column("amount_returned", BigInteger, nullable=False, server_default=text("0")),
+    Column("amount_disputed", BigInteger, nullable=False, server_default=text("0")),
+    Column("amount_unnoted", BigInteger, nullable=False, server_default=text("0")),
+    Column("amount_covered", BigInteger, nullable=False, server_default=text("0")),
     Column("bill_to", JSONB, nullable=False),
     Column("seller", JSONB, nullable=False),
     Column("memo", Text),
@@ -98,6 +114,11 @@ invoices = Table(
         "amount_refunded BETWEEN 0 AND least(amount_credited, amount_paid)",
         name="amount_refunded",
     ),
+    CheckConstraint(
+        "amount_returned >= 0 AND amount_disputed >= 0 AND amount_unnoted >= 0"
+        " AND amount_covered BETWEEN 0 AND amount_credited",
+        name="returns",
+    ),
     CheckConstraint("payment_terms_days BETWEEN 0 AND 365", name="payment_terms_days"),
     CheckConstraint(
         "(status = 'draft') = (number IS NULL)"
@@ -113,6 +134,12 @@ invoices = Table(
     # An account's list, newest first; staff's list is the primary key.
     Index("ix_invoices_account_id_id", "account_id", "id"),
     Index("ix_invoices_subscription_id_id", "subscription_id", "id"),
+    # Those of which more was given back than was paid: a person has to look.
+    Index(
+        "ix_invoices_overreturned",
+        "id",
+        postgresql_where=text(OVERRETURNED),
+    ),
     # The consolidated invoices of a subscription.
     Index(
         "ix_invoices_subscription_ids",
@@ -229,6 +256,38 @@ received_payments = Table(
     Index("ix_received_payments_invoice_id", "invoice_id"),
 )
 
+returned_payments = Table(
+    "returned_payments",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Uuid, nullable=False),
+    Column("invoice_id", Uuid, of_invoice(), nullable=False),
+    Column("payment_id", Uuid, nullable=False),
+    Column("kind", stored(ReturnKind), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
+    Column("state", stored(ReturnState), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("reason", Text),
+    Column("credit_note_id", Uuid),
+    Column("failure", Text),
+    CheckConstraint("amount > 0", name="amount"),
+    # What an invoice's refunds and disputes come to.
+    Index("ix_returned_payments_invoice_id", "invoice_id"),
+    # What became of a credit note's refund.
+    Index(
+        "ix_returned_payments_credit_note_id",
+        "credit_note_id",
+        postgresql_where=text("credit_note_id IS NOT NULL"),
+    ),
+    # Refunds that failed: a person has to look.
+    Index(
+        "ix_returned_payments_failed",
+        "id",
+        postgresql_where=text("kind = 'refund' AND state = 'kept'"),
+    ),
+)
+
 upcoming = Table(
     "upcoming",
     metadata,
@@ -261,6 +320,7 @@ mapper.map_imperatively(
 mapper.map_imperatively(InvoiceLine, invoice_lines)
 mapper.map_imperatively(PendingCharges, pending_charges)
 mapper.map_imperatively(ReceivedPayment, received_payments)
+mapper.map_imperatively(ReturnedPayment, returned_payments)
 mapper.map_imperatively(Upcoming, upcoming)
 
 #: Lines are read where this is asked for, and never by themselves.

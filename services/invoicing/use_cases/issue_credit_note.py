@@ -41,7 +41,6 @@ async def issue_credit_note(
     invoice = await uow.invoices.get(new.invoice_id)
     taken = _take(invoice, Earlier.of(await uow.credit_notes.list_of(invoice.id)), new)
     require_creditable(invoice, taken)
-    refundable = await uow.receipts.by_provider(invoice.id) - invoice.amount_refunded
     [number] = await uow.take_numbers(invoice.legal_entity_id, CREDIT_NOTES, [at])
     note = credit(
         invoice,
@@ -49,7 +48,7 @@ async def issue_credit_note(
         number=number,
         reason=new.reason,
         settle=new.settle,
-        refundable=refundable,
+        by_provider=await uow.receipts.by_provider(invoice.id),
         at=at,
     )
     uow.credit_notes.add(note)

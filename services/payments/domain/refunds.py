@@ -127,6 +127,7 @@ class Refund:
             "invoice_id": self.invoice_id,
             "subscription_id": self.subscription_id,
             "amount": self.money,
+            "credit_note_id": self.credit_note_id,
         }
 
 
