@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -106,32 +107,29 @@ def test_refunds_and_disputes_count_by_what_became_of_them() -> None:
     assert taken_in(told) == Returns(returned=1 + 8 + 128, disputed=32, unnoted=1 + 2 + 128)
 
 
-histories = st.lists(
-    st.one_of(
-        st.builds(
-            a_refund,
-            st.integers(1, 99),
-            reason=st.sampled_from(["requested", "surplus"]),
-            ends=st.sampled_from([None, RefundSucceeded, RefundFailed]),
-        ),
-        st.builds(
-            lambda amount: a_refund(amount, reason="credit_note", credit_note_id=new_id()),
-            st.integers(1, 99),
-        ),
-        st.builds(
-            a_dispute, st.integers(1, 99), ends=st.sampled_from([None, DisputeWon, DisputeLost])
-        ),
-    ),
-    max_size=5,
+#: What may become of money that goes back.
+HISTORIES: list[Callable[[int], list[Back]]] = [
+    a_refund,
+    lambda amount: a_refund(amount, ends=None),
+    lambda amount: a_refund(amount, ends=RefundFailed),
+    lambda amount: a_refund(amount, reason="surplus"),
+    lambda amount: a_refund(amount, reason="credit_note", credit_note_id=new_id()),
+    a_dispute,
+    lambda amount: a_dispute(amount, ends=DisputeWon),
+    lambda amount: a_dispute(amount, ends=DisputeLost),
+]
+
+
+@given(
+    st.lists(st.integers(0, len(HISTORIES) - 1), max_size=5),
+    st.integers(0, 2**32),
 )
+def test_the_order_of_the_news_is_no_matter(kinds: list[int], seed: int) -> None:
+    news = [event for n, kind in enumerate(kinds) for event in HISTORIES[kind](10**n)]
+    shuffled = [*news, *news]
+    Random(seed).shuffle(shuffled)  # noqa: S311
 
-
-@given(histories, st.data())
-def test_the_order_of_the_news_is_no_matter(told: list[list[Back]], data: st.DataObject) -> None:
-    news = [event for history in told for event in history]
-    shuffled = data.draw(st.permutations([*news, *news]))
-
-    assert taken_in(list(shuffled)) == taken_in(news)
+    assert taken_in(shuffled) == taken_in(news)
 
 
 def test_what_went_back_by_hand_is_not_given_a_second_time() -> None:
