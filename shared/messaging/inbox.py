@@ -7,10 +7,11 @@ from uuid import UUID
 
 from shared.db import UnitOfWork
 
+#: The time is that of the claim itself: behind the gate's lock, it tells in which order they came.
 CLAIM = """
 INSERT INTO {schema}.inbox AS i (consumer, event_id, processed_at)
-SELECT $1::text, id, now() FROM unnest($2::uuid[]) AS id
-    ON CONFLICT (consumer, event_id) DO UPDATE SET processed_at = now()
+SELECT $1::text, id, statement_timestamp() FROM unnest($2::uuid[]) AS id
+    ON CONFLICT (consumer, event_id) DO UPDATE SET processed_at = statement_timestamp()
  WHERE i.processed_at IS NULL
 RETURNING event_id
 """

@@ -1,7 +1,9 @@
 """`python -m tests.chaos`: one run, told line by line; ends with its report as one line of JSON.
 
 CHAOS_FAULTS, CHAOS_SUBSCRIPTIONS and CHAOS_SEED decide it; CHAOS_ONLY keeps to some faults
-(names separated by commas), CHAOS_DEFECT plants one. The exit code is 1 when something was found.
+(names separated by commas). CHAOS_BROKERS=3 makes the broker a cluster, CHAOS_STANDBY=sync (or
+async) has a standby follow Postgres, CHAOS_SCALE="payments-worker=2" starts replicas, CHAOS_DEFECT
+plants a defect. The exit code is 1 when something was found.
 """
 
 import json
@@ -11,6 +13,7 @@ import sys
 import time
 
 from tests.chaos.run import Wanted, run
+from tests.chaos.topology import Shape
 
 
 def main() -> int:
@@ -21,7 +24,12 @@ def main() -> int:
         faults=int(told("CHAOS_FAULTS") or 300),
         subscriptions=int(told("CHAOS_SUBSCRIPTIONS") or 400),
         only=tuple(name.strip() for name in (told("CHAOS_ONLY") or "").split(",") if name.strip()),
-        defect=told("CHAOS_DEFECT") or None,
+        shape=Shape(
+            defect=told("CHAOS_DEFECT") or None,
+            scale=told("CHAOS_SCALE") or "",
+            brokers=int(told("CHAOS_BROKERS") or 1),
+            standby=told("CHAOS_STANDBY") or "",
+        ),
     )
     began = time.monotonic()
 
@@ -31,9 +39,12 @@ def main() -> int:
 
     tell(f"seed {wanted.seed}")
     report = run(wanted, tell)
+    stories = report.pop("stories", [])
     sys.stdout.write(f"{json.dumps(report)}\n")
     for violation in report["violations"]:
         sys.stderr.write(f"VIOLATION {violation}\n")
+    for line in stories:
+        sys.stderr.write(f"{line}\n")
     if report["violations"]:
         sys.stderr.write(f"Repeat it with: CHAOS_SEED={wanted.seed} make chaos\n")
     return 1 if report["violations"] else 0

@@ -1,147 +1,32 @@
 """Looks at the system from outside (SQL, the provider's book, the clients) for what must not be.
 
 `waiting` lists what is still on its way, which has to become nothing; `violations` lists what is
-wrong for good.
+wrong for good, and `stories` tells how it came to that.
 """
 
 import importlib
+import re
 import sqlite3
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from infra.environment import SERVICES
+from tests.chaos import rules
 from tests.chaos.history import History
+from tests.chaos.poison import ACCOUNT, MALFORMED
 
 #: Shown of each kind of violation; the count tells how many there are.
 SHOWN = 5
-
-#: Per service: events that wait to be published, that came too early, that were given up.
-PATH = {
-    "outbox rows not sent": "SELECT count(*) FROM {s}.outbox WHERE sent_at IS NULL",
-    "early events": "SELECT count(*) FROM {s}.early_events",
-    "test clocks behind": (
-        "SELECT count(*) FROM {s}.account_clocks WHERE reported_revision < revision"
-    ),
-}
-#: What the business still has in hand.
-WORK = {
-    "attempts of unknown outcome": (
-        "SELECT count(*) FROM payments.attempts WHERE status = 'unknown'"
-    ),
-    "payments due": """
-        SELECT count(*) FROM payments.payments p
-          LEFT JOIN payments.account_clocks c USING (account_id)
-         WHERE p.due_at <= coalesce(c.now, now()) AND p.status IN ('created', 'failed')
-    """,
-    "payments under way": (
-        "SELECT count(*) FROM payments.payments WHERE status IN ('processing', 'unknown')"
-    ),
-    "refunds under way": "SELECT count(*) FROM payments.refunds WHERE status = 'pending'",
-    "webhooks to work off": (
-        "SELECT count(*) FROM payments.webhook_events"
-        " WHERE processed_at IS NULL AND process_at <= now()"
-    ),
-    "test clocks advancing": (
-        "SELECT count(*) FROM subscriptions.test_clocks WHERE status <> 'ready'"
-    ),
-    "paid invoices whose subscription does not know": """
-        SELECT count(*) FROM subscriptions.subscriptions s JOIN invoicing.invoices i
-            ON i.subscription_id = s.id AND i.billing_reason = 'subscription_start'
-         WHERE i.status = 'paid' AND s.status = 'incomplete'
-    """,
-}
-
-#: Each finds what must not be, as rows that say what it is.
-RULES = {
-    "an invoice with two successful attempts": """
-        SELECT invoice_id FROM payments.attempts WHERE status = 'succeeded'
-         GROUP BY invoice_id HAVING count(*) > 1
-    """,
-    "the ledger does not sum to zero": """
-        SELECT currency, sum(amount) FROM payments.ledger_entries
-         GROUP BY currency HAVING sum(amount) <> 0
-    """,
-    "a ledger transaction does not sum to zero": """
-        SELECT transaction_id FROM payments.ledger_entries
-         GROUP BY transaction_id, currency HAVING sum(amount) <> 0
-    """,
-    "a successful attempt that is not in the ledger, or with another amount": """
-        SELECT a.id FROM payments.attempts a
-          LEFT JOIN payments.ledger_transactions t ON t.kind = 'charge'
-               AND t.reference = a.id::text
-          LEFT JOIN payments.ledger_entries e ON e.transaction_id = t.id
-               AND e.ledger_account = 'clearing'
-         WHERE a.status = 'succeeded' AND e.amount IS DISTINCT FROM -a.amount
-    """,
-    "money that was taken and is not matched with an invoice": """
-        SELECT currency, sum(amount) FROM payments.ledger_entries
-         WHERE ledger_account = 'clearing' GROUP BY currency HAVING sum(amount) <> 0
-    """,
-    "a payment that succeeded for an invoice that is neither paid nor paid back": """
-        SELECT i.number FROM payments.payments p JOIN invoicing.invoices i ON i.id = p.invoice_id
-         WHERE p.status = 'succeeded' AND i.status <> 'paid' AND p.refunded < p.amount
-    """,
-    "a paid invoice whose money nobody has": """
-        SELECT i.number FROM invoicing.invoices i
-          LEFT JOIN payments.payments p ON p.invoice_id = i.id
-         WHERE i.status = 'paid' AND i.amount_paid > 0
-           AND p.status IS DISTINCT FROM 'succeeded'
-    """,
-    "an invoice and the money received for it differ": """
-        SELECT i.number FROM invoicing.invoices i
-          LEFT JOIN invoicing.received_payments r ON r.invoice_id = i.id
-         GROUP BY i.id, i.number, i.amount_paid
-        HAVING coalesce(sum(r.applied), 0) <> i.amount_paid
-    """,
-    "a finalized invoice that nobody collects": """
-        SELECT i.number FROM invoicing.invoices i
-          LEFT JOIN payments.payments p ON p.invoice_id = i.id
-         WHERE i.status = 'open' AND i.total > i.credit_applied AND i.collect_automatically
-           AND p.id IS NULL
-    """,
-    "a failed payment with neither a retry, a dunning nor an end": """
-        SELECT p.id FROM payments.payments p
-          LEFT JOIN payments.dunnings d ON d.payment_id = p.id
-         WHERE p.status = 'failed' AND p.due_at IS NULL AND d.id IS NULL
-           AND p.billing_reason = 'subscription_cycle'
-    """,
-    "invoice numbers with a gap": """
-        SELECT n.series, n.last, count(i.id) FROM invoicing.number_series n
-          JOIN invoicing.invoices i ON i.legal_entity_id = n.legal_entity_id
-               AND i.series = n.series AND i.number IS NOT NULL
-         GROUP BY n.id, n.series, n.last HAVING n.last <> count(DISTINCT i.number)
-    """,
-    "a period billed twice": """
-        SELECT i.subscription_id, i.billing_reason, l.period_start
-          FROM invoicing.invoices i JOIN invoicing.invoice_lines l ON l.invoice_id = i.id
-         WHERE i.billing_reason IN ('subscription_start', 'subscription_cycle')
-           AND l.kind NOT LIKE '%credit%' AND l.amount > 0
-         GROUP BY 1, 2, 3 HAVING count(DISTINCT i.id) > 1
-    """,
-    "a subscription that began and was not billed": """
-        SELECT s.id FROM subscriptions.subscriptions s
-          LEFT JOIN invoicing.invoices i ON i.subscription_id = s.id
-         WHERE i.id IS NULL
-    """,
-}
-
-#: Every table with a version: it equals the number of events of the aggregate.
-SEQUENCES = """
-SELECT aggregate_id FROM {s}.outbox WHERE headers IS NULL AND routing_key <> 'test_clock.reported'
- GROUP BY aggregate_id, split_part(routing_key, '.', 1)
-HAVING min(sequence) <> 1 OR max(sequence) <> count(*) OR count(DISTINCT sequence) <> count(*)
-"""
-LETTERS = "SELECT consumer, event_name, cause, error FROM {s}.dead_letters WHERE status = 'parked'"
-EVENTS = "SELECT id, routing_key, account_id FROM {s}.outbox WHERE headers IS NULL"
-TAKEN = "SELECT consumer, event_id FROM {s}.inbox WHERE processed_at IS NOT NULL"
-HANDLED = (
-    "SELECT account_id, name, count FROM {s}.clock_activity"
-    " WHERE direction = 'handled' AND name NOT LIKE '%.follow_test_clock'"
-)
+#: What a process of a service may take, in MiB, however long it runs.
+MOST_MEMORY = 250
+#: Never in a log: passwords, mail addresses of customers, tokens.
+SECRET = re.compile(rb"chaos passphrase|c\d+-\d+@example\.com|eyJ[\w-]{20,}\.eyJ|tok_[a-z]+")
 
 
 def matches(pattern: str, key: str) -> bool:
@@ -152,11 +37,46 @@ def matches(pattern: str, key: str) -> bool:
 
 def bindings() -> dict[str, dict[str, tuple[str, ...]]]:
     """By service, each handler's queue and what it is bound to."""
-    found = {}
-    for service in SERVICES:
-        module = importlib.import_module(f"services.{service}.main")
-        found[service] = dict(module.service.consumers.bindings())
-    return found
+    return {service: dict(_consumers(service).bindings()) for service in SERVICES}
+
+
+def ordered() -> list[str]:
+    """The queues of the handlers that take an aggregate's events in sequence."""
+    return [
+        queue
+        for service in SERVICES
+        for queue, handler in _consumers(service).handlers.items()
+        if handler.ordered
+    ]
+
+
+def _consumers(service: str) -> Any:
+    return importlib.import_module(f"services.{service}.main").service.consumers
+
+
+async def bound(connection: Any) -> tuple[list[str], list[str]]:
+    """Who is bound to which of the kinds of event that there are: handlers, and kinds."""
+    keys = [
+        row[0]
+        for row in await connection.fetch(
+            f"SELECT DISTINCT routing_key FROM ({rules.ALL_EVENTS}) e"  # noqa: S608  (ours)
+        )
+    ]
+    pairs = [
+        (queue, key)
+        for queues in bindings().values()
+        for queue, patterns in queues.items()
+        for key in keys
+        if any(matches(pattern, key) for pattern in patterns)
+    ]
+    return [queue for queue, _ in pairs], [key for _, key in pairs]
+
+
+async def oldest_not_taken(connection: Any) -> datetime | None:
+    """When the oldest event was made that a handler lacks."""
+    rows = await connection.fetch(rules.MISSING, *await bound(connection), timeout=60)
+    oldest: datetime | None = min((row[2] for row in rows), default=None)
+    return oldest
 
 
 class Checker:
@@ -165,39 +85,49 @@ class Checker:
     def __init__(self, database_url: str, sandbox: Path) -> None:
         self._url = database_url
         self._sandbox = sandbox
-        self._bindings = bindings()
+
+    async def _connect(self) -> Any:
+        return await asyncpg.connect(self._url, timeout=5)
 
     async def waiting(self) -> dict[str, int]:
         """What has not come to rest, and how much of it."""
-        connection = await asyncpg.connect(self._url, timeout=5)
+        connection = await self._connect()
         try:
             found: dict[str, int] = {}
-            for name, sql in PATH.items():
+            for name, sql in rules.PATH.items():
                 for service in SERVICES:
-                    found[f"{service}: {name}"] = await connection.fetchval(sql.format(s=service))
-            for name, sql in WORK.items():
+                    found[f"{service}: {name}"] = await connection.fetchval(sql.replace("{s}", service))
+            for name, sql in rules.WORK.items():
                 found[name] = await connection.fetchval(sql)
-            found["deliveries missing"] = sum((await self._missing(connection)).values())
+            if not any(found.values()):  # it is the dearest question
+                rows = await connection.fetch(rules.MISSING, *await bound(connection), timeout=60)
+                found["deliveries missing"] = sum(row[1] for row in rows)
             return {name: count for name, count in found.items() if count}
         finally:
             await connection.close()
 
     async def violations(self, history: History) -> list[str]:
         """What is wrong, a line each."""
-        connection = await asyncpg.connect(self._url, timeout=5)
+        connection = await self._connect()
         try:
             found = list(history.surprises)
-            for name, sql in RULES.items():
+            for name, sql in {**rules.RULES, **rules.EDGES}.items():
                 found += _told(name, await connection.fetch(sql))
             for service in SERVICES:
-                rows = await connection.fetch(SEQUENCES.format(s=service))
+                rows = await connection.fetch(rules.SEQUENCES.replace("{s}", service))
                 found += _told(f"{service}: a sequence with a gap or a repeat", rows)
-                rows = await connection.fetch(LETTERS.format(s=service))
+                rows = await connection.fetch(rules.LETTERS.replace("{s}", service))
                 found += _told(f"{service}: parked", rows)
-            missing = await self._missing(connection)
-            found += [f"{queue}: {count} events not handled" for queue, count in missing.items()]
-            found += await self._ghosts(connection)
-            found += await self._doubles(connection)
+            who = await bound(connection)
+            missing = await connection.fetch(rules.MISSING, *who)
+            found += [f"{row[0]}: {row[1]} events not handled" for row in missing]
+            rows = await connection.fetch(rules.GHOSTS)
+            found += _told("a ghost: handled, but never committed", rows)
+            rows = await connection.fetch(rules.DOUBLES, *who)
+            found += _told("handled more often than there were events", rows)
+            rows = await connection.fetch(rules.OUT_OF_ORDER, ordered())
+            found += _told("handled before what precedes it", rows)
+            found += await self._poison(connection)
             found += await self._provider(connection)
             found += await self._clients(connection, history)
             return found
@@ -206,9 +136,17 @@ class Checker:
 
     async def counts(self) -> dict[str, int]:
         """How much there was to get wrong."""
-        connection = await asyncpg.connect(self._url, timeout=5)
+        connection = await self._connect()
         try:
-            tables = ("subscriptions.subscriptions", "invoicing.invoices", "payments.attempts")
+            tables = (
+                "subscriptions.subscriptions",
+                "subscriptions.usage_events",
+                "subscriptions.token_orders",
+                "invoicing.invoices",
+                "invoicing.credit_notes",
+                "payments.attempts",
+                "payments.refunds",
+            )
             found = {
                 name.split(".")[1]: await connection.fetchval(f"SELECT count(*) FROM {name}")  # noqa: S608  (names are ours)
                 for name in tables
@@ -225,72 +163,47 @@ class Checker:
 
     # ---- the path ---------------------------------------------------------------------------
 
-    async def _events(self, connection: Any) -> list[Any]:
-        rows: list[Any] = []
+    async def _poison(self, connection: Any) -> list[str]:
+        """Each bound handler has parked it, and says why."""
+        found: list[str] = []
+        sent = []
         for service in SERVICES:
-            rows += await connection.fetch(EVENTS.format(s=service))
-        return rows
-
-    async def _missing(self, connection: Any) -> dict[str, int]:
-        """Committed events that a bound handler has not taken, by queue (no zombie record)."""
-        taken: defaultdict[str, set[Any]] = defaultdict(set)
+            sent += await connection.fetch(
+                f"SELECT id, routing_key, body FROM {service}.outbox"  # noqa: S608  (names are ours)
+                f" WHERE account_id = '{ACCOUNT}'"
+            )
+        parked: set[tuple[str, Any]] = set()
         for service in SERVICES:
-            for row in await connection.fetch(TAKEN.format(s=service)):
-                taken[row["consumer"]].add(row["event_id"])
-        missing: Counter[str] = Counter()
-        for event in await self._events(connection):
-            for queue in self._bound(event["routing_key"]):
-                missing[queue] += event["id"] not in taken[queue]
-        return {queue: count for queue, count in missing.items() if count}
-
-    def _bound(self, key: str) -> Iterable[str]:
-        for queues in self._bindings.values():
-            for queue, patterns in queues.items():
-                if any(matches(pattern, key) for pattern in patterns):
-                    yield queue
-
-    async def _ghosts(self, connection: Any) -> list[str]:
-        """Handled events that nobody has committed."""
-        known = {event["id"] for event in await self._events(connection)}
-        ghosts = []
-        for service in SERVICES:
-            rows = await connection.fetch(TAKEN.format(s=service))
-            ghosts += [row for row in rows if row["event_id"] not in known]
-        return _told("a ghost: handled, but never committed", ghosts)
-
-    async def _doubles(self, connection: Any) -> list[str]:
-        """Each handler counts, with its effect, what it took of an account: as much as there was.
-
-        The inbox could not tell, for it is what must not fail; this count is a witness beside it.
-        """
-        due: Counter[tuple[str, Any]] = Counter()
-        for event in await self._events(connection):
-            if not event["routing_key"].startswith("test_clock."):
-                for queue in self._bound(event["routing_key"]):
-                    due[queue, event["account_id"]] += 1
-        found = []
-        for service in SERVICES:
-            for row in await connection.fetch(HANDLED.format(s=service)):
-                expected = due[row["name"], row["account_id"]]
-                if row["count"] > expected:
-                    found.append((row["name"], row["account_id"], row["count"], expected))
-        return _told("handled more often than there were events", found)
+            rows = await connection.fetch(
+                f"SELECT consumer, event_id, body, reason FROM {service}.dead_letters"  # noqa: S608  (names are ours)
+                " WHERE reason IN ('malformed', 'unknown-event')"
+            )
+            parked |= {(row["consumer"], row["event_id"]) for row in rows}
+        for row in sent:
+            is_known = bytes(row["body"]) == MALFORMED.encode()
+            for queues in bindings().values():
+                for queue, patterns in queues.items():
+                    if any(matches(pattern, row["routing_key"]) for pattern in patterns) and (
+                        (queue, None if is_known else row["id"]) not in parked
+                    ):
+                        found.append(f"{queue}: poison {row['routing_key']} was not parked")
+        return found
 
     # ---- the money --------------------------------------------------------------------------
 
+    @contextmanager
+    def _book(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(f"file:{self._sandbox}?mode=ro", uri=True)) as book:
+            yield book
+
     async def _provider(self, connection: Any) -> list[str]:
-        """The provider's own book against ours, charge by charge."""
-        book = sqlite3.connect(f"file:{self._sandbox}?mode=ro", uri=True)
-        try:
+        """The provider's own book against ours, charge by charge and refund by refund."""
+        with self._book() as book:
             charges = book.execute(
                 "SELECT key, json_extract(metadata, '$.invoice_id'), captured, fee, id"
                 " FROM charges WHERE captured > 0"
             ).fetchall()
-            refunded = dict(
-                book.execute("SELECT charge, sum(amount) FROM refunds GROUP BY charge").fetchall()
-            )
-        finally:
-            book.close()
+            refunds = book.execute("SELECT id, amount FROM refunds").fetchall()
         found = []
         by_invoice = Counter(invoice for _, invoice, *_ in charges)
         twice = [(invoice, count) for invoice, count in by_invoice.items() if count > 1]
@@ -300,16 +213,18 @@ class Checker:
         )
         ours = {row["id"]: row["amount"] for row in rows}
         theirs = {key: captured for key, _, captured, *_ in charges}
-        differ = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
-        found += _told(
-            "the provider and we differ about a charge",
-            [(key, f"ours {ours.get(key)}", f"theirs {theirs.get(key)}") for key in differ],
+        found += _told("the provider and we differ about a charge", _differ(ours, theirs))
+        rows = await connection.fetch(
+            "SELECT reference, amount FROM payments.refunds WHERE status = 'succeeded'"
         )
+        ours = {row["reference"]: row["amount"] for row in rows}
+        found += _told("the provider and we differ about a refund", _differ(ours, dict(refunds)))
         held = await connection.fetchval(
             "SELECT coalesce(sum(amount), 0)::bigint FROM payments.ledger_entries"
             " WHERE ledger_account = 'provider:sandbox'"
         )
-        holds = sum(captured - fee for _, _, captured, fee, _ in charges) - sum(refunded.values())
+        holds = sum(captured - fee for _, _, captured, fee, _ in charges)
+        holds -= sum(amount for _, amount in refunds)
         if held != holds:
             found.append(f"the ledger says the provider holds {held}, the provider says {holds}")
         return found
@@ -318,16 +233,125 @@ class Checker:
 
     async def _clients(self, connection: Any, history: History) -> list[str]:
         """What clients were given is there, and nothing that they did not ask for."""
-        rows = await connection.fetch("SELECT id::text FROM subscriptions.subscriptions")
-        stored = {row["id"] for row in rows}
-        given = history.made("subscribe")
-        found = _told(
-            "a subscription that a client was given is gone", [(i,) for i in given - stored]
-        )
-        unknown = any(call.status is None for call in history.calls)
-        if not unknown:
-            found += _told("a subscription that nobody asked for", [(i,) for i in stored - given])
+        found: list[str] = []
+        for what, sql in GIVEN.items():
+            stored = {row[0] for row in await connection.fetch(sql)}
+            given = history.made(what)
+            found += _told(
+                f"{what}: what a client was given is gone", [(i,) for i in given - stored]
+            )
+            if not history.is_unsure_of(what):
+                found += _told(f"{what}: nobody asked for it", [(i,) for i in stored - given])
         return found
+
+    # ---- how it came to that ----------------------------------------------------------------
+
+    async def stories(
+        self, violations: Iterable[str], history: History, most: int = 5
+    ) -> list[str]:
+        """The shortest history of each aggregate that is named, over all services."""
+        connection = await self._connect()
+        told: list[str] = []
+        seen: set[str] = set()
+        try:
+            for violation in violations:
+                for found in UUIDS.findall(violation):
+                    if found not in seen and len(seen) < most:
+                        seen.add(found)
+                        told += [f"--- {found} ({violation[:80]})"]
+                        told += await self._story(connection, found, history)
+        finally:
+            await connection.close()
+        return told
+
+    async def _story(self, connection: Any, about: str, history: History) -> list[str]:
+        """Its own events, those of the invoice, payment and subscription it belongs to, charges."""
+        rows = await connection.fetch(RELATED, about)
+        related = {about, *(str(row[0]) for row in rows if row[0])}
+        events = await connection.fetch(
+            f"SELECT * FROM ({rules.ALL_EVENTS}) e WHERE aggregate_id = ANY($1::text[]::uuid[])"  # noqa: S608  (names are ours)
+            " ORDER BY created_at, sequence",
+            list(related),
+        )
+        taken = await connection.fetch(
+            f"SELECT * FROM ({rules.ALL_TAKEN}) t WHERE event_id = ANY($1::uuid[])"  # noqa: S608  (names are ours)
+            " ORDER BY processed_at",
+            [event["id"] for event in events],
+        )
+        lines = [(event["created_at"], _event(event)) for event in events]
+        lines += [
+            (row["processed_at"], f"    {row['consumer']} took {row['event_id']}") for row in taken
+        ]
+        attempts = await connection.fetch(
+            "SELECT started_at, id, number, status FROM payments.attempts"
+            " WHERE invoice_id = ANY($1::text[]::uuid[])",
+            list(related),
+        )
+        lines += [
+            (row["started_at"], f"attempt {row['number']}, {row['id']}: {row['status']}")
+            for row in attempts
+        ]
+        told = [f"{at:%H:%M:%S.%f}  {text}" for at, text in sorted(lines, key=lambda one: one[0])]
+        with self._book() as book:
+            charges = book.execute(
+                "SELECT key, status, captured, json_extract(metadata, '$.invoice_id') FROM charges"
+            ).fetchall()
+        told += [
+            f"provider: {status} {captured} for attempt {key}"
+            for key, status, captured, invoice in charges
+            if invoice in related
+        ]
+        return told + [f"client: {call}" for call in history.calls if call.made in related]
+
+
+def _event(row: Any) -> str:
+    return f"{row['routing_key']} {row['sequence']} of {row['aggregate_id']} ({row['id']})"
+
+
+UUIDS = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+#: From an invoice, a payment, an attempt, a credit note or a subscription to what it hangs on.
+RELATED = """
+SELECT x FROM (
+    SELECT unnest(ARRAY[i.id, i.subscription_id, p.id]) AS x FROM invoicing.invoices i
+      LEFT JOIN payments.payments p ON p.invoice_id = i.id
+      LEFT JOIN payments.attempts a ON a.invoice_id = i.id
+      LEFT JOIN invoicing.credit_notes n ON n.invoice_id = i.id
+     WHERE $1::text::uuid IN (i.id, p.id, a.id, n.id)
+        OR ($1::text::uuid = i.subscription_id AND i.billing_reason = 'subscription_start')) r
+"""
+#: What clients are given an id of, and where it is then.
+GIVEN = {
+    "subscribe": "SELECT id::text FROM subscriptions.subscriptions",
+    "buy tokens": "SELECT id::text FROM subscriptions.token_orders",
+    "report usage": "SELECT id FROM subscriptions.usage_events",
+}
+
+
+def leaks(logs: Path) -> list[str]:
+    """Lines of a log that say what none may say."""
+    found: list[tuple[str, str]] = []
+    for log in sorted(logs.glob("*.log")):
+        with log.open("rb") as lines:
+            found += [
+                (log.name, line.decode(errors="replace").strip()[:200])
+                for line in lines
+                if SECRET.search(line)
+            ]
+    return _told("a secret or a person in a log", found)
+
+
+def bloated(footprint: dict[str, int]) -> list[str]:
+    """Processes that have grown beyond what one may take."""
+    rows = [(name, f"{mib} MiB") for name, mib in footprint.items() if mib > MOST_MEMORY]
+    return _told("a process that grew", rows)
+
+
+def _differ(ours: dict[Any, int], theirs: dict[Any, int]) -> list[tuple[Any, ...]]:
+    return [
+        (key, f"ours {ours.get(key)}", f"theirs {theirs.get(key)}")
+        for key in ours.keys() | theirs.keys()
+        if ours.get(key) != theirs.get(key)
+    ]
 
 
 def _told(name: str, rows: Iterable[Any]) -> list[str]:

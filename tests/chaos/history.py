@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class History:
         self.calls: list[Call] = []
         #: What no client should ever meet.
         self.surprises: list[str] = []
+        #: What clients chose the ids of, by what they did.
+        self._chosen: defaultdict[str, set[str]] = defaultdict(set)
         #: Who waited in vain.
         self.unanswered: list[str] = []
 
@@ -71,4 +74,14 @@ class History:
 
     def made(self, what: str) -> set[str]:
         """The ids that clients were given."""
-        return {call.made for call in self.calls if call.what == what and call.made}
+        given = {call.made for call in self.calls if call.what == what and call.made}
+        return given | self._chosen[what]
+
+    def note_made(self, what: str, ids: Iterable[str]) -> None:
+        """What was taken under ids that the client chose."""
+        with self._lock:
+            self._chosen[what].update(ids)
+
+    def is_unsure_of(self, what: str) -> bool:
+        """Whether one of these was never answered: it may have happened or not."""
+        return any(call.what == what and call.status is None for call in self.calls)

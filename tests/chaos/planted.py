@@ -1,16 +1,9 @@
-"""Defects on purpose, to see that the harness finds them: `python -m tests.chaos.planted …`.
-
-`python -m tests.chaos.planted <defect> services.payments worker` is `python -m services.payments
-worker` with one thing done wrong. What is shipped has no switch for it: the defect is patched
-into the process from here, and nothing of the tests is in an image.
-"""
+"""Defects on purpose, to see that the harness finds them (put in by tests/chaos/child.py)."""
 
 import asyncio
 import contextlib
 import importlib
 import os
-import runpy
-import sys
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -351,18 +344,13 @@ async def _quietly(waiting: Any) -> None:
         await waiting
 
 
-def main() -> None:
-    """Plant, then be the process that was asked for."""
-    defect, name, *words = sys.argv[1:]
-    if os.environ.get("PERENNIAL_ENVIRONMENT") == "production":
-        raise SystemExit("No defects are planted in production.")
+def put(defect: str, name: str, words: list[str]) -> None:
+    """Plant it in this process, where it concerns it."""
     service = name.split(".")[1]
     # The sandbox is the witness: nothing is wrong with it.
     concerned = not name.endswith(".sandbox") and "migrate" not in words
     if concerned and service in CONCERNED.get(defect, (service,)):
         PLANTS[defect]()
-    sys.argv = [name, *words]
-    runpy.run_module(f"{name}.__main__", run_name="__main__")
 
 
 #: Defects that live in one service; the others are in all of them.
@@ -379,6 +367,3 @@ CONCERNED = {
     ),
     "invoice numbers from a sequence": ("invoicing",),
 }
-
-if __name__ == "__main__":
-    main()

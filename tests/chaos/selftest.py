@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.chaos.planted import PLANTS
 from tests.chaos.run import Wanted, run
+from tests.chaos.topology import Shape
 
 KILLS = ("worker killed", "worker killed in its transaction")
 BROKER = ("broker frozen and killed", "broker killed")
@@ -32,6 +33,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "invoice numbers from a sequence": ("worker killed",),
     "idempotency keys forgotten": ("gateway killed", "api killed"),
 }
+#: What takes several processes to come out.
+SCALES = {"no sequence gate": "invoicing-worker=2 payments-worker=2"}
 COUNT = int(os.environ.get("CHAOS_FAULTS") or 15)
 SUBSCRIPTIONS = int(os.environ.get("CHAOS_SUBSCRIPTIONS") or 24)
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
@@ -44,7 +47,7 @@ def main() -> int:
         report = _plant(defect)
         # What is wrong for good tells more than what is late.
         found = sorted(report["violations"], key=lambda one: one.startswith("not at rest"))
-        told = {key: report.get(key) for key in ("planted", "seed", "commit", "faults", "took_s")}
+        told = {key: report.get(key) for key in ("defect", "seed", "commit", "faults", "took_s")}
         sys.stdout.write(json.dumps({**told, "found": found[:3], "of": len(found)}) + "\n")
         sys.stdout.flush()
         if not found:
@@ -60,7 +63,7 @@ def _plant(defect: str) -> dict[str, Any]:
         faults=COUNT,
         subscriptions=SUBSCRIPTIONS,
         only=FAULTS.get(defect, ()),
-        defect=defect,
+        shape=Shape(defect=defect, scale=SCALES.get(defect, "")),
         keep=False,
     )
 
