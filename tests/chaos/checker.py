@@ -96,7 +96,9 @@ class Checker:
             found: dict[str, int] = {}
             for name, sql in rules.PATH.items():
                 for service in SERVICES:
-                    found[f"{service}: {name}"] = await connection.fetchval(sql.replace("{s}", service))
+                    found[f"{service}: {name}"] = await connection.fetchval(
+                        sql.replace("{s}", service)
+                    )
             for name, sql in rules.WORK.items():
                 found[name] = await connection.fetchval(sql)
             if not any(found.values()):  # it is the dearest question

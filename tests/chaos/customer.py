@@ -25,8 +25,8 @@ CARDS = {
     "tok_declined": 1,
 }
 USAGE_AT_ONCE = 5
-#: The one account that reports more than all the others.
-FLOOD_BATCHES, FLOOD_AT_ONCE = 40, 200
+#: The one account that reports more than all the others: so much for each subscription there is.
+FLOOD_EACH, FLOOD_AT_ONCE = 20, 200
 
 
 @dataclass
@@ -88,7 +88,8 @@ class Customer:
     count: int
     #: Subscriptions of everybody, to see that nobody sees another's.
     everybody: list[str]
-    floods: bool = False
+    #: Of how many subscriptions it is the one account that floods.
+    floods: int = 0
     held: list[str] = field(default_factory=list)
     _clock: "Clock | None" = None
     _reported: int = 0
@@ -104,9 +105,8 @@ class Customer:
         self.client.must("attach a card", "POST", "/v1/payment-methods", body)
         for number in range(self.count):
             self._subscribe(is_metered=number % 4 == 3)
-        if self.floods:
-            for _ in range(FLOOD_BATCHES):
-                self._report_usage(FLOOD_AT_ONCE)
+        for _ in range(self.floods * FLOOD_EACH // FLOOD_AT_ONCE):
+            self._report_usage(FLOOD_AT_ONCE)
         for _ in range(self.rng.randint(2, 4) + self.count // 4):
             self._do_something()
         self._look_around()

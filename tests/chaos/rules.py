@@ -119,10 +119,11 @@ RULES = {
            AND l.kind NOT LIKE '%credit%' AND l.amount > 0
          GROUP BY 1, 2, 3 HAVING count(DISTINCT i.id) > 1
     """,
-    "a subscription that began and was not billed": """
+    "a subscription that is paid in advance, began and was not billed": """
         SELECT s.id FROM subscriptions.subscriptions s
-          LEFT JOIN invoicing.invoices i ON i.subscription_id = s.id
-         WHERE i.id IS NULL
+          JOIN subscriptions.prices p ON p.id = s.price_id AND p.type <> 'metered'
+         WHERE NOT EXISTS (SELECT FROM invoicing.invoice_lines l WHERE l.subscription_id = s.id)
+           AND NOT EXISTS (SELECT FROM invoicing.invoices i WHERE i.subscription_id = s.id)
     """,
     "a subscription that was set aside": """
         SELECT id, parked_reason FROM subscriptions.subscriptions WHERE parked_at IS NOT NULL

@@ -69,9 +69,9 @@ class Workload:
 
     @property
     def progress(self) -> float:
-        """Which share of the customers has done all it wanted."""
+        """How far the customers are: half of it to have subscribed, half to have done the rest."""
         over = sum(1 for future in self._futures if future.done())
-        return over / max(1, len(self._futures))
+        return (len(self._everybody) / self.subscriptions + over / len(self._futures)) / 2
 
     @property
     def is_over(self) -> bool:
@@ -121,7 +121,7 @@ class Workload:
             email=f"c{number}-{self.seed}@example.com",
             count=subscriptions,
             everybody=self._everybody,
-            floods=number == 0,
+            floods=self.subscriptions if number == 0 else 0,
         )
         try:
             customer.live()
