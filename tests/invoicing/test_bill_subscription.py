@@ -1,6 +1,6 @@
 """What a subscription says is owed becomes an invoice, once."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
@@ -63,6 +63,65 @@ async def test_a_started_subscription_is_invoiced_with_number_and_tax(
     assert invoice["lines"][0]["why"]["tax"]["why"] == "Standard rate of AT: 20 %."
     assert invoice["bill_to"]["address"]["country"] == "AT"
     assert invoice["seller"]["name"]
+
+
+async def test_the_rate_is_that_of_the_day_on_which_the_period_begins_for_the_account(
+    http: httpx.AsyncClient, issuer: TokenIssuer, publish: Publish, new_account: NewAccount
+) -> None:
+    """Romania went from 19 to 21 % on 1 August 2025; the account lives by Berlin's clock."""
+    account = await new_account("RO")
+    subscription_id = new_id()
+    late = datetime(2025, 8, 20, tzinfo=UTC)
+    begins = {
+        datetime(2025, 7, 31, 21, 59, tzinfo=UTC): "19",
+        datetime(2025, 7, 31, 22, 0, tzinfo=UTC): "21",
+    }
+    for sequence, start in enumerate(begins, start=1):
+        charge = a_charge(period_start=start, period_end=late)
+        renewed = a_renewed(
+            account,
+            subscription_id,
+            sequence=sequence,
+            occurred_at=late,
+            period_start=start,
+            period_end=late,
+            charges=(charge,),
+        )
+        await publish(renewed)
+
+    async def rates() -> list[str]:
+        found = body(await http.get("/v1/invoices", headers=issuer.of_account(account)))["data"]
+        return [invoice["taxes"][0]["rate"] for invoice in reversed(found)]
+
+    async def both() -> list[str] | None:
+        found = await rates()
+        return found if len(found) == 2 else None
+
+    assert await until(both) == list(begins.values())
+
+
+async def test_numbers_are_of_the_year_that_it_is_for_the_legal_entity(
+    http: httpx.AsyncClient,
+    staff: dict[str, str],
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    acting = staff | {"Perennial-Account": str(account)}
+    entity = {"name": "Kiwi Ltd", "country": "NZ", "time_zone": "Pacific/Auckland"}
+    made = body(await http.post("/v1/legal-entities", json=entity, headers=staff))
+    await http.put("/v1/billing-details", json={"legal_entity_id": made["id"]}, headers=acting)
+    new_year = datetime(2026, 12, 31, 11, tzinfo=UTC)
+
+    await publish(a_started(account, occurred_at=new_year))
+
+    finalized = await events.next(InvoiceFinalized, about=account)
+    assert finalized.number == "INV-2027-000001"
+    wrong = {**entity, "time_zone": "Middle-earth/Shire"}
+    refused = await http.post("/v1/legal-entities", json=wrong, headers=staff)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["field"] == "time_zone"
 
 
 async def test_a_period_is_billed_once_however_often_it_is_told(

@@ -46,7 +46,7 @@ def an_entity(**fields: Any) -> LegalEntity:
 def test_a_day_is_the_accounts_own_and_its_draft_closes_when_it_is_over() -> None:
     account = an_account(time_zone="America/New_York")
     late_in_the_day = datetime(2026, 3, 2, 4, 30, tzinfo=UTC)  # the 1st, 23:30, over there
-    renewed = a_renewed(account.account_id, new_id(), occurred_at=late_in_the_day)
+    renewed = a_renewed(account.account_id, new_id(), period_start=late_in_the_day)
 
     gathering = Gathering.of(renewed, account, an_entity(draft_hours=6))
 
@@ -66,10 +66,12 @@ def test_what_is_collected_in_another_way_shares_no_invoice() -> None:
         key(payment_method_id=card),
         key(dunning={"days": (1,), "then": "pause"}),
         key(currency="USD"),
-        key(occurred_at=START + timedelta(days=1)),
+        key(period_start=START + timedelta(days=1)),
     ]
 
-    assert key(occurred_at=START + timedelta(hours=9)) == euros
+    assert key(period_start=START + timedelta(hours=9)) == euros
+    # However late it is billed, it belongs to the day on which it was due.
+    assert key(occurred_at=START + timedelta(days=20)) == euros
     assert key(payment_method_id=card) == others[0]
     assert len({euros, *others}) == 5
 

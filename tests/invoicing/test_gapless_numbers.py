@@ -9,7 +9,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from services.invoicing.tables import invoices
 from services.invoicing.use_cases.draft_invoice import (
@@ -20,7 +20,7 @@ from services.invoicing.use_cases.draft_invoice import (
 )
 from shared.clock import utc_now
 from tests.harness import Running
-from tests.invoicing.conftest import NewAccount, body
+from tests.invoicing.conftest import NewAccount, body, until
 
 pytestmark = pytest.mark.servers
 
@@ -36,6 +36,11 @@ async def main():
     print("held", flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
+"""
+
+WAITING = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%number_series%'
 """
 
 
@@ -71,14 +76,17 @@ async def test_200_at_once_over_two_entities_with_a_killed_process(
     for entity in entities:
         drafts += await drafts_of(invoicing, await new_account(), entity, 100)
 
+    # As many at once as there are connections: who waits for one too long is refused.
+    turns = asyncio.Semaphore(invoicing.runtime.settings.database_pool_size)
+
     async def finalize(invoice_id: UUID) -> None:
-        async with invoicing.runtime.begin() as uow:
+        async with turns, invoicing.runtime.begin() as uow:
             await finalize_draft(uow, await uow.invoices.get(invoice_id), at=utc_now())
 
     async def give_up(invoice_id: UUID) -> None:
         """A finalization that takes its number and then fails."""
         with contextlib.suppress(ZeroDivisionError):
-            async with invoicing.runtime.begin() as uow:
+            async with turns, invoicing.runtime.begin() as uow:
                 await finalize_draft(uow, await uow.invoices.get(invoice_id), at=utc_now())
                 await uow.number_invoices()
                 raise ZeroDivisionError
@@ -96,7 +104,12 @@ async def test_200_at_once_over_two_entities_with_a_killed_process(
         *[finalize(draft) for draft in drafts[5:100]],
         *[finalize(draft) for draft in drafts[150:]],
     )
-    await asyncio.sleep(0.3)
+
+    async def somebody_waits() -> bool:
+        async with invoicing.runtime.begin() as uow:
+            return bool(await uow.session.scalar(text(WAITING)))
+
+    await until(somebody_waits)
     killed.send_signal(signal.SIGKILL)
     await killed.wait()
     await rest

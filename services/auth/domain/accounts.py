@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cache
 from typing import TypedDict
 from uuid import UUID
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from services.auth.domain.roles import MANAGERS, Role
 from shared.errors import Conflict, Forbidden, Invalid, NotFound
 from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
 from shared.ids import new_id
+from shared.zones import time_zones
 
 INVITATION_LIFE = timedelta(days=7)
 
@@ -102,14 +102,9 @@ def checked_country(code: str) -> str:
     return code
 
 
-@cache
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())  # reads a directory tree: once is enough
-
-
 def checked_zone(name: str) -> str:
     """The name of an IANA time zone, or a refusal."""
-    if name not in _zones():
+    if name not in time_zones():
         raise UnknownTimeZone(f"{name!r} is not an IANA time zone.", field="time_zone")
     return ZoneInfo(name).key
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, EmailStr, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, EmailStr, Field, StringConstraints
 
 from services.invoicing import queries
 from services.invoicing.api.billing_details import Address, Country, Text
@@ -20,8 +20,18 @@ from services.invoicing.use_cases.set_legal_entity import (
 )
 from shared.money import Currency
 from shared.web import Page, problems
+from shared.zones import time_zones
 
 router = APIRouter(prefix="/v1/legal-entities", tags=["legal entities"])
+
+
+def _known(name: str) -> str:
+    if name not in time_zones():
+        raise ValueError("not an IANA time zone")
+    return name
+
+
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known)]
 
 
 class Branding(RequestModel):
@@ -44,6 +54,7 @@ class LegalEntityRequest(RequestModel):
     iban: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}[0-9A-Z]{13,32}$")] | None = None
     bic: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{8}([A-Z0-9]{3})?$")] | None = None
     accounting_currency: Currency = "EUR"
+    time_zone: TimeZone = Field("UTC", description="Whose days its documents are dated by.")
     small_business: bool = False
     payment_terms_days: int = Field(0, ge=0, le=365)
     draft_hours: int = Field(
@@ -83,6 +94,7 @@ class LegalEntityView(BaseModel):
     iban: str | None
     bic: str | None
     accounting_currency: str
+    time_zone: str
     small_business: bool
     payment_terms_days: int
     draft_hours: int
@@ -105,6 +117,7 @@ class LegalEntityView(BaseModel):
             iban=entity.iban,
             bic=entity.bic,
             accounting_currency=entity.accounting_currency,
+            time_zone=entity.time_zone,
             small_business=entity.small_business,
             payment_terms_days=entity.payment_terms_days,
             draft_hours=entity.draft_hours,

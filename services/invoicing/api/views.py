@@ -183,7 +183,7 @@ def _accounting(invoice: Invoice) -> AccountingView | None:
     return AccountingView(
         currency=invoice.accounting_currency,
         rate=plain(invoice.exchange_rate),
-        on=invoice.exchange_rate_on or invoice.supplied_at.date(),
+        on=invoice.exchange_rate_on or invoice.supplied_on,
         total=Money(invoice.accounting_total or 0, invoice.accounting_currency),
         tax=Money(invoice.accounting_tax or 0, invoice.accounting_currency),
     )

@@ -1,10 +1,11 @@
 """What a document says, as plain values: the one source of its PDF and its XML."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from services.invoicing.domain.credit_note import CreditNote
-from services.invoicing.domain.invoice import Invoice
+from services.invoicing.domain.invoice import Invoice, InvoiceLine, zone_of
 
 
 def _text(value: object) -> str:
@@ -13,12 +14,13 @@ def _text(value: object) -> str:
 
 def paper_of_invoice(invoice: Invoice) -> dict[str, Any]:
     """A finalized invoice as it was issued; what happened to it since is not on it."""
+    ours, theirs = zone_of(invoice.seller), zone_of(invoice.bill_to)
     return {
         "kind": "invoice",
         "number": invoice.number,
-        "issued_at": _iso(invoice.issued_at),
-        "due_at": _iso(invoice.due_at),
-        "supplied_at": _iso(invoice.supplied_at),
+        "issued_at": _iso(invoice.issued_at, ours),
+        "due_at": _iso(invoice.due_at, ours),
+        "supplied_at": _iso(invoice.supplied_at, theirs),
         "currency": invoice.currency,
         "seller": invoice.seller,
         "bill_to": invoice.bill_to,
@@ -32,8 +34,8 @@ def paper_of_invoice(invoice: Invoice) -> dict[str, Any]:
                 "amount": line.amount,
                 "subtotal": line.subtotal,
                 "net": line.net,
-                "period_start": _iso(line.period_start),
-                "period_end": _iso(line.period_end),
+                "period_start": _iso(line.period_start, theirs),
+                "period_end": _iso(_last_moment(line), theirs),
                 "tax_behavior": line.tax_behavior,
                 "tax_code": line.tax_code,
                 "tax_rate": _text(line.tax_rate.normalize()),
@@ -56,19 +58,20 @@ def paper_of_invoice(invoice: Invoice) -> dict[str, Any]:
 def paper_of_credit_note(note: CreditNote, invoice: Invoice) -> dict[str, Any]:
     """A credit note, with the invoice that it takes from."""
     periods = {line.id: line for line in invoice.lines}
+    ours, theirs = zone_of(note.seller), zone_of(note.bill_to)
     return {
         "kind": "credit_note",
         "number": note.number,
-        "issued_at": _iso(note.issued_at),
+        "issued_at": _iso(note.issued_at, ours),
         "due_at": None,
-        "supplied_at": _iso(invoice.supplied_at),
+        "supplied_at": _iso(invoice.supplied_at, theirs),
         "currency": note.currency,
         "seller": note.seller,
         "bill_to": note.bill_to,
         "memo": note.reason,
         "collect_automatically": False,
         "invoice_number": note.invoice_number,
-        "invoice_issued_at": _iso(invoice.issued_at),
+        "invoice_issued_at": _iso(invoice.issued_at, ours),
         "lines": [
             {
                 "description": line.description,
@@ -77,8 +80,8 @@ def paper_of_credit_note(note: CreditNote, invoice: Invoice) -> dict[str, Any]:
                 "amount": line.net,
                 "subtotal": line.net,
                 "net": line.net,
-                "period_start": _iso(periods[line.invoice_line_id].period_start),
-                "period_end": _iso(periods[line.invoice_line_id].period_end),
+                "period_start": _iso(periods[line.invoice_line_id].period_start, theirs),
+                "period_end": _iso(_last_moment(periods[line.invoice_line_id]), theirs),
                 "tax_behavior": "exclusive",
                 "tax_code": line.tax_code,
                 "tax_rate": _text(line.tax_rate.normalize()),
@@ -110,5 +113,11 @@ def _accounting(invoice: Invoice) -> dict[str, Any] | None:
     }
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment is not None else None
+def _last_moment(line: InvoiceLine) -> datetime:
+    """Periods end before their end: one that ends at midnight has no part of the next day."""
+    return max(line.period_end - timedelta(seconds=1), line.period_start)
+
+
+def _iso(moment: datetime | None, zone: ZoneInfo) -> str | None:
+    """By the clock of that zone, so that the day it begins with is the one to be printed."""
+    return moment.astimezone(zone).isoformat() if moment is not None else None

@@ -67,6 +67,7 @@ class Account:
             "vat_id": self.vat_id,
             "language": self.language,
             "purchase_order": self.purchase_order,
+            "time_zone": self.time_zone,
         }
 
     def erase(self) -> None:

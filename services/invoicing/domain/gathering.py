@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from services.invoicing.domain.account import Account
 from services.invoicing.domain.legal_entity import LegalEntity
+from services.invoicing.domain.supply import supplied_at
 from shared.events.subscriptions import (
     Billable,
     DunningPolicy,
@@ -35,7 +36,7 @@ class Gathering:
     def of(cls, event: Billable, account: Account, entity: LegalEntity) -> "Gathering":
         """By the event and the settings alone, so that no order of events matters."""
         zone = ZoneInfo(account.time_zone)
-        day = event.occurred_at.astimezone(zone).date()
+        day = supplied_at(event).astimezone(zone).date()
         midnight = datetime.combine(day + timedelta(days=1), time(), tzinfo=zone)
         return cls(
             account_id=account.account_id,

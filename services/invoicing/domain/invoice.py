@@ -1,12 +1,13 @@
 """The life of an invoice: drafted, finalized with a number, then paid, void or given up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, get_args
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from services.invoicing.domain.payment import Returns
 from services.invoicing.domain.totals import Bundle, Totals
@@ -60,6 +61,11 @@ class InvoiceFrozen(Conflict):
 
 class NothingToInvoice(Invalid):
     code = "nothing-to-invoice"
+
+
+def zone_of(party: Mapping[str, Any]) -> ZoneInfo:
+    """By whose clock the days of a frozen seller or payer are told."""
+    return ZoneInfo(party.get("time_zone") or "UTC")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -160,6 +166,11 @@ class Invoice:
     #: What the search looks in: number, names and line texts.
     search_text: str = ""
     version: int = 0
+
+    @property
+    def supplied_on(self) -> date:
+        """The day of the supply by the payer's clock, by which periods are counted too."""
+        return self.supplied_at.astimezone(zone_of(self.bill_to)).date()
 
     @property
     def amount_due(self) -> int:

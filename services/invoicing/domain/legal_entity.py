@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from services.invoicing.domain.tax import Seller
 from shared.errors import Conflict, NotFound
@@ -35,6 +36,8 @@ class LegalEntity:
     iban: str | None = None
     bic: str | None = None
     accounting_currency: str = "EUR"
+    #: Whose days its documents and the years of its numbers go by.
+    time_zone: str = "UTC"
     small_business: bool = False
     payment_terms_days: int = 0
     #: For so long an invoice of a subscription is a draft that staff may look at.
@@ -64,4 +67,9 @@ class LegalEntity:
             "iban": self.iban,
             "bic": self.bic,
             "branding": self.branding,
+            "time_zone": self.time_zone,
         }
+
+    def local(self, instant: datetime) -> datetime:
+        """The instant by the entity's own clock."""
+        return instant.astimezone(ZoneInfo(self.time_zone))

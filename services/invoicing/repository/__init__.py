@@ -63,7 +63,7 @@ class InvoicingUnitOfWork(UnitOfWork):
         series = sorted({(entry[1].id, entry[0].series) for entry in waiting})
         for entity_id, name in series:
             mine = [e for e in waiting if (e[1].id, e[0].series) == (entity_id, name)]
-            numbers = await self.take_numbers(entity_id, name, (e[2] for e in mine))
+            numbers = await self.take_numbers(entity_id, name, (e[1].local(e[2]) for e in mine))
             for (invoice, entity, at, cause), number in zip(mine, numbers, strict=True):
                 days = invoice.payment_terms_days
                 due_at = at + timedelta(days=entity.payment_terms_days if days is None else days)

@@ -39,6 +39,7 @@ legal_entities = Table(
     Column("iban", Text),
     Column("bic", Text),
     Column("accounting_currency", Text, nullable=False),
+    Column("time_zone", Text, nullable=False, server_default=text("'UTC'")),
     Column("small_business", Boolean, nullable=False),
     Column("payment_terms_days", Integer, nullable=False),
     Column("draft_hours", Integer, nullable=False),

@@ -6,6 +6,7 @@ from datetime import UTC, timedelta
 from services.invoicing.domain.gathering import Gathering, gathers
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.domain.pending import PendingCharges
+from services.invoicing.domain.supply import supplied_at
 from services.invoicing.domain.totals import Bundle
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases.finalize_invoice import fill_invoice, finalize_computed
@@ -89,7 +90,7 @@ async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoic
         billing_key=key,
         currency=event.currency,
         created_at=event.occurred_at,
-        supplied_at=event.occurred_at,
+        supplied_at=supplied_at(event),
         payment_method_id=event.payment_method_id,
         dunning=event.dunning.model_dump(mode="json"),
     )
@@ -97,7 +98,8 @@ async def bill_subscription(uow: InvoicingUnitOfWork, event: Billable) -> Invoic
     uow.invoices.add(invoice)
     for waiting in pending:
         waiting.invoice_id = invoice.id
-    if entity.draft_hours:
+    # A start is not looked at first: the subscription waits for its invoice to be paid.
+    if entity.draft_hours and not isinstance(event, SubscriptionStarted):
         invoice.basis = [bundle.as_json() for bundle in bundles]
         invoice.finalizes_at = event.occurred_at + timedelta(hours=entity.draft_hours)
         uow.emit(invoice.draft(at=event.occurred_at))

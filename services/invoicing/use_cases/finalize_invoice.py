@@ -60,17 +60,17 @@ async def fill_invoice(
     entity: LegalEntity,
 ) -> Totals:
     """Put lines and sums on a draft, and the parties as they are now."""
+    invoice.bill_to = account.frozen()
+    invoice.seller = entity.frozen()
     totals = await compute_totals(
         uow,
         bundles,
         account=account,
         entity=entity,
         currency=invoice.currency,
-        supplied_on=invoice.supplied_at.date(),
+        supplied_on=invoice.supplied_on,
     )
     invoice.fill(totals)
-    invoice.bill_to = account.frozen()
-    invoice.seller = entity.frozen()
     invoice.index()
     return totals
 
@@ -104,8 +104,7 @@ async def _add_accounting_amounts(
     """A foreign-currency invoice also says what it is in the entity's own currency."""
     if invoice.currency == accounting:
         return
-    day = invoice.supplied_at.date()
-    rate = await uow.rates.exchange_on(invoice.currency, accounting, day)
+    rate = await uow.rates.exchange_on(invoice.currency, accounting, invoice.supplied_on)
     if rate is None:
         return
     invoice.accounting_currency = accounting

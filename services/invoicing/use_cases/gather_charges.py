@@ -5,6 +5,7 @@ from datetime import datetime
 
 from services.invoicing.domain.gathering import Gathering
 from services.invoicing.domain.invoice import Invoice
+from services.invoicing.domain.supply import supplied_at
 from services.invoicing.domain.totals import Bundle
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases.draft_invoice import refill_draft
@@ -33,7 +34,7 @@ async def gather_charges(
             gathering_key=gathering.key,
             currency=gathering.currency,
             created_at=event.occurred_at,
-            supplied_at=event.occurred_at,
+            supplied_at=supplied_at(event),
             payment_method_id=event.payment_method_id,
             dunning=event.dunning.model_dump(mode="json"),
             finalizes_at=gathering.closes_at,

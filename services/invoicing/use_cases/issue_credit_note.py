@@ -18,7 +18,7 @@ from services.invoicing.domain.credit_note import (
     take_lines,
 )
 from services.invoicing.domain.document import Subject
-from services.invoicing.domain.invoice import Invoice
+from services.invoicing.domain.invoice import Invoice, zone_of
 from services.invoicing.domain.numbering import CREDIT_NOTES
 from services.invoicing.repository import InvoicingUnitOfWork
 
@@ -41,7 +41,8 @@ async def issue_credit_note(
     invoice = await uow.invoices.get(new.invoice_id)
     taken = _take(invoice, Earlier.of(await uow.credit_notes.list_of(invoice.id)), new)
     require_creditable(invoice, taken)
-    [number] = await uow.take_numbers(invoice.legal_entity_id, CREDIT_NOTES, [at])
+    day = at.astimezone(zone_of(invoice.seller))
+    [number] = await uow.take_numbers(invoice.legal_entity_id, CREDIT_NOTES, [day])
     note = credit(
         invoice,
         taken,

@@ -33,6 +33,7 @@ class EntityDetails:
     iban: str | None = None
     bic: str | None = None
     accounting_currency: str = "EUR"
+    time_zone: str = "UTC"
     small_business: bool = False
     payment_terms_days: int = 0
     draft_hours: int = 0
