@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin
@@ -31,6 +32,26 @@ API_KEY_PREFIX = "prn_"
 #: A key that is revoked works this much longer where it was in use.
 EXCHANGED_TTL_SECONDS = 60
 MOST_EXCHANGED = 10_000
+
+
+class KeyScope(StrEnum):
+    """What an API key may be for; each operation that a key may ask for needs one of these."""
+
+    ACCOUNTS_READ = "accounts:read"
+    ACCOUNTS_WRITE = "accounts:write"
+    BILLING_READ = "billing:read"
+    BILLING_WRITE = "billing:write"
+    INVOICES_READ = "invoices:read"
+    INVOICES_WRITE = "invoices:write"
+    PAYMENTS_READ = "payments:read"
+    PAYMENTS_WRITE = "payments:write"
+    PROJECTS_READ = "projects:read"
+    PROJECTS_WRITE = "projects:write"
+    SUBSCRIPTIONS_READ = "subscriptions:read"
+    SUBSCRIPTIONS_WRITE = "subscriptions:write"
+    TOKENS_WRITE = "tokens:write"
+    USAGE_WRITE = "usage:write"
+
 
 FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
 #: An access token for an API key, or `Unauthenticated`.

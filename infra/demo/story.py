@@ -72,8 +72,9 @@ class Story:
             staff = anybody.post(
                 "/v1/auth/login", email=self.staff_email, password=self.staff_password
             )
-        self._customer = Client(self.base_url, tokens["access_token"])
-        self._staff = Client(self.base_url, staff["access_token"])
+        self.customer_token, self.staff_token = tokens["access_token"], staff["access_token"]
+        self._customer = Client(self.base_url, self.customer_token)
+        self._staff = Client(self.base_url, self.staff_token)
         self.report.fact(f"account {self.account_id}, {email}, in Berlin")
 
     def _publish(self) -> None:

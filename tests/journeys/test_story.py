@@ -1,11 +1,10 @@
 """The main job, end to end: one customer from sign-up to cancellation, through the gateway."""
 
-from typing import Any
-
 import httpx
 import pytest
 
-from infra.demo.story import Report, Story
+from infra.demo.story import Story
+from tests.journeys.conftest import Listener
 from tests.whole_system import WholeSystem, log_lines
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
@@ -35,38 +34,6 @@ EXPECTED = [
     ["subscription.changed", *PAID],
     ["subscription.cancellation_scheduled", "subscription.canceled"],
 ]
-
-
-class Listener:
-    """Hears the story: its steps, and the events of each step that had any."""
-
-    def __init__(self) -> None:
-        self.facts: list[str] = []
-        self.events: list[list[str]] = []
-
-    def report(self) -> Report:
-        return Report(step=self._step, fact=self.facts.append, event=self._event)
-
-    def _step(self, _text: str) -> None:
-        self.events.append([])
-
-    def _event(self, event: dict[str, Any]) -> None:
-        self.events[-1].append(event["name"])
-
-
-@pytest.fixture(scope="module")
-def told(whole_system: WholeSystem) -> tuple[Story, Listener]:
-    """The demo's story, told once; it fails where the system does not do as it says."""
-    listener = Listener()
-    story = Story(
-        base_url=whole_system.base_url,
-        mailbox=whole_system.mailbox,
-        staff_email=whole_system.staff_email,
-        staff_password=whole_system.staff_password,
-        report=listener.report(),
-    )
-    story.tell()
-    return story, listener
 
 
 def test_the_story_causes_exactly_these_events(told: tuple[Story, Listener]) -> None:

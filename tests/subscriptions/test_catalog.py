@@ -201,10 +201,9 @@ async def test_a_trial_may_need_a_payment_method(customer: Customer, shop: Shop)
     plan = await shop.plan(trial_days=14, trial_requires_payment_method=True)
     price = await shop.price(plan)
 
-    assert await customer.refused("/v1/subscriptions", price_id=price["id"]) == (
-        409,
-        "payment-method-needed",
-    )
+    named = {"price_id": price["id"], "payment_method_id": str(new_id())}
+    for body in ({"price_id": price["id"]}, named):
+        assert await customer.refused("/v1/subscriptions", **body) == (409, "payment-method-needed")
 
 
 async def test_all_subscribers_of_a_price_are_moved_with_preview_and_progress(

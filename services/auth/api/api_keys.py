@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, Field
 
 from services.auth import queries
 from services.auth.api.edges import AccountCommand, AccountReading, person, role_of
@@ -14,11 +14,10 @@ from services.auth.domain.accounts import RoleTooWeak, require_manager
 from services.auth.domain.api_keys import ApiKey, ApiKeyNotFound, ExpiryPassed
 from services.auth.domain.roles import Role
 from services.auth.use_cases.manage_api_keys import create_api_key, revoke_api_key
+from shared.security import KeyScope
 from shared.web import Page, PageRequest, page_request, problems
 
 router = APIRouter(prefix="/v1/accounts/{account_id}/api-keys", tags=["accounts"])
-
-Scope = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z-]{1,40}:(read|write)$")]
 
 
 class ApiKeyView(BaseModel):
@@ -69,8 +68,8 @@ async def list_keys(
 class CreateApiKeyRequest(Strict):
     name: Name
     role: Role = Role.MEMBER
-    scopes: list[Scope] = Field(
-        max_length=50, description="`<resource>:read` or `<resource>:write`; none: nothing."
+    scopes: list[KeyScope] = Field(
+        max_length=50, description="What it may do; an empty list: nothing."
     )
     expires_at: AwareDatetime | None = None
 

@@ -102,8 +102,8 @@ async def _trial_days(
         return 0
     if days > plan.trial_days and not by_staff:
         raise TrialTooLong(f"A trial of this plan has {plan.trial_days} days.", field="trial_days")
-    needs_method = plan.trial_requires_payment_method and order.payment_method_id is None
-    if needs_method and not await uow.accounts.can_pay(account_id):
+    # To name a method proves nothing: it has to be one that the account attached.
+    if plan.trial_requires_payment_method and not await uow.accounts.can_pay(account_id):
         raise PaymentMethodNeeded("Attach a payment method before the trial.")
     if not await uow.subscriptions.claim_trial(account_id, plan.id, subscription_id):
         if order.trial_days is not None and not by_staff:

@@ -1,0 +1,342 @@
+"""Who may ask for what, tried for every operation of the OpenAPI document, through the gateway.
+
+The owner is the customer of the demo's story, with one of everything that has an id. Another
+account's owner, a key without a scope and nobody at all then ask for the same.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from infra.demo.client import Client, newest_mail, until
+from infra.demo.story import PASSWORD, Story
+from shared.security import KeyScope
+from shared.web.problems import Problem
+from tests.journeys.conftest import Listener
+from tests.journeys.operations import Operation, document, operations
+from tests.whole_system import WholeSystem
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+
+#: What anybody may ask for. Everything else needs a token, so a new line here is a decision.
+PUBLIC = {
+    "GET /.well-known/jwks.json",
+    # The offer, as a price page shows it.
+    *(f"GET /v1/{kind}" for kind in ("plans", "prices", "products", "addons", "bundles")),
+    *(f"GET /v1/{kind}" for kind in ("features", "meters")),
+    "GET /v1/plans/{plan_id}",
+    "GET /v1/prices/{price_id}",
+    # Signing in: the body holds the secret.
+    *(f"POST /v1/auth/{verb}" for verb in ("register", "login", "refresh", "logout", "token")),
+    "POST /v1/auth/verify-email",
+    "POST /v1/auth/verify-email/resend",
+    "POST /v1/auth/password/forgot",
+    "POST /v1/auth/password/reset",
+    "POST /v1/auth/invitations/accept",
+    # Signed otherwise: by the address itself, and by the provider.
+    "GET /v1/attachments/{attachment_id}/content",
+    "PUT /v1/attachments/{attachment_id}/content",
+    "POST /v1/webhooks/{name}",
+}
+#: Ids of things that everybody sees.
+SHARED_IDS = {"plan_id", "price_id", "from_price_id", "to_price_id", "feature", "name", "of"}
+
+
+#: Ids of things that only staff ask for; there is none of them.
+MADE_UP = ("addon_id", "coupon_id", "move_id", "letter_id", "stuck_id", "document_id")
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Who asks, and one id of everything that belongs to `owner`."""
+
+    http: httpx.Client
+    ids: dict[str, str]
+    owner: str
+    other: str
+    key_without_scopes: str
+    staff: str
+
+    def ask(self, operation: Operation, token: str | None, **headers: str) -> httpx.Response:
+        sent = {"Idempotency-Key": str(uuid4()), **headers}
+        if token:
+            sent["Authorization"] = f"Bearer {token}"
+        return self.http.request(
+            operation.method,
+            operation.url(self.ids),
+            params=operation.query(self.ids),
+            json=operation.body(self.ids),
+            headers=sent,
+        )
+
+
+def sign_up(system: WholeSystem) -> tuple[str, str]:
+    """An account of its own: its id, and its owner's token."""
+    email = f"{uuid4().hex}@example.com"
+    with Client(system.base_url) as anybody:
+        made = anybody.post("/v1/auth/register", email=email, password=PASSWORD, country="DE")
+        token = re.search(r"^Token: (\S+)$", newest_mail(system.mailbox, email), re.MULTILINE)
+        assert token
+        anybody.post("/v1/auth/verify-email", token=token[1])
+        signed_in = anybody.post("/v1/auth/login", email=email, password=PASSWORD)
+    return made["account"]["id"], signed_in["access_token"]
+
+
+@pytest.fixture(scope="module")
+def surface(whole_system: WholeSystem, told: tuple[Story, Listener]) -> Iterator[Surface]:
+    story, _ = told
+    _, other = sign_up(whole_system)
+    owner, staff = story.customer_token, story.staff_token
+    account = story.account_id
+    with (
+        Client(whole_system.base_url, owner) as mine,
+        Client(whole_system.base_url, staff) as operator,
+        httpx.Client(base_url=whole_system.base_url, timeout=60) as http,
+    ):
+        me = mine.get("/v1/me")
+        key = mine.post(f"/v1/accounts/{account}/api-keys", name="nothing", scopes=[])
+        invitation = mine.post(
+            f"/v1/accounts/{account}/invitations", email=f"{uuid4().hex}@example.com", role="member"
+        )
+        invoices = mine.get("/v1/invoices")["data"]
+        note = operator.post(
+            "/v1/credit-notes",
+            invoice_id=invoices[0]["id"],
+            amount=100,
+            reason="goodwill",
+            settle="credit",
+        )
+        attachment = mine.post(
+            "/v1/attachments",
+            filename="order.pdf",
+            content_type="application/pdf",
+            size=3,
+            sha256="0" * 64,
+            invoice_id=invoices[0]["id"],
+        )
+        code = uuid4().hex[:8]
+        meter = operator.post("/v1/meters", code=f"m_{code}", name="Calls")
+        subscription = mine.post("/v1/subscriptions", price_id=story.team["EUR"])["id"]
+        until(
+            "the subscription is active",
+            lambda: mine.get(f"/v1/subscriptions/{subscription}")["status"] == "active",
+        )
+        usage = mine.post(
+            "/v1/usage-events",
+            id=f"first-{code}",
+            meter=meter["code"],
+            value="1",
+            subscription_id=subscription,
+        )
+        bundle = operator.post(
+            "/v1/bundles", code=f"b-{code}", name="B", tokens=10, currency="EUR", amount=500
+        )
+        order = mine.post("/v1/token-balance/purchase", bundle_id=bundle["id"])
+        ids = {
+            "account_id": account,
+            "user_id": me["id"],
+            "session_id": mine.get("/v1/me/sessions")["data"][0]["id"],
+            "key_id": key["id"],
+            "invitation_id": invitation["id"],
+            "project_id": mine.post("/v1/projects", name="P")["id"],
+            "subscription_id": subscription,
+            "invoice_id": invoices[0]["id"],
+            "note_id": note["id"],
+            "attachment_id": attachment["id"],
+            "payment_id": mine.get("/v1/payments")["data"][0]["id"],
+            "method_id": mine.get("/v1/payment-methods")["data"][0]["id"],
+            "event_id": usage["id"],
+            "bundle_id": bundle["id"],
+            "order_id": order["id"],
+            "clock_id": story.clock_id,
+            "price_id": story.team["EUR"],
+            "from_price_id": story.team["EUR"],
+            "to_price_id": story.business["EUR"],
+            "plan_id": mine.get(f"/v1/prices/{story.team['EUR']}")["plan_id"],
+            "entity_id": operator.get("/v1/legal-entities")["data"][0]["id"],
+            **dict.fromkeys(MADE_UP, str(uuid4())),
+            "feature": "seats",
+            "name": "sandbox",
+            "of": "invoices",
+        }
+        yield Surface(http, ids, owner, other, key["key"], staff)
+
+
+def assert_problem(operation: Operation, answer: httpx.Response) -> Problem:
+    """An error as it is promised: of the right kind, with a code that has its place in the docs."""
+    told = (str(operation), answer.status_code, answer.text)
+    assert answer.headers["content-type"] == "application/problem+json", told
+    problem = Problem.model_validate(answer.json())
+    assert problem.status == answer.status_code, told
+    assert problem.code in codes(), told
+    assert problem.request_id == answer.headers["x-request-id"], told
+    return problem
+
+
+def codes() -> set[str]:
+    text = Path("docs/errors.md").read_text()
+    return set(re.findall(r"^## (\S+)$", text, re.MULTILINE)) | set(
+        re.findall(r"`([a-z-]+)`", text)
+    )
+
+
+def test_what_needs_no_token_is_what_was_decided() -> None:
+    assert {str(operation) for operation in operations() if not operation.needs_token} == PUBLIC
+
+
+def test_without_a_token_nothing_else_is_answered(surface: Surface) -> None:
+    for operation in operations():
+        if operation.needs_token:
+            answer = surface.ask(operation, None)
+            assert answer.status_code == 401, (str(operation), answer.text)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert_problem(operation, answer)
+
+
+def test_a_key_without_a_scope_may_do_nothing(surface: Surface) -> None:
+    allowed = []
+    for operation in operations():
+        if operation.needs_token:
+            answer = surface.ask(operation, surface.key_without_scopes)
+            if answer.status_code != 403:
+                allowed.append(f"{operation}: {answer.status_code} {answer.text[:120]}")
+            else:
+                assert_problem(operation, answer)
+
+    assert not allowed, "\n".join(allowed)
+
+
+def test_every_scope_that_a_key_may_have_opens_something() -> None:
+    code = "".join(path.read_text() for path in Path("services").rglob("api*/**/*.py"))
+    code += Path("services/payments/api.py").read_text()
+
+    assert set(re.findall(r'require_scope\(\s*"([^"]+)"', code)) == set(KeyScope)
+
+
+def test_what_belongs_to_another_account_is_not_found(surface: Surface) -> None:
+    """Where the owner may not do it either, it is refused to both."""
+    seen = []
+    for operation in operations():
+        if not operation.needs_token or not set(operation.ids) - SHARED_IDS:
+            continue
+        answer = surface.ask(operation, surface.other)
+        problem = assert_problem(operation, answer) if answer.is_error else None
+        staff_only = (
+            answer.status_code == 403
+            and surface.ask(operation, surface.owner).status_code == answer.status_code
+        )
+        if not staff_only and answer.status_code != 404:
+            seen.append(f"{operation}: {answer.status_code} {problem and problem.code}")
+
+    assert not seen
+
+
+def test_what_the_owner_reads_is_there(surface: Surface) -> None:
+    """Otherwise the ids above would prove nothing."""
+    for operation in operations():
+        if operation.method == "GET" and set(operation.ids) - SHARED_IDS and operation.needs_token:
+            answer = surface.ask(operation, surface.owner)
+            if answer.status_code == 403:
+                answer = surface.ask(operation, surface.staff)
+            there = not set(MADE_UP) & set(operation.ids)
+            assert answer.status_code == (200 if there else 404), (str(operation), answer.text)
+
+
+def test_no_list_and_no_export_shows_another_account(surface: Surface) -> None:
+    owned = {surface.ids[name] for name in surface.ids if name not in {*SHARED_IDS, "bundle_id"}}
+    owned -= {surface.ids["entity_id"]}
+    for operation in operations():
+        if operation.method == "GET" and not operation.ids:
+            shown = surface.ask(operation, surface.other)
+            leaked = [one for one in owned if one in shown.text]
+            assert not leaked, (str(operation), leaked)
+
+
+def test_nobody_but_staff_acts_for_another_account(surface: Surface) -> None:
+    header = {"Perennial-Account": surface.ids["account_id"]}
+    for operation in operations():
+        if operation.needs_token:
+            answer = surface.ask(operation, surface.other, **header)
+            assert answer.status_code in {403, 404}, (str(operation), answer.text)
+
+
+def test_what_another_account_owns_cannot_be_named_in_a_body(surface: Surface) -> None:
+    owned = {name for name in surface.ids if name not in {*SHARED_IDS, "bundle_id"}}
+    tried = 0
+    for operation in operations():
+        body = operation.body(surface.ids)
+        if str(operation) == "POST /v1/subscriptions":
+            continue  # `project_id` is a label there, and a method is taken from the payer's own
+        if operation.needs_token and not operation.ids and body and owned & set(body):
+            answer = surface.ask(operation, surface.other)
+            assert answer.status_code in {403, 404, 409, 422}, (str(operation), answer.text)
+            tried += 1
+    assert tried > 3
+
+
+def test_every_body_refuses_a_field_that_it_does_not_know(surface: Surface) -> None:
+    for operation in operations():
+        if operation.schema is None:
+            continue
+        body = operation.body(surface.ids)
+        answer = surface.http.request(
+            operation.method,
+            operation.url(surface.ids),
+            params=operation.query(surface.ids),
+            json={**body, "is_admin": True},
+            headers={
+                "Authorization": f"Bearer {surface.staff}",
+                "Idempotency-Key": str(uuid4()),
+            },
+        )
+        assert answer.status_code == 422, (str(operation), answer.text)
+        problem = assert_problem(operation, answer)
+        assert "is_admin" in [fault.field for fault in problem.errors or []], str(operation)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 5000])
+def test_a_body_that_cannot_be_read_is_refused(surface: Surface, content: bytes) -> None:
+    for operation in operations():
+        if operation.schema is None:
+            continue
+        if not content and not operation.said["requestBody"].get("required"):
+            continue
+        answer = surface.http.request(
+            operation.method,
+            operation.url(surface.ids),
+            content=content,
+            headers={
+                "Authorization": f"Bearer {surface.staff}",
+                "Content-Type": "application/json",
+                "Idempotency-Key": str(uuid4()),
+            },
+        )
+        assert answer.status_code in {400, 422}, (str(operation), content[:9], answer.text)
+        assert_problem(operation, answer)
+
+
+def test_every_answer_that_is_documented_as_an_error_is_a_problem() -> None:
+    for operation in operations():
+        for status, response in operation.said["responses"].items():
+            if status == "default" or int(status) >= 400:
+                assert list(response["content"]) == ["application/problem+json"], str(operation)
+        assert "default" in operation.said["responses"], str(operation)
+
+
+def test_no_schema_is_left_undocumented() -> None:
+    text = str(document())
+    for name in document()["components"]["schemas"]:
+        assert f"#/components/schemas/{name}'" in text, name
+
+
+def test_answers_never_name_a_file_or_a_line_of_ours(surface: Surface) -> None:
+    answer = surface.http.get("/v1/invoices", params={"cursor": "\x00", "limit": "9" * 400})
+
+    assert answer.status_code in {401, 422}
+    assert "Traceback" not in answer.text
+    assert ".py" not in answer.text
