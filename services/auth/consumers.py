@@ -2,12 +2,18 @@
 
 from services.auth.repository import AuthUnitOfWork
 from services.auth.use_cases.mail_billing_members import (
+    mail_about_card,
     mail_about_invoice,
     mail_about_payment,
     mail_about_subscription,
 )
 from shared.events.invoicing import CreditNoteIssued, InvoicePaid
-from shared.events.payments import DunningExhausted, PaymentActionRequired, PaymentFailed
+from shared.events.payments import (
+    DunningExhausted,
+    PaymentActionRequired,
+    PaymentFailed,
+    PaymentMethodExpiring,
+)
 from shared.events.subscriptions import SubscriptionCanceled, SubscriptionTrialWillEnd
 from shared.messaging.consumers import Consumers
 
@@ -29,6 +35,12 @@ async def mail_payment_troubles(
     Commutative: an invoice that is paid already gets no such mail, however late the event comes.
     """
     await mail_about_payment(uow, event)
+
+
+@consumers.handler(on=[PaymentMethodExpiring])
+async def mail_expiring_card(uow: AuthUnitOfWork, event: PaymentMethodExpiring) -> None:
+    """A month before renewals would fail. Commutative: each event is a mail of its own."""
+    await mail_about_card(uow, event)
 
 
 @consumers.handler(on=[SubscriptionTrialWillEnd, SubscriptionCanceled])

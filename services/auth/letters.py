@@ -71,6 +71,14 @@ _TEXTS: dict[Template, tuple[str, str]] = {
             "Add another way to pay; it is then tried at once.\n\nThe invoice:\n\n{link}"
         ),
     ),
+    Template.CARD_EXPIRES: (
+        "Your card expires at the end of {month}",
+        (
+            "The card that your invoices are charged to expires at the end of {month}.\n\n"
+            "Add another way to pay, so that the next invoice is paid without a break.\n\n"
+            "The card:\n\n{link}"
+        ),
+    ),
     Template.PAYMENT_ACTION_REQUIRED: (
         "Confirm a payment over {amount} with your bank",
         "Your bank wants you to confirm it.\n\nThe payment:\n\n{link}",
@@ -108,6 +116,7 @@ _PATHS: dict[Template, str] = {
     Template.INVOICE_PAID: "v1/invoices/{invoice_id}",
     Template.PAYMENT_FAILED: "v1/invoices/{invoice_id}",
     Template.CARD_NEEDED: "v1/invoices/{invoice_id}",
+    Template.CARD_EXPIRES: "v1/payment-methods/{payment_method_id}",
     Template.DUNNING_EXHAUSTED: "v1/invoices/{invoice_id}",
     Template.CREDIT_NOTE_ISSUED: "v1/invoices/{invoice_id}",
     Template.PAYMENT_ACTION_REQUIRED: "v1/payments/{payment_id}",

@@ -18,7 +18,7 @@ from shared.clock import utc_now
 from shared.context import current_cause
 from shared.events import Event
 from shared.events.invoicing import InvoicePaid
-from shared.events.payments import PaymentFailed
+from shared.events.payments import PaymentFailed, PaymentMethodExpiring
 from shared.events.subscriptions import SubscriptionTrialWillEnd
 from shared.ids import new_id
 from shared.messaging.envelope import outbox_row
@@ -47,7 +47,7 @@ def test_every_template_can_be_written() -> None:
     facts = dict.fromkeys(
         (
             "token", "state", "account", "role", "number", "total", "amount", "next_step", "day",
-            "plan", "invoice_id", "payment_id", "subscription_id",
+            "plan", "month", "invoice_id", "payment_id", "subscription_id", "payment_method_id",
         ),
         "x",
     )  # fmt: skip
@@ -252,6 +252,29 @@ async def test_a_failed_payment_is_mailed_by_what_can_be_done_about_it(
 
     assert "We try again on" in await people.mail(owner.email, "A payment over 19.99 EUR")
     await people.mail(owner.email, "Please add another card")
+
+
+@pytest.mark.servers
+async def test_a_card_that_expires_is_mailed_about_before_it_does(
+    people: People, events: EventLog
+) -> None:
+    owner = await people.logged_in()
+    assert owner.account_id
+    method = new_id()
+    await published(
+        events,
+        PaymentMethodExpiring(
+            occurred_at=utc_now(),
+            account_id=owner.account_id,
+            sequence=2,
+            payment_method_id=method,
+            exp_month=3,
+            exp_year=2027,
+        ),
+    )
+
+    text = await people.mail(owner.email, "Your card expires at the end of March 2027")
+    assert f"v1/payment-methods/{method}" in text
 
 
 @pytest.mark.servers

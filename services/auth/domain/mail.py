@@ -28,6 +28,7 @@ class Template(StrEnum):
     PAYMENT_FAILED = "payment_failed"
     PAYMENT_ACTION_REQUIRED = "payment_action_required"
     CARD_NEEDED = "card_needed"
+    CARD_EXPIRES = "card_expires"
     DUNNING_EXHAUSTED = "dunning_exhausted"
     TRIAL_WILL_END = "trial_will_end"
     SUBSCRIPTION_CANCELED = "subscription_canceled"

@@ -1,6 +1,6 @@
 """Write to those in an account who deal with its bills."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -15,7 +15,12 @@ from services.auth.repository import AuthUnitOfWork
 from shared.clock import utc_now
 from shared.events.base import Event
 from shared.events.invoicing import CreditNoteIssued, InvoicePaid
-from shared.events.payments import DunningExhausted, PaymentActionRequired, PaymentFailed
+from shared.events.payments import (
+    DunningExhausted,
+    PaymentActionRequired,
+    PaymentFailed,
+    PaymentMethodExpiring,
+)
 from shared.events.subscriptions import SubscriptionCanceled, SubscriptionTrialWillEnd
 
 #: What the plan's policy means for the reader.
@@ -93,6 +98,17 @@ async def mail_about_payment(
             next_step=next_step,
             invoice_id=invoice_id,
         )
+
+
+async def mail_about_card(uow: AuthUnitOfWork, event: PaymentMethodExpiring) -> None:
+    """The card that renewals are charged to expires soon."""
+    await _mail(
+        uow,
+        event,
+        Template.CARD_EXPIRES,
+        month=f"{date(event.exp_year, event.exp_month, 1):%B %Y}",
+        payment_method_id=str(event.payment_method_id),
+    )
 
 
 async def mail_about_subscription(
