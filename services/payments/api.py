@@ -220,6 +220,7 @@ async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Respons
             invoice_id,
             method_id=body.payment_method_id,
             owner=collector.owner,
+            traffic=collector.traffic,
             now=edge.now,
             real_now=utc_now(),
         )

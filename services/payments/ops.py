@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from sqlalchemy import update
 
 from services.payments import queries
+from services.payments.domain.audit import Audit, DifferenceClass
 from services.payments.domain.payments import Attempt, AttemptStatus
 from services.payments.domain.refunds import Refund, RefundStatus
 from services.payments.domain.webhooks import WebhookEvent
@@ -16,7 +17,7 @@ from services.payments.queries import StuckView
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
 from services.payments.tables import attempts, refunds, webhook_events
-from services.payments.use_cases.audit_books import Audit, DifferenceClass, audit_books
+from services.payments.use_cases.audit_books import audit_books
 from shared.clock import utc_now
 from shared.errors import NotFound
 from shared.web import Edge, Page, Reading, command, problems

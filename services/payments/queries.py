@@ -33,7 +33,30 @@ from shared.money import Money
 from shared.pages import Page, PageRequest
 
 
+class NextAction(BaseModel):
+    """What has to be confirmed with the payer's bank: at a page, or by the provider's own script.
+
+    `redirect` has the `url` to send the payer to; `client_secret` is what the script of the
+    provider (Stripe.js, say) wants.
+    """
+
+    type: Literal["redirect", "client_secret"] = "redirect"
+    url: str | None = None
+    client_secret: str | None = None
+
+    @classmethod
+    def of(cls, thing: PaymentMethod | Attempt) -> Self | None:
+        """None where nobody has to confirm anything."""
+        if thing.action_url:
+            return cls(type="redirect", url=thing.action_url)
+        if thing.client_secret:
+            return cls(type="client_secret", client_secret=thing.client_secret)
+        return None
+
+
 class PaymentMethodView(BaseModel):
+    """A way to pay. While `next_action` is set, its owner has yet to confirm it."""
+
     id: UUID
     account_id: UUID
     provider: str
@@ -42,12 +65,25 @@ class PaymentMethodView(BaseModel):
     exp_month: int | None
     exp_year: int | None
     is_default: bool
+    next_action: NextAction | None
     created_at: datetime
     version: int
 
     @classmethod
     def of(cls, method: PaymentMethod) -> Self:
-        return cls.model_validate(method, from_attributes=True)
+        return cls(
+            id=method.id,
+            account_id=method.account_id,
+            provider=method.provider,
+            brand=method.brand,
+            last4=method.last4,
+            exp_month=method.exp_month,
+            exp_year=method.exp_year,
+            is_default=method.is_default,
+            next_action=NextAction.of(method),
+            created_at=method.created_at,
+            version=method.version,
+        )
 
 
 class AttemptView(BaseModel):
@@ -98,13 +134,6 @@ class DisputeView(BaseModel):
     reason: str
     opened_at: datetime
     closed_at: datetime | None
-
-
-class NextAction(BaseModel):
-    """What the payer has to do before the money can be taken."""
-
-    type: Literal["redirect"] = "redirect"
-    url: str
 
 
 class PaymentView(BaseModel):
@@ -248,7 +277,7 @@ async def _views(session: AsyncSession, found: Sequence[Payment]) -> list[Paymen
 def _view(
     payment: Payment, tries: list[Attempt], back: list[Refund], fights: list[Dispute]
 ) -> PaymentView:
-    waiting = payment.status == "requires_action" and tries and tries[-1].action_url
+    waits = payment.status == "requires_action" and tries
     return PaymentView(
         id=payment.id,
         account_id=payment.account_id,
@@ -261,7 +290,7 @@ def _view(
         decline_class=payment.decline_class,
         decline_code=payment.decline_code,
         next_attempt_at=payment.due_at,
-        next_action=NextAction(url=waiting) if waiting else None,
+        next_action=NextAction.of(tries[-1]) if waits else None,
         attempts=[
             AttemptView(
                 id=attempt.id,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,9 +18,10 @@ from services.payments.domain.payments import (
     Payment,
     PaymentNotFound,
 )
-from services.payments.domain.refunds import Dispute, Refund
+from services.payments.domain.refunds import Dispute, DisputeStatus, Refund
 from services.payments.domain.webhooks import WebhookEvent
 from services.payments.tables import attempts as attempts_table
+from services.payments.tables import disputes as disputes_table
 from services.payments.tables import dunnings as dunnings_table
 from services.payments.tables import ledger_transactions, payment_methods
 from services.payments.tables import payments as payments_table
@@ -78,6 +79,16 @@ class Attempts:
             )
         ).one_or_none()
 
+    async def last_of(self, payment_id: UUID) -> Attempt | None:
+        """The newest attempt."""
+        statement = (
+            select(Attempt)
+            .where(attempts_table.c.payment_id == payment_id)
+            .order_by(attempts_table.c.number.desc())
+            .limit(1)
+        )
+        return (await self._session.scalars(statement)).one_or_none()
+
     async def successful_of(self, payment_id: UUID) -> Attempt | None:
         """The attempt that took the money."""
         return (
@@ -91,7 +102,11 @@ class Attempts:
 
 
 class PaymentMethods:
-    """Ways to pay."""
+    """Ways to pay.
+
+    A method is locked before payments are, and an attempt points at a method while its payment is
+    locked: the lock lets such pointers through (`key_share`), or the two would wait for each other.
+    """
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -102,7 +117,7 @@ class PaymentMethods:
     async def get(self, method_id: UUID) -> PaymentMethod:
         """The attached method, locked. Raises `PaymentMethodNotFound`."""
         found = await self._session.get(
-            PaymentMethod, method_id, with_for_update=True, populate_existing=True
+            PaymentMethod, method_id, with_for_update={"key_share": True}, populate_existing=True
         )
         if found is None or found.detached_at is not None:
             raise PaymentMethodNotFound("There is no such payment method.")
@@ -117,7 +132,7 @@ class PaymentMethods:
                 payment_methods.c.detached_at.is_(None),
             )
             .order_by(payment_methods.c.is_default.desc(), payment_methods.c.id.desc())
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
         return (await self._session.scalars(statement)).all()
 
@@ -184,6 +199,14 @@ class PaymentsUnitOfWork(UnitOfWork):
     async def invoice(self, invoice_id: UUID) -> OwedInvoice | None:
         return await self.session.get(OwedInvoice, invoice_id, with_for_update=True)
 
+    async def read_invoice(self, invoice_id: UUID) -> OwedInvoice | None:
+        """The invoice as it stands, without a lock, for who holds its payment's lock.
+
+        Who changes an invoice locks it first and its payment after it; the other way round the
+        two would wait for each other. It sees what was done under the payment's lock.
+        """
+        return await self.session.get(OwedInvoice, invoice_id)
+
     async def refund(self, refund_id: UUID) -> Refund | None:
         return await self.session.get(
             Refund, refund_id, with_for_update=True, populate_existing=True
@@ -191,6 +214,16 @@ class PaymentsUnitOfWork(UnitOfWork):
 
     async def webhook(self, webhook_id: UUID) -> WebhookEvent | None:
         return await self.session.get(WebhookEvent, webhook_id, with_for_update=True)
+
+    async def disputed_of(self, payment_id: UUID) -> int:
+        """What banks hold or have taken of a payment, whose row the caller has locked."""
+        found = await self.session.scalar(
+            select(func.coalesce(func.sum(disputes_table.c.amount), 0)).where(
+                disputes_table.c.payment_id == payment_id,
+                disputes_table.c.status != DisputeStatus.WON,
+            )
+        )
+        return int(found or 0)
 
     async def dispute(self, provider: str, reference: str) -> Dispute | None:
         statement = (

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from sqlalchemy import exists, func, or_, select
@@ -19,15 +19,22 @@ from services.payments.domain.payments import (
     PaymentStatus,
 )
 from services.payments.domain.refunds import Refund, RefundStatus
+from services.payments.providers import provider
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
 from services.payments.tables import attempts, dunnings, payment_methods, payments, refunds
+from services.payments.traffic import Traffic
 from services.payments.use_cases.ask_providers import ask_provider, claim_unanswered
 from services.payments.use_cases.audit_books import audit_books
 from services.payments.use_cases.collect_payments import claim_due
 from services.payments.use_cases.keep_payment_methods import exhaust_dunning, warn_of_expiry
+from services.payments.use_cases.measure_books import measure_books
 from services.payments.use_cases.refund_payments import claim_refunds, send_refund
-from services.payments.use_cases.take_webhooks import claim_webhooks, work_off_webhook
+from services.payments.use_cases.take_webhooks import (
+    claim_webhooks,
+    forget_webhooks,
+    work_off_webhook,
+)
 from shared.clock import utc_now
 from shared.crashpoint import crashpoint
 from shared.errors import DomainError
@@ -42,6 +49,7 @@ PaymentsRuntime = Runtime[PaymentsUnitOfWork, PaymentsSettings]
 
 BATCH = 50
 AT_ONCE = 10
+DROPPED_AT_ONCE = 1000
 #: A look at the due payments that found the provider's rate used up comes back after this.
 THROTTLED_SECONDS = 0.05
 #: How long a test clock's round waits for its charges before it reports that they still run.
@@ -49,12 +57,23 @@ CLOCK_PATIENCE_SECONDS = 2.0
 
 DUE_STATES = (*COLLECTIBLE, PaymentStatus.REQUIRES_ACTION)
 
-R = TypeVar("R")
+
+class OfProvider(Protocol):
+    """Work that is about something at a provider."""
+
+    provider: str
+
+
+R = TypeVar("R", bound=OfProvider)
 
 
 def collector_of(runtime: PaymentsRuntime) -> Collector:
     collector: Collector = runtime.own["collector"]
     return collector
+
+
+def traffic_of(runtime: PaymentsRuntime) -> Traffic:
+    return collector_of(runtime).traffic
 
 
 async def _next_payment(uow: PaymentsUnitOfWork, account_id: UUID) -> datetime | None:
@@ -99,12 +118,13 @@ async def collect_due(runtime: PaymentsRuntime, due: Due) -> int:
     collector = collector_of(runtime)
     if not collector.free:
         await collector.wait_for_slot()
+    for_anybody = collector.free - collector.reserve
     async with runtime.begin() as uow:
         claims = await claim_due(
             uow,
             due,
-            limit=min(collector.free, BATCH),
-            only_urgent=collector.free <= collector.reserve,
+            limit=min(for_anybody if for_anybody > 0 else collector.free, BATCH),
+            only_urgent=for_anybody <= 0,
             owner=collector.owner,
             real_now=utc_now(),
             traffic=collector.traffic,
@@ -128,7 +148,9 @@ async def ask_providers(runtime: PaymentsRuntime, due: Due) -> int:
     del due
     async with runtime.begin() as uow:
         claimed = await claim_unanswered(uow, limit=BATCH, real_now=utc_now())
-    await _each(claimed, lambda attempt: ask_provider(runtime.begin, attempt))
+    await _each(
+        claimed, lambda attempt: ask_provider(runtime.begin, attempt), in_turn=traffic_of(runtime)
+    )
     return len(claimed)
 
 
@@ -138,7 +160,9 @@ async def send_refunds(runtime: PaymentsRuntime, due: Due) -> int:
     del due
     async with runtime.begin() as uow:
         claimed = await claim_refunds(uow, limit=BATCH, real_now=utc_now())
-    await _each(claimed, lambda refund: send_refund(runtime.begin, refund))
+    await _each(
+        claimed, lambda refund: send_refund(runtime.begin, refund), in_turn=traffic_of(runtime)
+    )
     return len(claimed)
 
 
@@ -239,13 +263,42 @@ async def audit_hourly(runtime: PaymentsRuntime, due: Due) -> int:
     return 0
 
 
-async def _each(rows: Iterable[R], work: Callable[[R], Awaitable[None]]) -> None:
-    """Do these side by side, a few at once; one that fails comes again and holds up no other."""
+@schedule.job(every=60.0)
+async def measure(runtime: PaymentsRuntime, due: Due) -> int:
+    """Keep the gauges true that alerts look at."""
+    if due.account_id is None:
+        async with runtime.begin() as uow:
+            await measure_books(uow, now=utc_now())
+    return 0
+
+
+@schedule.job(every=3600.0)
+async def drop_old_webhooks(runtime: PaymentsRuntime, due: Due) -> int:
+    """Forget webhooks that were worked off long ago. In real time."""
+    if due.account_id is not None:
+        return 0
+    async with runtime.begin() as uow:
+        return await forget_webhooks(uow, limit=DROPPED_AT_ONCE, real_now=utc_now())
+
+
+async def _each(
+    rows: Iterable[R],
+    work: Callable[[R], Awaitable[None]],
+    *,
+    in_turn: Traffic | None = None,
+) -> None:
+    """Do these side by side, a few at once; one that fails comes again and holds up no other.
+
+    With `in_turn`, each first waits until its provider's rate has room for it.
+    """
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(row: R) -> None:
         async with turns:
             try:
+                if in_turn is not None:
+                    rate = provider(row.provider).calls_per_second
+                    await in_turn.lane(row.provider, rate=rate).turn()
                 await work(row)
             except DomainError as refusal:
                 log.warning("Not yet", kind=type(row).__name__, reason=refusal.detail)

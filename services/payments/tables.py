@@ -60,6 +60,8 @@ payment_methods = Table(
     Column("detached_at", instant()),
     Column("warned_at", instant()),
     Column("warn_at", instant()),
+    Column("action_url", Text),
+    Column("client_secret", Text),
     Column("version", BigInteger, nullable=False),
     CheckConstraint("exp_month BETWEEN 1 AND 12", name="exp_month"),
     CheckConstraint("NOT is_default OR detached_at IS NULL", name="default_is_attached"),
@@ -90,6 +92,12 @@ owed_invoices = Table(
     Column("finalized_at", instant(), nullable=False),
     Column("paid_by", Uuid),
     CheckConstraint("amount_due >= 0", name="amount_due"),
+    # Money that came and that no invoice has taken.
+    Index(
+        "ix_owed_invoices_not_paid_by_us",
+        "invoice_id",
+        postgresql_where=text("paid_by IS NULL"),
+    ),
 )
 
 payments = Table(
@@ -166,6 +174,7 @@ attempts = Table(
     Column("decline_code", Text),
     Column("message", Text),
     Column("action_url", Text),
+    Column("client_secret", Text),
     Column("fee", BigInteger, nullable=False),
     Column("settled_at", instant()),
     CheckConstraint("amount > 0", name="amount"),
@@ -286,6 +295,8 @@ webhook_events = Table(
         "process_at",
         postgresql_where=text("process_at IS NOT NULL"),
     ),
+    # The job that drops what was worked off long ago.
+    Index("ix_webhook_events_processed_at", "processed_at"),
 )
 
 ledger_transactions = Table(

@@ -1,8 +1,10 @@
 """How hard a provider is asked: a rate limit and a circuit breaker for each, in this process."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from prometheus_client import Counter, Gauge
 
@@ -12,8 +14,18 @@ OPEN = Gauge("provider_circuit_open", "1 while a provider is left alone.", ["pro
 #: So many lost answers in a row mean that the provider is down.
 TRIPS_AFTER = 20
 RESTS_SECONDS = 10.0
-#: The part of the rate that only those may use for whom a customer waits.
+#: The part of the rate that only those may use for whom a customer waits, and the reconciler.
 RESERVED = 0.25
+#: What adding up parts of seconds may lose.
+DUST = 1e-6
+
+
+class Admission(Enum):
+    """Whether a call may go out now."""
+
+    GO = auto()
+    THROTTLED = auto()  # the rate is used up; soon
+    RESTING = auto()  # the provider is left alone
 
 
 @dataclass
@@ -29,47 +41,96 @@ class Lane:
     _open_until: float = 0.0
 
     def __post_init__(self) -> None:
-        self._tokens = self.rate
+        self._tokens = self._most
         self._filled = self.clock()
 
-    def take(self, *, urgent: bool) -> bool:
-        """Whether a call may go out now; if so, it counts."""
-        now = self.clock()
-        self._tokens = min(self.rate, self._tokens + (now - self._filled) * self.rate)
-        self._filled = now
-        floor = 0.0 if urgent else self.rate * RESERVED
-        if self._tokens - 1.0 < floor:
-            return False
-        self._tokens -= 1.0
-        return True
+    def admit(self, *, urgent: bool) -> Admission:
+        """Whether a charge may go out now; if so, it counts.
+
+        After a rest one charge is let through at a time, to see whether the provider is back.
+        """
+        if self.is_resting:
+            return Admission.RESTING
+        if not self._take(urgent=urgent):
+            return Admission.THROTTLED
+        if self._has_tripped:
+            self._open_until = self.clock() + RESTS_SECONDS
+        return Admission.GO
+
+    async def turn(self) -> None:
+        """Wait until a question about what was sent may go out; it counts as well."""
+        while not self._take(urgent=True):  # noqa: ASYNC110  (time fills it, nobody else)
+            await asyncio.sleep(1.0 / self.rate)
+
+    def room(self, *, urgent: bool) -> int:
+        """How many charges may go out now."""
+        if self.is_resting:
+            return 0
+        self._fill()
+        left = int(self._tokens - self._floor(urgent=urgent) + DUST)
+        return max(0, min(left, 1) if self._has_tripped else left)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the provider is left alone for now. One call is let through after a rest."""
-        if self._lost < TRIPS_AFTER:
-            return False
-        now = self.clock()
-        if now < self._open_until:
-            return True
-        self._open_until = now + RESTS_SECONDS
-        return False
+    def is_resting(self) -> bool:
+        return self._has_tripped and self.clock() < self._open_until
 
     def note(self, *, lost: bool, outcome: str) -> None:
-        """What became of a call."""
+        """What became of a charge."""
         CALLS.labels(self.provider, outcome).inc()
         self._lost = self._lost + 1 if lost else 0
         if self._lost == TRIPS_AFTER:
             self._open_until = self.clock() + RESTS_SECONDS
-        OPEN.labels(self.provider).set(float(self._lost >= TRIPS_AFTER))
+        OPEN.labels(self.provider).set(float(self._has_tripped))
+
+    @property
+    def _has_tripped(self) -> bool:
+        return self._lost >= TRIPS_AFTER
+
+    @property
+    def _most(self) -> float:
+        """What may go out at once after a pause: a second's worth, and at least one."""
+        return max(1.0, self.rate)
+
+    def _floor(self, *, urgent: bool) -> float:
+        return 0.0 if urgent else min(self.rate * RESERVED, self._most - 1.0)
+
+    def _fill(self) -> None:
+        now = self.clock()
+        self._tokens = min(self._most, self._tokens + (now - self._filled) * self.rate)
+        self._filled = now
+
+    def _take(self, *, urgent: bool) -> bool:
+        self._fill()
+        if self._tokens - 1.0 < self._floor(urgent=urgent) - DUST:
+            return False
+        self._tokens -= 1.0
+        return True
 
 
+@dataclass
 class Traffic:
-    """The lanes of all providers."""
+    """The lanes of all providers, made as they are first asked for."""
 
-    def __init__(self) -> None:
-        self._lanes: dict[str, Lane] = {}
+    clock: Callable[[], float] = time.monotonic
+    _lanes: dict[str, Lane] = field(default_factory=dict)
 
     def lane(self, provider: str, *, rate: float) -> Lane:
         if provider not in self._lanes:
-            self._lanes[provider] = Lane(provider, rate)
+            self._lanes[provider] = Lane(provider, rate, self.clock)
         return self._lanes[provider]
+
+    def room(self, *, urgent: bool) -> int | None:
+        """How many charges may go out now, over all providers; None where none is known yet."""
+        if not self._lanes:
+            return None
+        return sum(lane.room(urgent=urgent) for lane in self._lanes.values())
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether every provider is left alone."""
+        return bool(self._lanes) and all(lane.is_resting for lane in self._lanes.values())
+
+    def closed(self, *, urgent: bool) -> list[str]:
+        """The providers to which nothing may go now, where others are open."""
+        shut = [name for name, lane in self._lanes.items() if not lane.room(urgent=urgent)]
+        return shut if len(shut) < len(self._lanes) else []

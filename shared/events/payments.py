@@ -8,6 +8,7 @@ from shared.events.base import Event
 from shared.money import Money
 
 DeclineClass = Literal["retry_later", "new_card", "stop"]
+RefundReason = Literal["requested", "credit_note", "surplus"]
 
 
 class PaymentMethodEvent(Event):
@@ -147,7 +148,7 @@ class RefundEvent(Event):
     invoice_id: UUID
     subscription_id: UUID | None = None
     amount: Money
-    #: The credit note that ordered it.
+    #: The credit note that ordered it; without one, no document tells of it yet.
     credit_note_id: UUID | None = None
 
 
@@ -156,13 +157,15 @@ class RefundCreated(RefundEvent):
 
     name: ClassVar[str] = "refund.created"
 
-    reason: Literal["requested", "credit_note", "surplus"]
+    reason: RefundReason
 
 
 class RefundSucceeded(RefundEvent):
-    """The money is on its way back."""
+    """The money is on its way back. `surplus` is money that no invoice took."""
 
     name: ClassVar[str] = "refund.succeeded"
+
+    reason: RefundReason | None = None
 
 
 class RefundFailed(RefundEvent):
@@ -196,8 +199,12 @@ class DisputeWon(DisputeEvent):
 
     name: ClassVar[str] = "dispute.won"
 
+    reason: str | None = None
+
 
 class DisputeLost(DisputeEvent):
     """The money is gone for good."""
 
     name: ClassVar[str] = "dispute.lost"
+
+    reason: str | None = None

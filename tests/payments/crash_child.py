@@ -13,18 +13,25 @@ from sqlalchemy import text
 
 from services.payments import schedule
 from services.payments.main import service
+from services.payments.providers import provider
 from shared import crashpoint
 from shared.clock import utc_now
 from shared.observability import configure_logging
 from shared.schedule import Due
 
-#: Kills by the clock, while the provider is being waited for.
+#: Kills while the provider works on the charge, or a moment after it has.
 DURING_THE_CALL = "during_the_call"
-SECONDS_INTO_THE_CALL = 0.35
+SECONDS_INTO_THE_CALL = 0.03
 
 
-async def collect_and_reconcile() -> None:
+async def kill_soon(_request: object) -> None:
+    threading.Timer(SECONDS_INTO_THE_CALL, os.kill, args=(os.getpid(), signal.SIGKILL)).start()
+
+
+async def collect_and_reconcile(point: str) -> None:
     async with service.open(service.settings()) as runtime:
+        if point == DURING_THE_CALL:
+            provider("sandbox")._http.event_hooks = {"request": [kill_soon]}  # type: ignore[attr-defined]
         due = Due(utc_now(), runtime.database.platform)
         while await schedule.collect_due(runtime, due):
             pass
@@ -43,11 +50,8 @@ async def collect_and_reconcile() -> None:
 def run(point: str) -> None:
     """One run, in a process of its own."""
     crashpoint._WANTED = point
-    if point == DURING_THE_CALL:
-        kill = threading.Timer(SECONDS_INTO_THE_CALL, os.kill, args=(os.getpid(), signal.SIGKILL))
-        kill.start()
     configure_logging("payments", "crash", "ERROR")
-    asyncio.run(collect_and_reconcile())
+    asyncio.run(collect_and_reconcile(point))
     os._exit(0)
 
 

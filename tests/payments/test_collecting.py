@@ -1,12 +1,16 @@
 """From a finalized invoice to the money, with every way in which it can go wrong."""
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 
 import pytest
 
 from services.payments import schedule
 from services.payments.domain.payments import AttemptStatus, PaymentStatus
+from services.payments.providers import use
+from services.payments.providers.base import ChargeOutcome, ChargeRequest, LookUp, Uncertain
+from services.payments.providers.sandbox import SandboxProvider, SandboxProviderSettings
 from services.payments.use_cases.collect_payments import claim_due
 from shared.clock import utc_now
 from shared.schedule import Due
@@ -49,16 +53,34 @@ async def test_a_paid_invoice_leaves_the_money_with_the_provider_and_nothing_in_
     assert await world.balances() == {"provider:sandbox": 9835, "fees": 165, "billed": -10_000}
 
 
+class Slow(SandboxProvider):
+    """A provider that loses each answer, and only when it is told to."""
+
+    def __init__(self, settings: SandboxProviderSettings) -> None:
+        super().__init__(settings)
+        self.was_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def charge(self, request: ChargeRequest) -> ChargeOutcome:
+        del request
+        self.was_asked.set()
+        await self.may_answer.wait()
+        return Uncertain(reason="lost")
+
+
 async def test_the_attempt_is_stored_before_the_provider_is_called(world: World) -> None:
-    await world.attach("tok_timeout_before")
+    provider = Slow(SandboxProviderSettings())
+    use(provider)
+    await world.attach()
     invoice = await world.finalize()
     running = asyncio.create_task(world.collect())
-    await asyncio.sleep(0.3)
+    await provider.was_asked.wait()
 
     (attempt,) = await world.attempts(invoice)
     assert attempt.status is AttemptStatus.UNKNOWN
     assert attempt.owner == world.collector.owner
+    assert attempt.deadline > utc_now()
     assert (await world.payment(invoice)).status is PaymentStatus.PROCESSING
+    provider.may_answer.set()
     await running
     assert (await world.payment(invoice)).status is PaymentStatus.UNKNOWN
 
@@ -431,3 +453,138 @@ async def test_a_part_that_comes_while_a_card_is_declined_lessens_the_next_attem
     assert (payment.status, payment.amount) == (PaymentStatus.FAILED, 6_000)
     await world.collect(at=utc_now() + timedelta(days=2))
     assert world.sandbox.amounts(invoice.invoice_id) == [6_000]
+
+
+async def test_outside_the_providers_window_a_new_attempt_follows_under_a_new_key(
+    world: World,
+) -> None:
+    await world.attach("tok_timeout_before")
+    invoice = await world.finalize()
+    await world.collect()
+    (first,) = await world.attempts(invoice)
+    long_ago = utc_now() - SandboxProvider.key_window - timedelta(minutes=1)
+    async with world.runtime.begin() as uow:
+        found = await uow.attempts.find(first.id)
+        assert found is not None
+        found.started_at = long_ago
+    await world.reconcile()
+
+    first, *others = await world.attempts(invoice)
+    assert (first.status, others) == (AttemptStatus.CANCELED, [])
+    assert world.sandbox.charges(invoice.invoice_id) == []
+    await world.attach("tok_ok", make_default=True)
+    await world.collect()
+    first, second = await world.attempts(invoice)
+    (charge,) = world.sandbox.charges(invoice.invoice_id)
+    assert charge["key"] == str(second.id) != str(first.id)
+    assert (await world.payment(invoice)).status is PaymentStatus.SUCCEEDED
+
+
+class Silent(Slow):
+    """A provider that answers nothing to anybody."""
+
+    def __init__(self, settings: SandboxProviderSettings) -> None:
+        super().__init__(settings)
+        self.may_answer.set()
+        self.times_asked: Counter[str] = Counter()
+
+    async def look_up(self, *, key: str, reference: str | None = None) -> LookUp:
+        del reference
+        self.times_asked[key] += 1
+        return Uncertain(reason="lost again")
+
+
+async def test_what_the_provider_never_tells_waits_for_a_person_after_seven_questions(
+    world: World,
+) -> None:
+    provider = Silent(SandboxProviderSettings())
+    use(provider)
+    await world.attach()
+    invoice = await world.finalize()
+    await world.collect()
+    waits = []
+    for _ in range(10):
+        (attempt,) = await world.attempts(invoice)
+        if attempt.ask_at is not None:
+            waits.append(attempt.ask_at - utc_now())
+        await world.reconcile_if_due(attempt.id)
+
+    # After the lost answer itself, and after each question but the last.
+    steps = [5, 30, 120, 600, 3600, 21600, 86400]
+    assert len(waits) == len(steps)
+    for wait, step in zip(waits, steps, strict=True):
+        assert timedelta(seconds=step - 60) < wait <= timedelta(seconds=1.1 * step)
+    assert provider.times_asked[str(attempt.id)] == len(steps)
+    (attempt,) = await world.attempts(invoice)
+    assert (attempt.status, attempt.ask_at) == (AttemptStatus.UNKNOWN, None)
+    assert (await world.payment(invoice)).status is PaymentStatus.UNKNOWN
+    await world.collect()
+    assert len(await world.attempts(invoice)) == 1  # never charged again out of `unknown`
+    staff = world.issuer.of_staff("support")
+    shown = (await world.http.get("/v1/ops/payments/stuck", headers=staff)).json()["data"]
+    (row,) = [row for row in shown if row["id"] == str(attempt.id)]
+    assert "lost again" in row["reason"]
+
+
+@pytest.mark.parametrize("paid_otherwise", [True, False])
+async def test_a_charge_that_waits_for_the_payer_is_given_up_once_nothing_is_owed(
+    world: World, paid_otherwise: bool
+) -> None:
+    """Rival ways to pay: the page at the bank may still be open."""
+    await world.attach("tok_requires_action")
+    invoice = await world.finalize()
+    await world.collect()
+    await world.take((an_invoice_paid if paid_otherwise else an_invoice_voided)(invoice))
+    await world.reconcile()
+
+    (charge,) = world.sandbox.charges(invoice.invoice_id)
+    assert charge["status"] == "canceled"
+    late = world.sandbox.post(f"/v1/charges/{charge['id']}/confirm", {"success": True})
+    assert late["error"]["code"] == "nothing_to_confirm"
+    assert (await world.payment(invoice)).status is PaymentStatus.CANCELED
+
+
+async def test_who_holds_an_attempt_is_not_disturbed_before_its_deadline(world: World) -> None:
+    provider = Slow(SandboxProviderSettings())
+    use(provider)
+    await world.attach()
+    invoice = await world.finalize()
+    running = asyncio.create_task(world.collect())
+    await provider.was_asked.wait()
+    await world.run(schedule.ask_providers)
+    (attempt,) = await world.attempts(invoice)
+
+    assert (attempt.status, attempt.asked) == (AttemptStatus.UNKNOWN, 0)
+    assert attempt.owner == world.collector.owner
+    provider.may_answer.set()
+    await running
+
+
+async def test_paying_by_hand_while_the_invoice_is_voided_waits_for_nobody_for_ever(
+    world: World,
+) -> None:
+    """Both lock the payment and look at the invoice; a wrong order would have them both wait."""
+    await world.attach()
+    invoices = [await world.finalize(collect_automatically=False) for _ in range(12)]
+
+    async def pay(number: int) -> int:
+        answer = await world.http.post(
+            f"/v1/invoices/{invoices[number].invoice_id}/pay",
+            json={},
+            headers={**world.member, "Idempotency-Key": f"race-{number}"},
+        )
+        return answer.status_code
+
+    async def attach_and_void(number: int) -> None:
+        await world.attach()
+        await world.take(an_invoice_voided(invoices[number]))
+
+    done = await asyncio.gather(
+        *(pay(number) for number in range(12)), *(attach_and_void(number) for number in range(12))
+    )
+    assert set(done[:12]) <= {200, 409}
+    await world.pay_everything()
+    for invoice in invoices:
+        charges = [c for c in world.sandbox.charges(invoice.invoice_id) if c["captured"]]
+        assert all(charge["refunded"] == charge["captured"] for charge in charges)
+        assert len(charges) <= 1

@@ -21,8 +21,8 @@ from shared.events.invoicing import InvoiceFinalized
 from shared.ids import new_id
 from tests.databases import fresh_database
 from tests.harness import Deployment
-from tests.payments.conftest import migrated
-from tests.payments.servers import SECRET, Sandbox, sandbox_process
+from tests.payments.conftest import found_by, migrated
+from tests.payments.servers import Sandbox, sandbox_process
 from tests.payments.world import World
 from tests.servers import Servers
 from tests.tokens import TokenIssuer
@@ -71,8 +71,7 @@ class Crasher:
                 "PERENNIAL_DATABASE_URL": deployment.database_urls["payments"],
                 "PERENNIAL_BROKER_URL": deployment.broker_url,
                 "PERENNIAL_REDIS_URL": deployment.redis_url,
-                "PERENNIAL_SANDBOX_URL": sandbox.url,
-                "PERENNIAL_SANDBOX_TIMEOUT_SECONDS": "0.7",
+                **found_by(sandbox),
             },
         )
 
@@ -99,9 +98,8 @@ async def crashing(
     servers: Servers, issuer: TokenIssuer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[World, Crasher]]:
     with sandbox_process(folder, hang_seconds=1.0, webhook_url="") as sandbox:
-        monkeypatch.setenv("PERENNIAL_SANDBOX_URL", sandbox.url)
-        monkeypatch.setenv("PERENNIAL_SANDBOX_WEBHOOK_SECRET", SECRET)
-        monkeypatch.setenv("PERENNIAL_SANDBOX_TIMEOUT_SECONDS", "0.7")
+        for name, value in found_by(sandbox).items():
+            monkeypatch.setenv(name, value)
         async with fresh_database(servers.postgres_admin_url) as database:
             deployment = await migrated(database, servers)
             crasher = Crasher(deployment, sandbox)

@@ -1,6 +1,7 @@
 """The rules of payments, without any server."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from services.payments.domain.payments import (
     PaymentNotRefundable,
     PaymentStatus,
     RefundAboveCharge,
+    ask_again_at,
 )
 from services.payments.domain.refunds import Refund, RefundReason
 from shared.events.payments import PaymentArrivedLate, PaymentSucceeded
@@ -113,6 +115,7 @@ def test_fraud_ends_the_dunning_at_once_and_a_bad_card_waits_for_a_new_one() -> 
 
 def test_a_lost_answer_is_asked_about_ever_more_rarely_and_then_left_to_a_person() -> None:
     attempt = an_attempt(a_payment())
+    attempt.id = UUID(int=0)  # the first of all that are asked about
     waits = []
     while attempt.postpone(real_now=NOW):
         assert attempt.ask_at is not None
@@ -121,6 +124,15 @@ def test_a_lost_answer_is_asked_about_ever_more_rarely_and_then_left_to_a_person
     assert waits == list(ASK_AFTER)
     assert [wait.total_seconds() for wait in waits] == [5, 30, 120, 600, 3600, 21600, 86400]
     assert attempt.ask_at is None
+
+
+@given(st.uuids(), st.integers(0, len(ASK_AFTER) - 1))
+def test_questions_after_an_outage_are_spread_and_never_early(about: UUID, asked: int) -> None:
+    waited = ask_again_at(about, asked, NOW) - NOW
+
+    assert ASK_AFTER[asked] <= waited <= 1.1 * ASK_AFTER[asked]
+    assert ask_again_at(about, asked, NOW) == NOW + waited
+    assert ask_again_at(UUID(int=about.int ^ 1), asked, NOW) != NOW + waited
 
 
 def test_a_hint_does_not_disturb_the_owner_before_the_deadline() -> None:

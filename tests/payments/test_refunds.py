@@ -5,10 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select, update
 
 from services.payments import schedule
 from services.payments.consumers import refund_credit_note
 from services.payments.domain.payments import Payment
+from services.payments.tables import refunds
 from services.payments.use_cases.refund_payments import claim_refunds, send_refund
 from shared.clock import utc_now
 from shared.events.invoicing import InvoiceFinalized
@@ -81,6 +83,10 @@ async def test_a_credit_note_sends_money_back_once(world: World) -> None:
     assert (await world.payment(invoice)).refunded == 250
     created = next(b for b in await world.emitted() if b["type"] == "refund.created")
     assert created["data"]["reason"] == "credit_note"
+    sent = (await world.emitted())[-1]
+    assert sent["type"] == "refund.succeeded"
+    assert sent["data"]["reason"] == "credit_note"
+    assert sent["data"]["credit_note_id"] == str(note.credit_note_id)
     assert payment.id
 
 
@@ -120,3 +126,89 @@ async def test_a_member_cannot_refund_and_another_account_sees_nothing(world: Wo
 
     assert own.status_code == 403
     assert foreign.status_code == 404
+
+
+async def test_what_a_bank_has_taken_back_does_not_go_back_again(world: World) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    await ask(world, payment, "before", 300)
+    await world.run(schedule.send_refunds)
+    (charge,) = world.sandbox.charges(invoice.invoice_id)
+    dispute = world.sandbox.post(f"/v1/charges/{charge['id']}/dispute", {})
+    assert dispute["amount"] == 700
+    await world.hear({"id": f"evt_{dispute['id']}", "type": "dispute.opened", "data": dispute})
+    await world.run(schedule.work_off_webhooks)
+
+    refused = await ask(world, payment, "one", 1)
+    assert (refused.status_code, refused.json()["code"]) == (422, "refund-above-charge")
+    assert "bank" in refused.json()["detail"]
+    won = world.sandbox.post(f"/v1/disputes/{dispute['id']}/close", {"won": True})
+    await world.hear({"id": f"evt_{dispute['id']}_w", "type": "dispute.won", "data": won})
+    await world.run(schedule.work_off_webhooks)
+    assert (await ask(world, payment, "two", 700)).status_code == 201
+    await world.run(schedule.send_refunds)
+    assert world.sandbox.charges(invoice.invoice_id)[0]["refunded"] == 1000
+
+
+async def test_a_refund_that_comes_back_may_be_sent_again(world: World) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    before = await world.balances()
+    await ask(world, payment, "one", 1000)
+    await world.run(schedule.send_refunds)
+    (refund,) = [
+        row
+        for row in world.sandbox.get("/v1/refunds", limit=1000)["data"]
+        if row["charge"] == world.sandbox.charges(invoice.invoice_id)[0]["id"]
+    ]
+    failed = world.sandbox.post(f"/v1/refunds/{refund['id']}/fail")
+    for copy in range(2):
+        await world.hear(
+            {"id": f"evt_{refund['id']}_{copy}", "type": "refund.failed"} | {"data": failed}
+        )
+    await world.run(schedule.work_off_webhooks)
+
+    assert (await world.names())[-3:] == ["refund.created", "refund.succeeded", "refund.failed"]
+    assert await world.balances() == before
+    assert (await world.payment(invoice)).refunded == 0
+    again = await ask(world, payment, "two", 1000)
+    assert again.status_code == 201
+    await world.run(schedule.send_refunds)
+    assert (await world.balances())["refunds"] == 1000
+
+
+async def test_a_word_about_a_refund_that_arrived_changes_nothing(world: World) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    await ask(world, payment, "one", 1000)
+    await world.run(schedule.send_refunds)
+    (refund,) = [
+        row
+        for row in world.sandbox.get("/v1/refunds", limit=1000)["data"]
+        if row["charge"] == world.sandbox.charges(invoice.invoice_id)[0]["id"]
+    ]
+    # It says failed, and the provider, when asked, does not.
+    await world.hear({"id": f"evt_{refund['id']}", "type": "refund.failed", "data": refund})
+    await world.run(schedule.work_off_webhooks)
+
+    assert (await world.payment(invoice)).refunded == 1000
+    assert (await world.names())[-1] == "refund.succeeded"
+
+
+async def test_a_refund_whose_plug_in_is_gone_holds_up_no_other(world: World) -> None:
+    _, orphan = await a_paid_invoice(world)
+    _, other = await a_paid_invoice(world)
+    await ask(world, orphan, "orphan", 100)
+    await ask(world, other, "other", 100)
+    async with world.runtime.begin() as uow:
+        await uow.session.execute(
+            update(refunds).where(refunds.c.payment_id == orphan.id).values(provider="gone")
+        )
+    await world.run(schedule.send_refunds)
+    async with world.runtime.begin() as uow:
+        rows = await uow.session.execute(
+            select(refunds.c.payment_id, refunds.c.status).where(
+                refunds.c.payment_id.in_([orphan.id, other.id])
+            )
+        )
+        assert {row.payment_id: row.status for row in rows} == {
+            orphan.id: "pending",
+            other.id: "succeeded",
+        }

@@ -1,6 +1,8 @@
 """The payments service driven by hand: events in, jobs run, rows and events read back."""
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +20,9 @@ from services.payments.collector import Collector
 from services.payments.consumers import collect_invoice
 from services.payments.domain.payments import Attempt, Payment
 from services.payments.main import service
+from services.payments.providers.base import Method
 from services.payments.repository import PaymentsUnitOfWork
+from services.payments.sandbox.webhooks import sign
 from services.payments.settings import PaymentsSettings
 from services.payments.tables import (
     attempts,
@@ -27,6 +31,7 @@ from services.payments.tables import (
     refunds,
     webhook_events,
 )
+from services.payments.use_cases.keep_payment_methods import attach_payment_method
 from shared.clock import utc_now
 from shared.events.base import Event
 from shared.events.invoicing import InvoiceFinalized
@@ -35,7 +40,7 @@ from shared.runtime import Runtime
 from shared.schedule import Due
 from tests.harness import Deployment
 from tests.payments.factories import an_invoice_finalized, an_invoice_paid
-from tests.payments.servers import Sandbox
+from tests.payments.servers import SECRET, Sandbox
 from tests.tokens import TokenIssuer
 
 
@@ -85,6 +90,28 @@ class World:
         assert answer.status_code == 201, answer.text
         return UUID(answer.json()["id"])
 
+    async def hear(self, event: dict[str, Any], secret: str = SECRET) -> httpx.Response:
+        """A webhook comes in, signed by the sandbox's secret."""
+        body = json.dumps(event).encode()
+        signature = sign(body, secret=secret, timestamp=int(time.time()))
+        return await self.http.post(
+            "/v1/webhooks/sandbox", content=body, headers={"Sandbox-Signature": signature}
+        )
+
+    async def attach_directly(self, provider: str) -> UUID:
+        """Another account with a method of a provider that no server of is here."""
+        self.account_id = new_id()
+        async with self.runtime.begin() as uow:
+            method = await attach_payment_method(
+                uow,
+                account_id=self.account_id,
+                provider=provider,
+                method=Method(reference=f"pm_{self.account_id}"),
+                make_default=True,
+                now=utc_now(),
+            )
+        return method.id
+
     async def take(self, event: Event) -> None:
         """Handle an event as the consumer would."""
         async with self.runtime.begin() as uow:
@@ -113,6 +140,16 @@ class World:
             await uow.session.execute(
                 update(attempts)
                 .where(open_ones)
+                .values(ask_at=text("now()"), deadline=text("now()"))
+            )
+        await self.run(schedule.ask_providers)
+
+    async def reconcile_if_due(self, attempt_id: UUID) -> None:
+        """Let the time of this attempt's next question come, where there is to be one."""
+        async with self.runtime.begin() as uow:
+            await uow.session.execute(
+                update(attempts)
+                .where(attempts.c.id == attempt_id, attempts.c.ask_at.is_not(None))
                 .values(ask_at=text("now()"), deadline=text("now()"))
             )
         await self.run(schedule.ask_providers)
@@ -179,6 +216,16 @@ class World:
                 .group_by(ledger_entries.c.ledger_account)
             )
             return {name: int(amount) for name, amount in rows if amount}
+
+    async def all_balances(self) -> dict[str, int]:
+        """The books of everybody, what belongs to no account (a payout) too."""
+        async with self.runtime.begin() as uow:
+            rows = await uow.session.execute(
+                select(ledger_entries.c.ledger_account, func.sum(ledger_entries.c.amount)).group_by(
+                    ledger_entries.c.ledger_account
+                )
+            )
+            return {name: int(amount) for name, amount in rows}
 
     async def set_clock(self, now: datetime) -> None:
         """Put the account under a test clock."""

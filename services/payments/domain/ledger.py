@@ -42,10 +42,12 @@ class EntryKind(StrEnum):
     CHARGE = "charge"
     REFUND = "refund"
     SURPLUS_REFUND = "surplus_refund"
+    REFUND_RETURNED = "refund_returned"
     DISPUTE_OPENED = "dispute_opened"
     DISPUTE_WON = "dispute_won"
     DISPUTE_LOST = "dispute_lost"
     PAYOUT = "payout"
+    PAYOUT_RETURNED = "payout_returned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,15 @@ def surplus_refund(refund_id: UUID, provider: str, back: Money) -> Posting:
     return _posting(EntryKind.SURPLUS_REFUND, refund_id, back.currency, legs)
 
 
+def refund_returned(refund_id: UUID, provider: str, back: Money, *, surplus: bool) -> Posting:
+    """A refund could not be delivered: the provider holds the money again."""
+    legs = [
+        Leg(held_by(provider), back.amount),
+        Leg(CLEARING if surplus else REFUNDS, -back.amount),
+    ]
+    return _posting(EntryKind.REFUND_RETURNED, refund_id, back.currency, legs)
+
+
 def dispute_opened(dispute_id: UUID, provider: str, taken: Money, fee: int) -> Posting:
     legs = [
         Leg(DISPUTED, taken.amount),
@@ -163,3 +174,9 @@ def dispute_lost(dispute_id: UUID, lost: Money) -> Posting:
 def payout(reference: str, provider: str, sent: Money) -> Posting:
     legs = [Leg(BANK, sent.amount), Leg(held_by(provider), -sent.amount)]
     return _posting(EntryKind.PAYOUT, reference, sent.currency, legs)
+
+
+def payout_returned(reference: str, provider: str, back: Money) -> Posting:
+    """The operator's bank sent a payout back."""
+    legs = [Leg(held_by(provider), back.amount), Leg(BANK, -back.amount)]
+    return _posting(EntryKind.PAYOUT_RETURNED, reference, back.currency, legs)

@@ -39,6 +39,10 @@ class PaymentMethod:
     warned_at: datetime | None = None
     #: When to tell them.
     warn_at: datetime | None = None
+    #: Where its owner confirms it with their bank, or what the provider's own script wants for it;
+    #: both None once that is done, or where nobody asks for it.
+    action_url: str | None = None
+    client_secret: str | None = None
     version: int = 0
 
     def attach(self, *, at: datetime) -> PaymentMethodAttached:
@@ -59,6 +63,10 @@ class PaymentMethod:
         return PaymentMethodUpdated.model_validate(
             {**self._facts(at), "exp_month": exp_month, "exp_year": exp_year}
         )
+
+    def confirm(self) -> None:
+        """Its owner has confirmed it with their bank: renewals need nobody's presence."""
+        self.action_url = self.client_secret = None
 
     def warn(self, *, at: datetime) -> PaymentMethodExpiring:
         self.warned_at, self.warn_at = at, None
@@ -105,3 +113,9 @@ class OwedInvoice:
     finalized_at: datetime
     #: Whose payment paid it; None for offline.
     paid_by: UUID | None = None
+
+    def is_settled_without(self, payment_id: UUID) -> bool:
+        """Whether it will never take this payment's money: it was voided or paid otherwise."""
+        return self.status is OwedStatus.VOIDED or (
+            self.status is OwedStatus.PAID and self.paid_by != payment_id
+        )

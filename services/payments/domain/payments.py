@@ -83,8 +83,17 @@ ASK_AFTER = (
     timedelta(hours=6),
     timedelta(days=1),
 )
+#: The same wait for all would have a provider that comes back asked about everything at once:
+#: up to a tenth more, by the id, so that it is spread and can still be foretold.
+SPREAD = 0.1
 #: A call may take so much longer than the provider's own limit before nobody waits for it.
 MARGIN = timedelta(seconds=5)
+
+
+def ask_again_at(about: UUID, asked: int, real_now: datetime) -> datetime:
+    """When the provider is asked after so many times in vain."""
+    spread = timedelta(seconds=ASK_AFTER[asked].total_seconds() * SPREAD)
+    return real_now + ASK_AFTER[asked] + spread * (about.int % 1000) / 1000
 
 
 class PaymentNotFound(NotFound):
@@ -235,13 +244,19 @@ class Payment:
         if method_id is not None:
             self.payment_method_id = method_id
 
-    def reserve_refund(self, amount: int) -> None:
-        """Set aside what goes back, so that no two refunds together exceed the charge."""
+    def left(self, *, disputed: int) -> int:
+        """What may still go back, apart from what a bank holds or has taken."""
+        return max(0, self.amount - self.refunded - disputed)
+
+    def reserve_refund(self, amount: int, *, disputed: int = 0) -> None:
+        """Set aside what goes back, so that all of it together never exceeds the charge."""
         if self.status is not PaymentStatus.SUCCEEDED:
             raise PaymentNotRefundable("Only a payment that succeeded can be refunded.")
-        if not 0 < amount <= self.amount - self.refunded:
-            rest = Money(self.amount - self.refunded, self.currency)
-            raise RefundAboveCharge(f"At most {rest} of this can go back.", field="amount")
+        left = self.left(disputed=disputed)
+        if not 0 < amount <= left:
+            rest = Money(left, self.currency)
+            why = " The payer's bank has the rest." if disputed else ""
+            raise RefundAboveCharge(f"At most {rest} of this can go back.{why}", field="amount")
         self.refunded += amount
 
     def release_refund(self, amount: int) -> None:
@@ -313,6 +328,7 @@ class Attempt:
     decline_code: str | None = None
     message: str | None = None
     action_url: str | None = None
+    client_secret: str | None = None
     fee: int = 0
     settled_at: datetime | None = None
 
@@ -363,13 +379,17 @@ class Attempt:
         self.owner = None
         self.settled_at = real_now
         self.ask_at = None
+        self.client_secret = None
 
-    def wait_for_payer(self, *, url: str | None, real_now: datetime) -> None:
+    def wait_for_payer(
+        self, *, url: str | None, client_secret: str | None, real_now: datetime
+    ) -> None:
         """It is the payer's turn; a lost webhook is made up for by asking now and then."""
         self.status = AttemptStatus.REQUIRES_ACTION
         self.action_url = url
+        self.client_secret = client_secret
         self.owner = None
-        self.ask_at = real_now + ASK_AFTER[min(2 + self.asked, len(ASK_AFTER) - 1)]
+        self.ask_at = ask_again_at(self.id, min(2 + self.asked, len(ASK_AFTER) - 1), real_now)
 
     def postpone(self, *, real_now: datetime) -> bool:
         """Nothing is known yet: ask again later. False once a person has to look."""
@@ -377,7 +397,7 @@ class Attempt:
         if self.asked >= len(ASK_AFTER):
             self.ask_at = None
             return False
-        self.ask_at = real_now + ASK_AFTER[self.asked]
+        self.ask_at = ask_again_at(self.id, self.asked, real_now)
         self.asked += 1
         return True
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from services.payments.domain.payments import ASK_AFTER, Payment
+from services.payments.domain.payments import ASK_AFTER, Payment, ask_again_at
 from shared.events.payments import (
     DisputeLost,
     DisputeOpened,
@@ -21,7 +21,7 @@ from shared.money import Money
 class RefundStatus(StrEnum):
     PENDING = "pending"  # to be sent, or its answer was lost
     SUCCEEDED = "succeeded"
-    FAILED = "failed"
+    FAILED = "failed"  # it was refused, or the money came back
 
 
 class RefundReason(StrEnum):
@@ -68,9 +68,10 @@ class Refund:
         at: datetime,
         real_now: datetime,
         credit_note_id: UUID | None = None,
+        disputed: int = 0,
     ) -> "Refund":
         """Reserve the amount of the payment and make the refund. Raises `RefundAboveCharge`."""
-        payment.reserve_refund(amount)
+        payment.reserve_refund(amount, disputed=disputed)
         return cls(
             id=new_id(),
             account_id=payment.account_id,
@@ -99,7 +100,7 @@ class Refund:
         self.status = RefundStatus.SUCCEEDED
         self.reference = reference
         self.ask_at = None
-        return RefundSucceeded.model_validate(self._facts(at))
+        return RefundSucceeded.model_validate(self._facts(at) | {"reason": self.reason.value})
 
     def fail(self, *, at: datetime, reason: str) -> RefundFailed:
         self.status = RefundStatus.FAILED
@@ -112,7 +113,7 @@ class Refund:
         if self.asked >= len(ASK_AFTER):
             self.ask_at = None
             return False
-        self.ask_at = real_now + ASK_AFTER[self.asked]
+        self.ask_at = ask_again_at(self.id, self.asked, real_now)
         self.asked += 1
         return True
 
@@ -168,7 +169,7 @@ class Dispute:
         self.status = DisputeStatus.WON if won else DisputeStatus.LOST
         self.closed_at = at
         kind = DisputeWon if won else DisputeLost
-        return kind.model_validate(self._facts(at))
+        return kind.model_validate(self._facts(at) | {"reason": self.reason})
 
     def _facts(self, at: datetime) -> dict[str, object]:
         self.version += 1

@@ -32,10 +32,11 @@ class WebhookEvent:
         self.processed_at = real_now
         self.process_at = None
         self.trouble = None
+        # It may hold a payer's details, and has served.
+        self.body = {}
 
-    def failed(self, trouble: str, *, real_now: datetime) -> None:
-        """Try again later, ever more slowly, in the end not at all."""
+    def take_up(self, *, real_now: datetime) -> None:
+        """It is worked off now; should that fail, again ever more slowly, in the end not at all."""
         self.tries += 1
-        self.trouble = trouble
         wait = timedelta(seconds=min(3600, 2**self.tries))
         self.process_at = real_now + wait if self.tries < MOST_TRIES else None

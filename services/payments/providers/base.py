@@ -41,18 +41,6 @@ class CurrencyNotSupported(Conflict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """A tokenized way to pay, as the provider knows it. Never a card number."""
-
-    reference: str
-    customer: str | None = None
-    brand: str | None = None
-    last4: str | None = None
-    exp_month: int | None = None
-    exp_year: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeRequest:
     """One attempt. `key` is the attempt's id: the same key never charges twice."""
 
@@ -85,11 +73,28 @@ class Authorized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionRequired:
-    """The payer has to confirm it with their bank at `url` (3-D Secure)."""
+    """The payer has to confirm it with their bank (3-D Secure).
+
+    Either at `url`, or with the provider's own script in the page, which wants `client_secret`.
+    """
 
     reference: str
     url: str | None = None
-    client_secret: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A tokenized way to pay, as the provider knows it. Never a card number."""
+
+    reference: str
+    customer: str | None = None
+    brand: str | None = None
+    last4: str | None = None
+    exp_month: int | None = None
+    exp_year: int | None = None
+    #: Set while its owner has to confirm it with their bank before it can be charged without them.
+    action: ActionRequired | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,12 +174,14 @@ class Dispute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payout:
-    """The provider sent its balance to the operator's bank."""
+    """The provider sent its balance to the operator's bank; a failed one came back."""
 
     reference: str
     amount: Money
+    failed: bool = False
 
 
+MovementKind = Literal["charge", "refund", "dispute", "payout"]
 NoticeAbout = Literal["charge", "refund", "dispute", "payout", "method", "other"]
 
 
@@ -187,19 +194,28 @@ class Notice:
     about: NoticeAbout
     reference: str
     key: str | None = None
+    #: About a method: what of it is new.
     method: Method | None = None
+    #: About a method: its owner has confirmed it.
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """One line of the provider's own books, for the audit. `amount` is what it took or gave."""
+    """One line of the provider's own books, for the audit. `amount` is what it took or gave.
 
-    kind: Literal["charge", "refund"]
+    What has come to nothing (a refund or payout that came back) is no line. A dispute is one,
+    however it ends; its `status` says how.
+    """
+
+    kind: MovementKind
     reference: str
+    #: Our key of the charge or refund; of a dispute, that of the disputed charge.
     key: str | None
     amount: Money
     fee: int
     created_at: datetime
+    status: DisputeStatus | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,14 +274,16 @@ class PaymentProvider(Protocol):
 
     async def refund(self, request: RefundRequest) -> RefundOutcome: ...
 
-    async def look_up_refund(self, *, key: str, charge: str) -> RefundLookUp: ...
+    async def look_up_refund(self, *, key: str, charge: str) -> RefundLookUp:
+        """What became of a refund under our key; `RefundRefused` also for one that came back."""
+        ...
 
     async def look_up_dispute(self, reference: str) -> Dispute | None: ...
 
     async def look_up_payout(self, reference: str) -> Payout | None: ...
 
     def movements(self, *, since: datetime | None = None) -> AsyncIterator[Movement]:
-        """The provider's own books: what it took and what it gave back."""
+        """The provider's own books: what it took, gave back, lost and paid out."""
         ...
 
     def verify(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> None:

@@ -18,12 +18,14 @@ from services.payments.providers.base import (
     DeclineClass,
     Declined,
     Dispute,
+    DisputeStatus,
     ForgedWebhook,
     Limits,
     LookUp,
     Method,
     MethodRefused,
     Movement,
+    MovementKind,
     NeverHeard,
     Notice,
     NoticeAbout,
@@ -89,7 +91,7 @@ class SandboxProvider:
             base_url=settings.url,
             # Certificates are only loaded (some megabytes) where they are looked at.
             verify=settings.url.startswith("https"),
-            timeout=httpx.Timeout(settings.timeout_seconds, connect=2.0),
+            timeout=settings.timeout_seconds,
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=100),
         )
 
@@ -173,6 +175,8 @@ class SandboxProvider:
         if not found:
             return NeverHeard()
         refund = found[0]
+        if refund["status"] == "failed":
+            return RefundRefused(code="refund_failed", message="The money came back.")
         return Refunded(reference=refund["id"], amount=Money(refund["amount"], refund["currency"]))
 
     async def look_up_dispute(self, reference: str) -> Dispute | None:
@@ -193,29 +197,25 @@ class SandboxProvider:
         body = await self._get(f"/v1/payouts/{reference}")
         if body is None:
             return None
-        return Payout(reference=body["id"], amount=Money(body["amount"], body["currency"]))
+        return Payout(
+            reference=body["id"],
+            amount=Money(body["amount"], body["currency"]),
+            failed=body["status"] == "failed",
+        )
 
     async def movements(self, *, since: datetime | None = None) -> AsyncIterator[Movement]:
         start = since.timestamp() if since else 0.0
         async for row in self._pages("/v1/charges", since=start):
             if row["captured"]:
-                yield Movement(
-                    kind="charge",
-                    reference=row["id"],
-                    key=row["key"],
-                    amount=Money(row["captured"], row["currency"]),
-                    fee=row["fee"],
-                    created_at=datetime.fromtimestamp(row["created"], UTC),
-                )
+                yield _movement("charge", row, amount=row["captured"])
         async for row in self._pages("/v1/refunds", since=start):
-            yield Movement(
-                kind="refund",
-                reference=row["id"],
-                key=row["key"],
-                amount=Money(row["amount"], row["currency"]),
-                fee=0,
-                created_at=datetime.fromtimestamp(row["created"], UTC),
-            )
+            if row["status"] != "failed":
+                yield _movement("refund", row)
+        async for row in self._pages("/v1/disputes", since=start):
+            yield _movement("dispute", row, status=row["status"])
+        async for row in self._pages("/v1/payouts", since=start):
+            if row["status"] != "failed":
+                yield _movement("payout", row)
 
     def verify(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
         header = headers.get("sandbox-signature", "")
@@ -233,6 +233,7 @@ class SandboxProvider:
                 reference=data["id"],
                 key=data.get("key"),
                 method=_method(data) if about == "method" else None,
+                confirmed=event["type"] == "payment_method.confirmed",
             )
         except (KeyError, TypeError, ValueError) as wrong:
             raise ForgedWebhook("The webhook is signed, but is no event.") from wrong
@@ -295,12 +296,32 @@ class SandboxProvider:
 
 
 def _method(body: Mapping[str, Any]) -> Method:
+    url = body.get("action_url")
     return Method(
         reference=body["id"],
         brand=body["brand"],
         last4=body["last4"],
         exp_month=body["exp_month"],
         exp_year=body["exp_year"],
+        action=ActionRequired(reference=body["id"], url=url) if url else None,
+    )
+
+
+def _movement(
+    kind: MovementKind,
+    row: Mapping[str, Any],
+    *,
+    amount: int | None = None,
+    status: DisputeStatus | None = None,
+) -> Movement:
+    return Movement(
+        kind=kind,
+        reference=row["id"],
+        key=row.get("key"),
+        amount=Money(row["amount"] if amount is None else amount, row["currency"]),
+        fee=row.get("fee", 0),
+        created_at=datetime.fromtimestamp(row["created"], UTC),
+        status=status,
     )
 
 

@@ -21,6 +21,8 @@ class Behavior:
     webhook_delay_seconds: float = 0.0
     #: So many charges with the method are declined, the next ones succeed.
     fails_first: int = 0
+    #: Its owner has to confirm it once; until then each charge waits for them.
+    confirmed_first: bool = False
     last4: str = "4242"
     expired: bool = False
 
@@ -36,6 +38,7 @@ TOKENS = {
     ),
     "tok_fraud": Behavior(outcome="decline", decline_code="fraudulent", last4="0019"),
     "tok_requires_action": Behavior(outcome="action", last4="3155"),
+    "tok_confirm_first": Behavior(confirmed_first=True, last4="3220"),
     "tok_timeout_before": Behavior(hang_before=True, last4="1001"),
     "tok_timeout_after": Behavior(hang_after=True, last4="1002"),
     "tok_duplicate_webhook": Behavior(webhook_copies=3, last4="1003"),

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS payouts (
 CREATE TABLE IF NOT EXISTS webhooks (
     position INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, copies INTEGER NOT NULL,
     due REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, sent REAL);
+CREATE TABLE IF NOT EXISTS marks (id TEXT NOT NULL, mark TEXT NOT NULL, PRIMARY KEY (id, mark));
 CREATE INDEX IF NOT EXISTS webhooks_due ON webhooks (due) WHERE sent IS NULL;
 """
 
@@ -82,6 +83,23 @@ class Books:
             tuple(values.values()),
         )
 
+    def page(self, table: str, *, after: int, since: float, limit: int) -> list[Row]:
+        """Rows in the order in which they were made."""
+        return self.all(
+            f"SELECT * FROM {table} WHERE position > ? AND created >= ?"  # noqa: S608  (ours)
+            " ORDER BY position LIMIT ?",
+            after,
+            since,
+            limit,
+        )
+
+    def mark(self, thing: str, mark: str) -> None:
+        """Note that something happened to a thing later; twice is once."""
+        self._db.execute("INSERT OR IGNORE INTO marks VALUES (?, ?)", (thing, mark))
+
+    def has_mark(self, thing: str, mark: str) -> bool:
+        return self.one("SELECT 1 FROM marks WHERE id = ? AND mark = ?", thing, mark) is not None
+
     def announce(self, kind: str, data: Row, *, copies: int = 1, delay: float = 0.0) -> None:
         """Put a webhook into the queue, in the caller's transaction."""
         now = time.time()
@@ -113,11 +131,12 @@ def charge_view(row: Row) -> Row:
     }
 
 
-def refund_view(row: Row) -> Row:
+def refund_view(row: Row, *, failed: bool = False) -> Row:
     """A refund as the API shows it."""
     return {
         "id": row["id"],
         "object": "refund",
+        "status": "failed" if failed else "succeeded",
         "key": row["key"],
         "charge": row["charge"],
         "amount": row["amount"],

@@ -24,3 +24,7 @@ class SandboxSettings(BaseSettings):
     #: The address that a payer's browser reaches, for 3-D Secure links.
     public_url: str = ""
     log_level: str = "WARNING"
+
+    @property
+    def base_url(self) -> str:
+        return self.public_url or f"http://{self.host}:{self.port}"

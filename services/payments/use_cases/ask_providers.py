@@ -30,6 +30,7 @@ from services.payments.use_cases.settle_attempt import settle_attempt
 from shared.clock import utc_now
 from shared.crashpoint import crashpoint
 
+#: What a plug-in that was taken out is needed for waits so long between looks.
 WITHOUT_PLUGIN = timedelta(hours=1)
 
 Begin = Callable[[], AbstractAsyncContextManager[PaymentsUnitOfWork]]

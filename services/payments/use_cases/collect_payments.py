@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 
 from services.payments.domain.methods import PaymentMethod
 from services.payments.domain.payments import (
@@ -19,12 +19,9 @@ from services.payments.providers import ProviderUnknown, provider
 from services.payments.providers.base import ChargeRequest
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.tables import payment_methods, payments
-from services.payments.traffic import Traffic
+from services.payments.traffic import Admission, Traffic
 from services.payments.use_cases.dun_payment import dun_payment, plan_retry
 from shared.schedule import Due
-
-#: A provider that is down is tried again after this.
-REST = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,17 @@ async def claim_due(
     real_now: datetime,
     traffic: Traffic,
 ) -> Claims:
-    """Claim up to `limit` due payments; whom a customer waits for come first."""
+    """Claim up to `limit` due payments; whom a customer waits for come first.
+
+    Nothing is claimed that could not be sent now. A provider whose rate is used up, or that is
+    left alone, holds up no other.
+    """
+    room = traffic.room(urgent=only_urgent)
+    if room == 0 and not only_urgent:
+        only_urgent, room = True, traffic.room(urgent=True)
+    limit = limit if room is None else min(limit, room)
+    if not limit:
+        return Claims([], 0, throttled=not traffic.is_resting)
     statement = (
         select(Payment)
         .where(
@@ -73,14 +80,16 @@ async def claim_due(
     )
     if only_urgent:
         statement = statement.where(payments.c.is_urgent)
+    if shut := traffic.closed(urgent=only_urgent):
+        statement = statement.where(_provider_to_charge().not_in(shut))
     found = (await uow.session.scalars(statement)).all()
-    methods = await _methods_of(uow, found)
+    methods = await methods_of(uow, found)
     claims: list[Claim] = []
-    handled, throttled = 0, False
+    handled, throttled = 0, only_urgent and not found
     for payment in found:
         at = await due.now_for(uow, payment.account_id)
         method = choose_method(payment, methods.get(payment.account_id, []))
-        if method is not None and not _may_go(method, payment, traffic, at):
+        if method is not None and not may_go(method, payment, traffic):
             throttled = True
             continue
         handled += 1
@@ -161,7 +170,7 @@ def choose_method(payment: Payment, attached: Sequence[PaymentMethod]) -> Paymen
     return attached[0] if attached else None
 
 
-async def _methods_of(
+async def methods_of(
     uow: PaymentsUnitOfWork, found: Sequence[Payment]
 ) -> dict[UUID, list[PaymentMethod]]:
     """The attached methods of these payments' accounts, the default first."""
@@ -181,16 +190,33 @@ async def _methods_of(
     return methods
 
 
-def _may_go(method: PaymentMethod, payment: Payment, traffic: Traffic, at: datetime) -> bool:
+def may_go(method: PaymentMethod, payment: Payment, traffic: Traffic) -> bool:
+    """Whether the provider may be asked for this payment now; if so, it counts."""
     try:
         rate = provider(method.provider).calls_per_second
     except ProviderUnknown:
         return True  # it fails with a reason of its own
     lane = traffic.lane(method.provider, rate=rate)
-    if lane.is_open:
-        payment.due_at = at + REST
-        return False
-    return lane.take(urgent=payment.is_urgent)
+    return lane.admit(urgent=payment.is_urgent) is Admission.GO
+
+
+def _provider_to_charge() -> ColumnElement[str]:
+    """Whom `choose_method` would have asked, as the database sees it."""
+    chosen = (
+        select(payment_methods.c.provider)
+        .where(
+            payment_methods.c.account_id == payments.c.account_id,
+            payment_methods.c.detached_at.is_(None),
+        )
+        .order_by(
+            (payment_methods.c.id == payments.c.payment_method_id).desc(),
+            payment_methods.c.is_default.desc(),
+            payment_methods.c.id.desc(),
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
+    return func.coalesce(chosen, "")
 
 
 def _obstacle(payment: Payment, method: PaymentMethod | None) -> str | None:

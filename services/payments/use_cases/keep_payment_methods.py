@@ -8,11 +8,12 @@ from sqlalchemy import select
 from services.payments.domain.dunning import Dunning, DunningStatus
 from services.payments.domain.methods import PaymentMethod
 from services.payments.domain.payments import Payment, PaymentStatus
-from services.payments.providers.base import Method
+from services.payments.providers.base import DeclineClass, Method
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.tables import dunnings, payments
 from shared.ids import new_id
 
+NEW_CARD = DeclineClass.NEW_CARD.value
 #: How long before its end a card's owner is told.
 WARNING = timedelta(days=30)
 
@@ -51,6 +52,9 @@ async def attach_payment_method(
         created_at=now,
         is_default=preferred,
     )
+    if method.action is not None:
+        new.action_url = method.action.url
+        new.client_secret = method.action.client_secret
     new.warn_at = new.expires_at - WARNING if new.expires_at else None
     uow.methods.add(new)
     uow.emit(new.attach(at=now))
@@ -85,8 +89,29 @@ async def prefer_payment_method(uow: PaymentsUnitOfWork, method_id: UUID) -> Pay
         other.is_default = False
     await uow.session.flush()
     method.is_default = True
+    if method.warned_at is None and method.expires_at is not None:
+        method.warn_at = method.expires_at - WARNING  # nobody warned of it while it was a spare
     uow.audit("payment_method.prefer", method.id, account_id=method.account_id)
     return method
+
+
+async def renew_payment_method(
+    uow: PaymentsUnitOfWork, method: PaymentMethod, renewed: Method, *, now: datetime
+) -> None:
+    """The card network sent a new expiry date: what failed for the old one is tried at once."""
+    month, year = renewed.exp_month, renewed.exp_year
+    if month is None or year is None:
+        return
+    if (method.exp_year or 0, method.exp_month or 0) >= (year, month):
+        return  # an older word, or the same again
+    uow.emit(method.renew(exp_month=month, exp_year=year, at=now))
+    method.warn_at = method.expires_at - WARNING if method.expires_at else None
+    for payment in await _unpaid(uow, method.account_id):
+        last = await uow.attempts.last_of(payment.id)
+        needs_a_card = payment.status is PaymentStatus.FAILED and payment.decline_class == NEW_CARD
+        if needs_a_card and last is not None and last.payment_method_id == method.id:
+            payment.ask_now(at=now, method_id=method.id)
+            uow.wake("collect_due")
 
 
 async def _unpaid(uow: PaymentsUnitOfWork, account_id: UUID) -> list[Payment]:

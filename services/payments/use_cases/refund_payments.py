@@ -8,7 +8,7 @@ from sqlalchemy import select
 from services.payments.domain import ledger
 from services.payments.domain.payments import MARGIN, Payment, PaymentNotRefundable
 from services.payments.domain.refunds import Refund, RefundReason, RefundStatus
-from services.payments.providers import provider
+from services.payments.providers import ProviderUnknown, provider
 from services.payments.providers.base import (
     NeverHeard,
     Refunded,
@@ -19,7 +19,7 @@ from services.payments.providers.base import (
 )
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.tables import refunds
-from services.payments.use_cases.ask_providers import Begin
+from services.payments.use_cases.ask_providers import WITHOUT_PLUGIN, Begin
 from shared.clock import utc_now
 from shared.events.invoicing import CreditNoteIssued
 from shared.observability import logger
@@ -39,15 +39,21 @@ async def request_refund(
 ) -> Refund:
     """Reserve the amount (by default all that is left) and have it sent.
 
-    Raises `RefundAboveCharge`, or `PaymentNotRefundable` when no money was taken.
+    Raises `RefundAboveCharge`, or `PaymentNotRefundable` when no money was taken. What a bank
+    has taken back, or holds while it decides, does not go back a second time.
     """
     attempt = await uow.attempts.successful_of(payment.id)
     if attempt is None or attempt.reference is None:
         raise PaymentNotRefundable("Only a payment that succeeded can be refunded.")
+    invoice = await uow.read_invoice(payment.invoice_id)
+    if invoice is not None and invoice.is_settled_without(payment.id):
+        reason = RefundReason.SURPLUS
+    disputed = await uow.disputed_of(payment.id)
     refund = Refund.of(
         payment,
         charge=attempt.reference,
-        amount=payment.amount - payment.refunded if amount is None else amount,
+        amount=payment.left(disputed=disputed) if amount is None else amount,
+        disputed=disputed,
         reason=reason,
         at=now,
         real_now=real_now,
@@ -97,9 +103,16 @@ async def claim_refunds(uow: PaymentsUnitOfWork, *, limit: int, real_now: dateti
         .with_for_update(skip_locked=True)
     )
     found = list(await uow.session.scalars(statement))
+    known = []
     for refund in found:
-        refund.ask_at = real_now + 3 * provider(refund.provider).longest_call + MARGIN
-    return found
+        try:
+            longest_call = provider(refund.provider).longest_call
+        except ProviderUnknown:
+            refund.ask_at = real_now + WITHOUT_PLUGIN
+            continue
+        refund.ask_at = real_now + 3 * longest_call + MARGIN
+        known.append(refund)
+    return known
 
 
 async def send_refund(begin: Begin, refund: Refund) -> None:
@@ -138,3 +151,18 @@ async def settle_refund(
             refund.failure = outcome.reason
             if not refund.postpone(real_now=real_now):
                 log.error("A refund needs a person", refund_id=str(refund.id))
+
+
+async def take_refund_back(uow: PaymentsUnitOfWork, sent: Refund, *, code: str) -> None:
+    """A refund that was sent came back: the provider holds the money, which may be sent again."""
+    payment = await uow.payments.get(sent.payment_id)
+    refund = await uow.refund(sent.id)
+    if refund is None or refund.status is not RefundStatus.SUCCEEDED:
+        return
+    at = max(refund.at, await uow.now(refund.account_id))
+    payment.release_refund(refund.amount)
+    uow.emit(refund.fail(at=at, reason=code))
+    surplus = refund.reason is RefundReason.SURPLUS
+    posting = ledger.refund_returned(refund.id, refund.provider, refund.money, surplus=surplus)
+    await uow.ledger.post(posting, account_id=refund.account_id, at=at)
+    log.error("A refund came back and needs a person", refund_id=str(refund.id), reason=code)

@@ -4,7 +4,6 @@ from datetime import datetime
 from uuid import UUID
 
 from services.payments.domain import ledger
-from services.payments.domain.methods import OwedInvoice
 from services.payments.domain.payments import Attempt, AttemptStatus, Payment
 from services.payments.domain.refunds import Refund, RefundReason
 from services.payments.providers.base import (
@@ -41,6 +40,7 @@ async def settle_attempt(
     at = max(attempt.at, await uow.now(payment.account_id))
     if not isinstance(outcome, Uncertain) or outcome.reference:
         attempt.reference = outcome.reference or attempt.reference
+    outcome = _as_wanted(attempt, outcome)
     with caused_by(Cause.of(payment.cause)):
         match outcome:
             case Charged() if outcome.amount == attempt.money:
@@ -60,6 +60,13 @@ async def settle_attempt(
                     _park(payment, attempt, f"Nobody knows what became of it: {outcome.reason}.")
 
 
+def _as_wanted(attempt: Attempt, outcome: ChargeOutcome) -> ChargeOutcome:
+    """A no to what was to be given up is what was wanted; what follows is known already."""
+    if isinstance(outcome, Declined) and attempt.cancel_requested:
+        return Canceled(reference=outcome.reference or "")
+    return outcome
+
+
 async def _succeed(
     uow: PaymentsUnitOfWork,
     payment: Payment,
@@ -76,10 +83,10 @@ async def _succeed(
     await uow.ledger.post(posting, account_id=payment.account_id, at=at)
     await end_dunning(uow, payment, at=at)
     if payment.cancel_requested:
-        send_back(uow, payment, attempt, payment.amount, at=at, real_now=real_now)
+        await send_back(uow, payment, attempt, payment.amount, at=at, real_now=real_now)
 
 
-def send_back(
+async def send_back(
     uow: PaymentsUnitOfWork,
     payment: Payment,
     attempt: Attempt,
@@ -89,7 +96,8 @@ def send_back(
     real_now: datetime,
 ) -> None:
     """No invoice wants this much of the money: it goes back, or what is left of it does."""
-    rest = min(surplus, payment.amount - payment.refunded)
+    disputed = await uow.disputed_of(payment.id)
+    rest = min(surplus, payment.left(disputed=disputed))
     if rest <= 0:
         return
     refund = Refund.of(
@@ -97,6 +105,7 @@ def send_back(
         charge=str(attempt.reference),
         amount=rest,
         reason=RefundReason.SURPLUS,
+        disputed=disputed,
         at=at,
         real_now=real_now,
     )
@@ -146,10 +155,14 @@ async def _wait_for_payer(
     real_now: datetime,
 ) -> None:
     if attempt.status is AttemptStatus.REQUIRES_ACTION:
-        attempt.wait_for_payer(url=attempt.action_url, real_now=real_now)
+        attempt.wait_for_payer(
+            url=wanted.url or attempt.action_url,
+            client_secret=wanted.client_secret or attempt.client_secret,
+            real_now=real_now,
+        )
         attempt.asked += 1
         return
-    attempt.wait_for_payer(url=wanted.url, real_now=real_now)
+    attempt.wait_for_payer(url=wanted.url, client_secret=wanted.client_secret, real_now=real_now)
     retry_later = DeclineClass.RETRY_LATER
     retries_at = plan_retry(payment, None, decline_class=retry_later, at=at)
     uow.emit(payment.require_action(at=at, url=wanted.url, retries_at=retries_at))
@@ -183,7 +196,7 @@ async def _owe_what_is_owed(uow: PaymentsUnitOfWork, payment: Payment) -> None:
 
     Read without a lock: who notes a part waits for this payment's lock, and then tells it.
     """
-    invoice = await uow.session.get(OwedInvoice, payment.invoice_id)
+    invoice = await uow.read_invoice(payment.invoice_id)
     if invoice is not None:
         payment.owe(invoice.amount_due)
 

@@ -116,7 +116,7 @@ async def leave_invoice(
         kept = invoice.amount_due if by_us and invoice is not None else 0
         attempt = await uow.attempts.successful_of(payment.id)
         if attempt is not None:
-            send_back(uow, payment, attempt, payment.amount - kept, at=at, real_now=real_now)
+            await send_back(uow, payment, attempt, payment.amount - kept, at=at, real_now=real_now)
         return
     await _stop(uow, payment, at=at, real_now=real_now)
 

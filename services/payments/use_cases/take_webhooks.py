@@ -1,30 +1,36 @@
 """Webhooks in: stored once and answered at once, worked off from the store in any order."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.payments.domain import ledger
 from services.payments.domain.methods import PaymentMethod
 from services.payments.domain.payments import PaymentStatus
-from services.payments.domain.refunds import Dispute, DisputeStatus, RefundStatus
+from services.payments.domain.refunds import Dispute, DisputeStatus, Refund, RefundStatus
 from services.payments.domain.webhooks import WebhookEvent
 from services.payments.providers import provider
 from services.payments.providers.base import Dispute as DisputeReport
-from services.payments.providers.base import Method, Notice, Payout
+from services.payments.providers.base import Notice, Payout, RefundLookUp, RefundRefused
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.tables import payment_methods, webhook_events
 from services.payments.use_cases.ask_providers import Begin, hint_attempt
-from services.payments.use_cases.keep_payment_methods import WARNING
+from services.payments.use_cases.keep_payment_methods import renew_payment_method
+from services.payments.use_cases.refund_payments import take_refund_back
 from shared.clock import utc_now
-from shared.errors import Conflict
+from shared.errors import Conflict, DomainError
 from shared.ids import new_id
 from shared.observability import logger
 
 log = logger(__name__)
+
+#: Stripe repeats a webhook for three days, and shows events of thirty.
+KEPT = timedelta(days=35)
+
+Report = DisputeReport | Payout | RefundLookUp | None
 
 
 class ChargeNotSettled(Conflict):
@@ -72,19 +78,35 @@ async def claim_webhooks(
     )
     found = list(await uow.session.scalars(statement))
     for webhook in found:
-        webhook.failed("being worked off", real_now=real_now)
+        webhook.take_up(real_now=real_now)
     return found
 
 
 async def work_off_webhook(begin: Begin, webhook: WebhookEvent) -> None:
-    """Ask the provider for what the webhook is about, and write that down."""
+    """Ask the provider for what the webhook is about, and write that down.
+
+    What keeps it from being worked off is kept beside it, for whoever looks at what is stuck.
+    """
+    try:
+        await _work_off(begin, webhook)
+    except Exception as fault:
+        async with begin() as uow:
+            kept = await uow.webhook(webhook.id)
+            if kept is not None and kept.processed_at is None:
+                kept.trouble = fault.detail if isinstance(fault, DomainError) else repr(fault)
+        raise
+
+
+async def _work_off(begin: Begin, webhook: WebhookEvent) -> None:
     to = provider(webhook.provider)
     notice = to.read(orjson.dumps(webhook.body))
-    report: DisputeReport | Payout | None = None
+    report: Report = None
     if notice.about == "dispute":
         report = await to.look_up_dispute(notice.reference)
     elif notice.about == "payout":
         report = await to.look_up_payout(notice.reference)
+    elif notice.about == "refund" and (refund := await _sent_refund(begin, notice)):
+        report = await to.look_up_refund(key=str(refund.id), charge=refund.charge)
     real_now = utc_now()
     async with begin() as uow:
         kept = await uow.webhook(webhook.id)
@@ -94,29 +116,56 @@ async def work_off_webhook(begin: Begin, webhook: WebhookEvent) -> None:
         kept.done(real_now=real_now)
 
 
+async def _sent_refund(begin: Begin, notice: Notice) -> Refund | None:
+    """Our refund that the notice is about, when it counts as sent: it may have come back."""
+    ours = _our_key(notice.key)
+    if ours is None:
+        return None
+    async with begin() as uow:
+        refund = await uow.refund(ours)
+    return refund if refund is not None and refund.status is RefundStatus.SUCCEEDED else None
+
+
 async def _apply(
-    uow: PaymentsUnitOfWork,
-    name: str,
-    notice: Notice,
-    report: DisputeReport | Payout | None,
-    *,
-    real_now: datetime,
+    uow: PaymentsUnitOfWork, name: str, notice: Notice, report: Report, *, real_now: datetime
 ) -> None:
+    ours = _our_key(notice.key)
     if isinstance(report, DisputeReport):
         await _dispute(uow, name, report, real_now=real_now)
     elif isinstance(report, Payout):
-        posting = ledger.payout(f"{name}:{report.reference}", name, report.amount)
-        await uow.ledger.post(posting, account_id=None, at=real_now)
-    elif notice.about == "method" and notice.method is not None:
-        await _renew_method(uow, name, notice.method, real_now=real_now)
-    elif notice.about == "charge" and (ours := _our_key(notice.key)):
+        await _payout(uow, name, report, real_now=real_now)
+    elif notice.about == "method":
+        await _renew_method(uow, name, notice, real_now=real_now)
+    elif notice.about == "charge" and ours:
         await hint_attempt(uow, ours, real_now=real_now)
-    elif notice.about == "refund" and (ours := _our_key(notice.key)):
-        refund = await uow.refund(ours)
-        # One that was never sent is about to be; one that was lost is asked about now.
-        if refund is not None and refund.status is RefundStatus.PENDING and refund.asked:
-            refund.ask_at = real_now
-            uow.wake("send_refunds")
+    elif notice.about == "refund" and ours:
+        await _refund(uow, ours, report, real_now=real_now)
+
+
+async def _refund(
+    uow: PaymentsUnitOfWork, refund_id: UUID, report: Report, *, real_now: datetime
+) -> None:
+    refund = await uow.refund(refund_id)
+    if refund is None:
+        return
+    if isinstance(report, RefundRefused):
+        await take_refund_back(uow, refund, code=report.code)
+    elif refund.status is RefundStatus.PENDING and refund.asked:
+        # One that was lost is asked about now; one that was never sent is about to be.
+        refund.ask_at = real_now
+        uow.wake("send_refunds")
+
+
+async def _payout(
+    uow: PaymentsUnitOfWork, name: str, report: Payout, *, real_now: datetime
+) -> None:
+    """Each is posted once; one that came back is posted both ways, whichever is heard first."""
+    reference = f"{name}:{report.reference}"
+    postings = [ledger.payout(reference, name, report.amount)]
+    if report.failed:
+        postings.append(ledger.payout_returned(reference, name, report.amount))
+    for posting in postings:
+        await uow.ledger.post(posting, account_id=None, at=real_now)
 
 
 def _our_key(key: str | None) -> UUID | None:
@@ -173,24 +222,37 @@ async def _dispute(
 
 
 async def _renew_method(
-    uow: PaymentsUnitOfWork, name: str, renewed: Method, *, real_now: datetime
+    uow: PaymentsUnitOfWork, name: str, notice: Notice, *, real_now: datetime
 ) -> None:
-    """The card network sent a new expiry date."""
+    """Its owner confirmed a method, or the card network sent a new expiry date for it."""
     statement = (
         select(PaymentMethod)
         .where(
             payment_methods.c.provider == name,
-            payment_methods.c.reference == renewed.reference,
+            payment_methods.c.reference == notice.reference,
             payment_methods.c.detached_at.is_(None),
         )
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
     method = (await uow.session.scalars(statement)).one_or_none()
-    month, year = renewed.exp_month, renewed.exp_year
-    if method is None or month is None or year is None:
+    if method is None:
         return
-    if (method.exp_year or 0, method.exp_month or 0) >= (year, month):
-        return  # an older word, or the same again
-    at = max(real_now, await uow.now(method.account_id))
-    uow.emit(method.renew(exp_month=month, exp_year=year, at=at))
-    method.warn_at = method.expires_at - WARNING if method.expires_at else None
+    if notice.confirmed:
+        method.confirm()
+    if notice.method is not None:
+        at = max(real_now, await uow.now(method.account_id))
+        await renew_payment_method(uow, method, notice.method, now=at)
+
+
+async def forget_webhooks(uow: PaymentsUnitOfWork, *, limit: int, real_now: datetime) -> int:
+    """Drop what was worked off long ago; no provider repeats itself for so long."""
+    old = (
+        select(webhook_events.c.id)
+        .where(webhook_events.c.processed_at < real_now - KEPT)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    gone = await uow.session.execute(
+        delete(webhook_events).where(webhook_events.c.id.in_(old)).returning(webhook_events.c.id)
+    )
+    return len(gone.all())
