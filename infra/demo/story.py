@@ -202,6 +202,9 @@ class Story:
         if any(sums.values()):
             raise StoryFailed(f"the ledger does not sum to zero: {sums}")
         self.report.fact("every ledger account together: 0")
+        audit = self._staff.get("/v1/reconciliation")
+        compared, found = audit["checked"].get("sandbox_charges", 0), len(audit["data"])
+        self.report.fact(f"{compared} charges in the provider's own books, {found} differences")
 
     def _advance(self, to: datetime) -> None:
         clock = self._staff.post(f"/v1/test-clocks/{self.clock_id}/advance", to=to.isoformat())
