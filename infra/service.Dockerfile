@@ -5,10 +5,14 @@ FROM python:3.13-slim AS packages
 WORKDIR /build
 RUN python -m venv /opt/perennial
 COPY infra/runtime_requirements.py requirements.lock ./
+# What an operator adds: MORE_PACKAGES=saxonche has every e-invoice checked by the rules of EN 16931.
+ARG MORE_PACKAGES=
 RUN --mount=type=cache,target=/root/.cache/pip \
     python runtime_requirements.py requirements.lock > runtime.lock \
     && /opt/perennial/bin/pip install --disable-pip-version-check --no-input \
         --only-binary :all: --require-hashes -r runtime.lock \
+    && { test -z "${MORE_PACKAGES}" || /opt/perennial/bin/pip install \
+        --disable-pip-version-check --no-input --only-binary :all: ${MORE_PACKAGES}; } \
     && /opt/perennial/bin/pip uninstall --yes pip
 
 FROM python:3.13-slim

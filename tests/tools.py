@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.native import install
+
 LOCKS = Path(__file__).parent / "locks"
 KEPT = Path(__file__).parents[1] / ".run" / "tools"
 #: For slow networks; one that does not answer at all is given up much sooner.
@@ -35,6 +37,16 @@ def tool_environment(name: str) -> Path:
         return _made(name)
     except CannotInstall as reason:
         pytest.skip(str(reason))
+
+
+@cache
+def program(name: str) -> Path:
+    """A program that Debian has, installed where we may; else the test is skipped."""
+    try:
+        install.ensure([name], KEPT / "apt.log")
+    except install.Missing as reason:
+        pytest.skip(str(reason))
+    return install.get(name)
 
 
 def _made(name: str) -> Path:

@@ -17,6 +17,8 @@ PACKAGES = {
     "rabbitmq-server": "rabbitmq-server",
     "redis-server": "redis-server",
     "nginx": "nginx",
+    # For tests alone.
+    "pdftotext": "poppler-utils",
 }
 #: Where the output is a file, every so many lines of apt-get's are enough to see it move.
 STEPS_SHOWN = 30

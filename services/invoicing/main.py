@@ -27,10 +27,11 @@ InvoicingRuntime = Runtime[InvoicingUnitOfWork, InvoicingSettings]
 @asynccontextmanager
 async def resources(runtime: InvoicingRuntime) -> AsyncIterator[None]:
     """The object store, links to it, and the rendering processes (none until they are needed)."""
-    pool = RenderPool(runtime.settings.render_processes)
+    settings = runtime.settings
+    pool = RenderPool(settings.render_processes, more_fonts=settings.font_path)
     runtime.own["render_pool"] = pool
-    runtime.own["object_store"] = ObjectStore(runtime.settings)
-    runtime.own["links"] = Links(runtime.settings)
+    runtime.own["object_store"] = ObjectStore(settings)
+    runtime.own["links"] = Links(settings)
     try:
         yield
     finally:

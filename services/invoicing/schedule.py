@@ -103,15 +103,15 @@ async def render_documents(runtime: InvoicingRuntime, due: Due) -> int:
         return 0
     pool: RenderPool = runtime.own["render_pool"]
     store: ObjectStore = runtime.own["object_store"]
-    done = await asyncio.gather(
-        *[
-            render_next_document(runtime.begin, pool, store)
+    async with asyncio.TaskGroup() as group:
+        renderings = [
+            group.create_task(render_next_document(runtime.begin, pool, store))
             for _ in range(runtime.settings.render_processes)
         ]
-    )
-    if not any(done):
+    done = sum(rendering.result() for rendering in renderings)
+    if not done:
         pool.rest()
-    return sum(done)
+    return done
 
 
 @schedule.job(every=3600.0)

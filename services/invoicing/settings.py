@@ -28,6 +28,10 @@ class InvoicingSettings(Settings):
     render_processes: int = Field(
         1, ge=1, le=16, description="How many documents are rendered at once, a process each."
     )
+    font_path: str | None = Field(
+        None,
+        description="A folder of fonts for documents, beside those that come with Perennial.",
+    )
     ecb_rates_url: str | None = Field(
         None,
         description="Where a worker fetches the ECB's exchange rates every six hours; "

@@ -7,6 +7,29 @@ from zoneinfo import ZoneInfo
 from services.invoicing.domain.credit_note import CreditNote
 from services.invoicing.domain.invoice import Invoice, InvoiceLine, zone_of
 
+#: Neither XML nor a page can hold them; and those by which a name could turn around what follows.
+CONTROLS: dict[int, str | None] = dict.fromkeys(
+    (
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        0xFFFE,
+        0xFFFF,
+    )
+)
+CONTROLS |= {0x09: " ", 0x0A: " ", 0x0D: " "}
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.translate(CONTROLS)
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    if isinstance(value, dict):
+        return {name: _printable(inner) for name, inner in value.items()}
+    return value
+
 
 def _text(value: object) -> str:
     return format(value, "f")
@@ -15,7 +38,7 @@ def _text(value: object) -> str:
 def paper_of_invoice(invoice: Invoice) -> dict[str, Any]:
     """A finalized invoice as it was issued; what happened to it since is not on it."""
     ours, theirs = zone_of(invoice.seller), zone_of(invoice.bill_to)
-    return {
+    paper: dict[str, Any] = {
         "kind": "invoice",
         "number": invoice.number,
         "issued_at": _iso(invoice.issued_at, ours),
@@ -53,13 +76,15 @@ def paper_of_invoice(invoice: Invoice) -> dict[str, Any]:
         "amount_due": invoice.amount_due,
         "accounting": _accounting(invoice),
     }
+    printable: dict[str, Any] = _printable(paper)
+    return printable
 
 
 def paper_of_credit_note(note: CreditNote, invoice: Invoice) -> dict[str, Any]:
     """A credit note, with the invoice that it takes from."""
     periods = {line.id: line for line in invoice.lines}
     ours, theirs = zone_of(note.seller), zone_of(note.bill_to)
-    return {
+    paper: dict[str, Any] = {
         "kind": "credit_note",
         "number": note.number,
         "issued_at": _iso(note.issued_at, ours),
@@ -99,6 +124,8 @@ def paper_of_credit_note(note: CreditNote, invoice: Invoice) -> dict[str, Any]:
         "amount_due": note.total,
         "accounting": None,
     }
+    printable: dict[str, Any] = _printable(paper)
+    return printable
 
 
 def _accounting(invoice: Invoice) -> dict[str, Any] | None:

@@ -22,9 +22,9 @@ class RenderPool:
     What kills its process, or has to be killed, takes no other document with it.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, more_fonts: str | None = None) -> None:
         self._idle: asyncio.LifoQueue[_Renderer] = asyncio.LifoQueue()
-        self._all = [_Renderer() for _ in range(size)]
+        self._all = [_Renderer(more_fonts) for _ in range(size)]
         for renderer in self._all:
             self._idle.put_nowait(renderer)
 
@@ -49,7 +49,8 @@ class RenderPool:
 class _Renderer:
     """One process, which starts with the first document and is followed by another."""
 
-    def __init__(self) -> None:
+    def __init__(self, more_fonts: str | None) -> None:
+        self._more_fonts = more_fonts
         self._executor: ProcessPoolExecutor | None = None
         self._made = 0
         self._last_used = 0.0
@@ -61,7 +62,9 @@ class _Renderer:
         self._busy = True
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                rendered = await loop.run_in_executor(executor, render, paper, logo)
+                rendered = await loop.run_in_executor(
+                    executor, render, paper, logo, self._more_fonts
+                )
         except (BrokenProcessPool, TimeoutError, asyncio.CancelledError):
             self.kill()
             raise

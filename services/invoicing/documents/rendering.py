@@ -21,14 +21,14 @@ class Rendered:
     memory: int = 0
 
 
-def render(paper: dict[str, Any], logo: bytes | None) -> Rendered:
+def render(paper: dict[str, Any], logo: bytes | None, more_fonts: str | None = None) -> Rendered:
     """The PDF with its CII, and the UBL. Raises `NotValid` when one of the two is not."""
     # The libraries take 100 MB: they are loaded here, in a process of their own, and nowhere else.
     from services.invoicing.documents.einvoice import cii, ubl  # noqa: PLC0415
     from services.invoicing.documents.pdf import pdf  # noqa: PLC0415
 
     embedded, xml = cii(paper), ubl(paper)
-    made = pdf(paper, embedded, logo=logo)
+    made = pdf(paper, embedded, logo=logo, more_fonts=more_fonts)
     return Rendered(pdf=made, xml=xml, memory=_memory())
 
 

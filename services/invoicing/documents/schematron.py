@@ -20,6 +20,8 @@ SHEETS = {
 }
 FAILED = re.compile(r"<svrl:failed-assert.*?</svrl:failed-assert>", re.DOTALL)
 RULE = re.compile(r"\[((?:BR|UBL|CII)-[\w-]+)\]")
+#: Rules about code lists have no name, and say which field they mean.
+SAID = re.compile(r"<svrl:text>\s*(.+?)\s*</svrl:text>", re.DOTALL)
 
 Check = Callable[[bytes], list[str]]
 
@@ -32,7 +34,9 @@ def broken_rules(document: bytes) -> list[str]:
     return _check(mark)(document)
 
 
+@cache
 def installed() -> bool:
+    """Whether there is an engine; looked for once."""
     return importlib.util.find_spec("saxonche") is not None
 
 
@@ -61,5 +65,5 @@ def _processor() -> Any:
 
 
 def _name(failure: str) -> str:
-    found = RULE.search(failure)
+    found = RULE.search(failure) or SAID.search(failure)
     return found.group(1) if found else "a rule without a name"

@@ -48,7 +48,7 @@ async def render_next_document(begin: Begin, pool: RenderPool, store: ObjectStor
         paper = await _paper(uow, document)
         logo_key = await _logo_key(uow, paper)
     try:
-        logo = await store.get(logo_key) if logo_key else None
+        logo = await _logo(store, logo_key)
         rendered = await pool.render(paper, logo)
         pdf = await _keep(store, document, "pdf", rendered.pdf, PDF)
         xml = await _keep(store, document, "xml", rendered.xml, XML)
@@ -75,6 +75,17 @@ async def make_again(uow: InvoicingUnitOfWork, document_id: UUID, *, at: datetim
         document.again(at=at)
         uow.wake("render_documents")
     return document
+
+
+async def _logo(store: ObjectStore, key: str | None) -> bytes | None:
+    """The picture; a lost one holds up no invoice."""
+    if key is None:
+        return None
+    try:
+        return await store.get(key)
+    except FileNotFoundError:
+        log.exception("The logo of a legal entity is lost", key=key)
+        return None
 
 
 async def _keep(
