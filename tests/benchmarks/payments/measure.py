@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import httpx
 import uvloop
 from sqlalchemy import select
 
@@ -30,6 +31,7 @@ from services.payments.main import service
 from services.payments.providers import use
 from services.payments.providers.base import Charged, ChargeOutcome, ChargeRequest
 from services.payments.providers.sandbox import SandboxProvider, SandboxProviderSettings
+from services.payments.sandbox.webhooks import SIGNATURE_HEADER, sign
 from services.payments.tables import payments
 from shared.clock import utc_now
 from shared.context import current_cause
@@ -44,6 +46,8 @@ from tests.servers import servers
 RESULTS = Path(__file__).parents[1] / "results" / "payments.json"
 REPEATS = 3
 SLOW_SECONDS = 0.2
+WEBHOOKS, WARM = 600, 100
+SANDBOX_SECRET = SandboxProviderSettings.model_fields["webhook_secret"].default
 
 
 class Instant(SandboxProvider):
@@ -52,7 +56,6 @@ class Instant(SandboxProvider):
     def __init__(self, seconds: float) -> None:
         super().__init__(SandboxProviderSettings(calls_per_second=1e9))
         self._seconds = seconds
-        self.longest_wait = 0.0
 
     async def charge(self, request: ChargeRequest) -> ChargeOutcome:
         if self._seconds:
@@ -191,6 +194,30 @@ async def waiting_customer(deployment: Deployment) -> float:
         return milliseconds
 
 
+async def webhooks(deployment: Deployment) -> dict[str, float]:
+    """Milliseconds to answer one webhook, true ones (stored) and forged ones (refused)."""
+    found: dict[str, float] = {}
+    async with service.open(deployment.settings(service, test_clocks=False)) as runtime:
+        transport = httpx.ASGITransport(service.create_api(runtime))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            for kind, secret in (("true", SANDBOX_SECRET), ("forged", "whsec_guess")):
+                took = []
+                for number in range(WEBHOOKS):
+                    event = {"id": f"evt_{kind}_{number}", "type": "charge.succeeded"}
+                    body = json.dumps(event | {"data": {"id": "ch", "key": str(new_id())}}).encode()
+                    stamp = sign(body, secret=secret, timestamp=int(time.time()))
+                    started = time.perf_counter()
+                    answer = await http.post(
+                        "/v1/webhooks/sandbox", content=body, headers={SIGNATURE_HEADER: stamp}
+                    )
+                    took.append((time.perf_counter() - started) * 1000)
+                    assert answer.status_code == (200 if kind == "true" else 400), answer.text
+                cuts = statistics.quantiles(took[WARM:], n=100)
+                found[f"{kind}_webhook_p50_ms"] = cuts[49]
+                found[f"{kind}_webhook_p99_ms"] = cuts[98]
+    return found
+
+
 def _due(runtime: Any) -> Due:
     now: datetime = utc_now()
     return Due(now, runtime.database.platform)
@@ -220,6 +247,7 @@ async def measure(count: int) -> dict[str, Any]:
             ours.append(await collected(deployment, count, 0, 64))
             slow.append(await collected(deployment, count // 2, SLOW_SECONDS, 200))
         waits = [await waiting_customer(deployment) for _ in range(REPEATS)]
+        answered = await webhooks(deployment)
     return {
         "payments": count,
         "collected_per_second": statistics.median(ours),
@@ -228,6 +256,7 @@ async def measure(count: int) -> dict[str, Any]:
         "collected_per_second_at_200_ms": statistics.median(slow),
         "one_by_one_at_200_ms_would_be": 1 / SLOW_SECONDS,
         "urgent_payment_behind_a_run_at_200_ms_ms": statistics.median(waits),
+        **answered,
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
         "load_average": os.getloadavg()[0],
     }
