@@ -8,7 +8,6 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
-TEMPLATE = op.f("ck_mails_template")
 BEFORE = (
     "verify_email",
     "reset_password",
@@ -29,9 +28,11 @@ BEFORE = (
 
 
 def allow_templates(*templates: str) -> None:
-    op.drop_constraint(TEMPLATE, "mails", type_="check")
+    op.drop_constraint(op.f("ck_mails_template"), "mails", type_="check")
     op.create_check_constraint(
-        TEMPLATE, "mails", f"template IN ({', '.join(repr(name) for name in templates)})"
+        op.f("ck_mails_template"),
+        "mails",
+        f"template IN ({', '.join(repr(name) for name in templates)})",
     )
 
 
