@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from infra.environment import SERVICES
-from tests.chaos import rules
+from tests.chaos import bank, rules
 from tests.chaos.history import History
 from tests.chaos.poison import ACCOUNT, MALFORMED
 
@@ -101,6 +101,7 @@ class Checker:
                     )
             for name, sql in rules.WORK.items():
                 found[name] = await connection.fetchval(sql)
+            found["webhooks that the provider has to send"] = bank.unsent(self._sandbox)
             if not any(found.values()):  # it is the dearest question
                 rows = await connection.fetch(rules.MISSING, *await bound(connection), timeout=60)
                 found["deliveries missing"] = sum(row[1] for row in rows)
@@ -113,7 +114,7 @@ class Checker:
         connection = await self._connect()
         try:
             found = list(history.surprises)
-            for name, sql in {**rules.RULES, **rules.EDGES}.items():
+            for name, sql in {**rules.RULES, **rules.EDGES, **bank.RULES}.items():
                 found += _told(name, await connection.fetch(sql))
             for service in SERVICES:
                 rows = await connection.fetch(rules.SEQUENCES.replace("{s}", service))
@@ -221,15 +222,7 @@ class Checker:
         )
         ours = {row["reference"]: row["amount"] for row in rows}
         found += _told("the provider and we differ about a refund", _differ(ours, dict(refunds)))
-        held = await connection.fetchval(
-            "SELECT coalesce(sum(amount), 0)::bigint FROM payments.ledger_entries"
-            " WHERE ledger_account = 'provider:sandbox'"
-        )
-        holds = sum(captured - fee for _, _, captured, fee, _ in charges)
-        holds -= sum(amount for _, amount in refunds)
-        if held != holds:
-            found.append(f"the ledger says the provider holds {held}, the provider says {holds}")
-        return found
+        return found + await bank.differences(connection, self._sandbox)
 
     # ---- the clients ------------------------------------------------------------------------
 

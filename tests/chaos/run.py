@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 
+from tests.chaos.bank import Bank
 from tests.chaos.checker import Checker, bloated, leaks
 from tests.chaos.history import History
 from tests.chaos.nemesis import Nemesis
@@ -73,10 +74,16 @@ def _run(wanted: Wanted, tell: Tell) -> Report:
         )
         workload.prepare()
         workload.start()
+        bank = Bank(f"http://127.0.0.1:{topology.plan.ports['sandbox']}", wanted.seed)
+        bank.open()
         report["ready_s"] = round(time.monotonic() - began, 1)
         report |= _rage(wanted, topology, workload, tell)
         tell("the last fault is over; the customers finish")
         _let_finish(topology, workload)
+        bank.close()
+        if not wanted.shape.defect:
+            bank.contest(topology.sandbox_file)
+        report["bank"] = dict(bank.done)
         violations = _look(wanted, topology, history, report, tell)
     finally:
         report["violations"] = violations
