@@ -6,8 +6,8 @@ from services.invoicing.use_cases import bill_subscription as billing
 from services.invoicing.use_cases.bill_token_order import bill_token_order, refund_token_order
 from services.invoicing.use_cases.count_returned import count_returned
 from services.invoicing.use_cases.receive_payment import receive_payment
+from services.invoicing.use_cases.take_back_start import take_back_start
 from services.invoicing.use_cases.take_in_account import forget_account, take_in_account
-from services.invoicing.use_cases.void_invoice import void_invoice
 from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
 from shared.events.payments import (
     DisputeEvent,
@@ -53,11 +53,13 @@ consumers = Consumers("invoicing")
 async def bill_subscription(
     uow: InvoicingUnitOfWork, event: Billable | SubscriptionExpired
 ) -> None:
-    """What a subscription says is owed becomes an invoice; an expired one owes nothing."""
+    """What a subscription says is owed becomes an invoice; one that never began owes nothing."""
     if isinstance(event, SubscriptionExpired):
-        for invoice in await uow.invoices.list_open_of(event.subscription_id):
-            await void_invoice(uow, invoice.id, at=event.occurred_at)
+        # A start that was paid just before is not over: its payment reinstates it.
+        await take_back_start(uow, event, refund=False)
         return
+    if isinstance(event, SubscriptionCanceled) and event.previous_status == "incomplete":
+        await take_back_start(uow, event, refund=True)
     await uow.upcoming.take_in(event)
     await billing.bill_subscription(uow, event)
 

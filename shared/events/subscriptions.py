@@ -227,6 +227,8 @@ class SubscriptionCanceled(Billable):
 
     effective_at: datetime
     reason: str | None = None
+    #: `incomplete`: its first invoice was never paid and is not owed any more.
+    previous_status: str | None = None
 
 
 class TokensOrdered(Event):

@@ -6,7 +6,12 @@ from uuid import UUID
 import httpx
 import pytest
 
-from shared.events.invoicing import InvoiceFinalized, InvoicePaid, InvoiceVoided
+from shared.events.invoicing import (
+    CreditNoteIssued,
+    InvoiceFinalized,
+    InvoicePaid,
+    InvoiceVoided,
+)
 from shared.events.payments import PaymentSucceeded
 from shared.events.subscriptions import (
     SubscriptionCanceled,
@@ -201,6 +206,40 @@ async def test_what_a_provider_took_for_a_voided_invoice_is_sent_back_and_no_cre
         await invoicing.http.get("/v1/account-credit", headers=issuer.of_account(account))
     )
     assert credit["balances"] == []
+
+
+async def test_a_start_that_was_canceled_before_it_began_owes_nothing_and_gets_its_money_back(
+    new_account: NewAccount, publish: Publish, events: EventLog
+) -> None:
+    account = await new_account()
+    owed, paid = a_started(account), a_started(account)
+    invoices = {}
+    for started in (owed, paid):
+        await publish(started)
+        invoices[started.subscription_id] = await events.next(
+            InvoiceFinalized, about=started.subscription_id
+        )
+    await publish(a_payment(invoices[paid.subscription_id]))
+    await events.next(InvoicePaid, about=account)
+
+    for started in (owed, paid):
+        await publish(
+            SubscriptionCanceled(
+                **{
+                    **started.model_dump(exclude={"id", "status", "plan_id", "trial_end"}),
+                    "sequence": 2,
+                    "charges": (),
+                    "effective_at": START,
+                    "previous_status": "incomplete",
+                }
+            )
+        )
+
+    voided = await events.next(InvoiceVoided, about=account)
+    assert voided.invoice_id == invoices[owed.subscription_id].invoice_id
+    note = await events.next(CreditNoteIssued, about=account)
+    assert note.invoice_id == invoices[paid.subscription_id].invoice_id
+    assert note.refund == note.total == invoices[paid.subscription_id].total
 
 
 async def test_a_negative_total_becomes_account_credit(

@@ -94,10 +94,10 @@ class Invoices(Locked):
             insert(gathered_periods).values(billing_key=billing_key, invoice_id=invoice.id)
         )
 
-    async def list_open_of(self, subscription_id: UUID) -> list[Invoice]:
+    async def list_of(self, subscription_id: UUID, *statuses: Status) -> list[Invoice]:
         ids = await self._session.scalars(
             select(invoices.c.id)
-            .where(invoices.c.subscription_id == subscription_id, invoices.c.status == Status.OPEN)
+            .where(invoices.c.subscription_id == subscription_id, invoices.c.status.in_(statuses))
             .order_by(invoices.c.id)
         )
         return [await self.get(invoice_id) for invoice_id in ids]

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from services.subscriptions.domain.period import Billing, IntervalUnit
 from services.subscriptions.domain.plan import Plan, PlanStatus, TrialEndBehavior
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, TaxBehavior, plain
-from services.subscriptions.domain.subscription import Status, Subscription
+from services.subscriptions.domain.subscription import FINAL, Status, Subscription
 from services.subscriptions.domain.testclock import ClockStatus, SimulatedClock
 from services.subscriptions.tables import TimelineEntry
 from services.subscriptions.use_cases.change_subscription import Preview
@@ -212,7 +212,7 @@ def _pause(subscription: Subscription) -> PauseView | None:
 
 def _change(subscription: Subscription) -> ScheduledChangeView | None:
     change = subscription.scheduled_change
-    if change is None:
+    if change is None or subscription.status in FINAL:
         return None
     return ScheduledChangeView(
         price_id=change.items[0].price_id,

@@ -13,9 +13,9 @@ from services.subscriptions.domain.account import (
     Account,
     AccountIsClosed,
     AccountNotReady,
-    InvoiceState,
     PaymentMethod,
 )
+from services.subscriptions.domain.standing import InvoiceState
 from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
 from shared.events.subscriptions import Billable
 from shared.schedule import Due

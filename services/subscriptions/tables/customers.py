@@ -12,8 +12,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.subscriptions.domain.account import Account, InvoiceState, PaymentMethod
-from services.subscriptions.tables.columns import id_, mapping, metadata, text_, version
+from services.subscriptions.domain.account import Account, PaymentMethod
+from services.subscriptions.domain.standing import InvoiceState
+from services.subscriptions.tables.columns import id_, mapping, metadata, moment, text_, version
 
 accounts = Table(
     "accounts",
@@ -47,8 +48,11 @@ invoice_states = Table(
     Column("is_first", Boolean, nullable=False),
     Column("paid", Boolean, nullable=False),
     Column("dropped", Boolean, nullable=False),
+    Column("voided", Boolean, nullable=False, server_default=text("false")),
+    moment("settled_at", nullable=True),
     Column("dunning", Boolean, nullable=False),
     Column("exhausted", Text),
+    moment("exhausted_at", nullable=True),
     CheckConstraint("exhausted IN ('cancel', 'unpaid', 'pause')", name="exhausted"),
     # What a subscription still owes, and whether its first invoice is paid.
     Index("ix_invoice_states_subscription_id", "subscription_id"),

@@ -61,6 +61,7 @@ subscriptions = Table(
     Column("cancel_reason", Text),
     Column("cancel_with_credit", Boolean, nullable=False),
     moment("canceled_at", nullable=True),
+    moment("lapsed_at", nullable=True),
     Column("pause_at_period_end", Boolean, nullable=False),
     moment("paused_at", nullable=True),
     moment("resumes_at", nullable=True),
@@ -80,6 +81,7 @@ subscriptions = Table(
     CheckConstraint("version >= 1", name="version"),
     CheckConstraint("status <> 'trialing' OR trial_end IS NOT NULL", name="trial"),
     CheckConstraint("(status = 'canceled') = (canceled_at IS NOT NULL)", name="canceled"),
+    CheckConstraint("lapsed_at IS NULL OR status IN ('canceled', 'paused')", name="lapsed"),
     CheckConstraint("(parked_at IS NULL) = (parked_reason IS NULL)", name="parked"),
     CheckConstraint("due_at IS NULL OR parked_at IS NULL", name="parked_rests"),
     # The renewal run: what is due, oldest first, and nothing else.

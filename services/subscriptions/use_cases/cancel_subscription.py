@@ -56,12 +56,22 @@ async def cancel_now(
     now: datetime,
     credit: bool | None,
     reason: str | None,
+    lapsed_at: datetime | None = None,
 ) -> SubscriptionCanceled:
-    """End it, with its usage until now billed."""
+    """End it, with its usage until now billed. `lapsed_at`: when dunning came to nothing."""
+    at = lapsed_at or now
     terms = await uow.catalog.terms_of(subscription)
-    usage = await gather_usage(uow, subscription, terms, until=now)
+    usage = await gather_usage(uow, subscription, terms, until=at)
     items = subscription.items
-    event = subscription.cancel(terms, at=now, now=now, credit=credit, reason=reason, usage=usage)
+    event = subscription.cancel(
+        terms,
+        at=at,
+        now=now,
+        credit=credit,
+        reason=reason,
+        usage=usage,
+        lapsed=lapsed_at is not None,
+    )
     await mark_billed(uow, subscription, items, terms, usage)
     return event
 
@@ -71,5 +81,11 @@ async def cancel_all(
 ) -> None:
     """The account is closed: everything it holds ends now."""
     for subscription in subscriptions:
-        event = await cancel_now(uow, subscription, now=now, credit=None, reason="account_closed")
-        await bill(uow, [event])
+        await bill(uow, [await close_subscription(uow, subscription, now=now)])
+
+
+async def close_subscription(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, *, now: datetime
+) -> SubscriptionCanceled:
+    """End it with its account."""
+    return await cancel_now(uow, subscription, now=now, credit=None, reason="account_closed")

@@ -3,11 +3,12 @@
 from datetime import datetime
 from uuid import UUID
 
-from services.subscriptions.domain.account import InvoiceState
+from services.subscriptions.domain.charges import Terms
+from services.subscriptions.domain.standing import InvoiceState, Standing
 from services.subscriptions.domain.subscription import FINAL, RUNNING, Status, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
-from services.subscriptions.use_cases.cancel_subscription import cancel_now
+from services.subscriptions.use_cases.cancel_subscription import cancel_now, close_subscription
 from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
 from shared.events.invoicing import (
     InvoiceEvent,
@@ -33,7 +34,7 @@ async def settle_invoice(uow: SubscriptionsUnitOfWork, news: InvoiceNews) -> Non
     """Note how far an invoice has come, and let each subscription that it bills follow.
 
     What is noted only grows, and the subscriptions follow from all that is noted: the same
-    news again or in another order ends in the same state.
+    news again or in another order ends in the same state (the rule is in `domain/standing.py`).
     """
     told = _told(news)
     billed = told or await uow.subscriptions.billed_by(news.invoice_id)
@@ -53,7 +54,7 @@ async def settle_invoice(uow: SubscriptionsUnitOfWork, news: InvoiceNews) -> Non
             or subscription.latest_invoice_id < news.invoice_id
         ):
             subscription.latest_invoice_id = news.invoice_id
-        await bill(uow, await _follow(uow, subscription, now=news.occurred_at))
+        await bill(uow, await follow_standing(uow, subscription, now=news.occurred_at))
 
 
 def _told(news: InvoiceNews) -> list[UUID]:
@@ -70,50 +71,89 @@ def _note(state: InvoiceState, news: InvoiceNews) -> None:
     match news:
         case InvoiceFinalized() | InvoicePaid():
             state.is_first = state.is_first or news.billing_reason == "subscription_start"
-            state.paid = state.paid or isinstance(news, InvoicePaid)
+            if isinstance(news, InvoicePaid):
+                state.note_settled(news.occurred_at, paid=True)
         case InvoiceVoided():
-            state.dropped = True
+            state.note_settled(news.occurred_at, voided=True)
         case InvoiceMarkedUncollectible():
-            state.dropped = True
+            state.note_settled(news.occurred_at)
         case DunningStarted():
             state.dunning = True
         case DunningExhausted():
-            state.exhausted = news.then
+            state.note_exhausted(news.then, news.occurred_at)
 
 
-async def _follow(
+async def follow_standing(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, *, now: datetime
 ) -> list[SubscriptionEvent]:
-    if subscription.status in FINAL:
-        return []
-    invoices = await uow.subscriptions.invoice_states(subscription.id)
-    overdue = [invoice for invoice in invoices if invoice.is_overdue]
-    terms = await uow.catalog.terms_of(subscription)
-    if subscription.status is Status.INCOMPLETE:
-        paid = any(invoice.is_first and invoice.paid for invoice in invoices)
-        return subscription.activate(terms, now=now) if paid else []
-    if not overdue:
-        if subscription.status in {Status.PAST_DUE, Status.UNPAID}:
-            return subscription.activate(terms, now=now)
-        return []
-    events: list[SubscriptionEvent] = []
-    if subscription.status is Status.ACTIVE:
-        events.append(subscription.mark_past_due(now=now))
-    policy = next((invoice.exhausted for invoice in overdue if invoice.exhausted), None)
-    if policy is None or subscription.status not in RUNNING:
+    """Bring the subscription to where its invoices and its account's state put it."""
+    standing = Standing.of(await uow.subscriptions.invoice_states(subscription.id))
+    events = await _come_back(uow, subscription, standing, now=now)
+    if events:
+        account = await uow.accounts.find(subscription.account_id)
+        if account is not None and account.closed:
+            return [*events, await close_subscription(uow, subscription, now=now)]
+    if subscription.status in FINAL | {Status.INCOMPLETE}:
         return events
-    match policy:
-        case "cancel":
-            events.append(
-                await cancel_now(
-                    uow, subscription, now=now, credit=False, reason="payment_not_received"
-                )
-            )
-        case "unpaid":
-            events.append(subscription.mark_unpaid(now=now))
-        case _:
-            usage = await gather_usage(uow, subscription, terms, until=now)
-            items = subscription.items
-            events += subscription.pause(terms, at=now, now=now, usage=usage)
-            await mark_billed(uow, subscription, items, terms, usage)
+    if standing.verdict == "cancel":
+        return [*events, *await _give_up(uow, subscription, standing, now=now)]
+    if standing.owes and subscription.status is Status.ACTIVE:
+        events.append(subscription.mark_past_due(now=now))
+    if standing.verdict is not None and subscription.status in RUNNING:
+        events += await _give_up(uow, subscription, standing, now=now)
     return events
+
+
+async def _come_back(  # noqa: PLR0911  (one way out per status)
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, standing: Standing, *, now: datetime
+) -> list[SubscriptionEvent]:
+    """Whatever its status was for want of money that is there."""
+    terms = await uow.catalog.terms_of(subscription)
+    match subscription.status:
+        case Status.INCOMPLETE if standing.first_is_paid:
+            return subscription.activate(terms, now=now)
+        case Status.INCOMPLETE_EXPIRED if standing.first_is_paid:
+            # Invoicing voids what an expired start owes; what is paid was paid before that.
+            return [subscription.reinstate(now=now)]
+        case Status.CANCELED if subscription.lapsed_at and standing.verdict != "cancel":
+            return [subscription.reinstate(now=now)]
+        case Status.PAST_DUE if not standing.owes:
+            return subscription.activate(terms, now=now)
+        case Status.UNPAID if standing.verdict is None:
+            return _wake(subscription, standing, terms, now=now)
+        case Status.PAUSED if subscription.lapsed_at and standing.verdict is None:
+            return _wake(subscription, standing, terms, now=now)
+    return []
+
+
+def _wake(
+    subscription: Subscription, standing: Standing, terms: Terms, *, now: datetime
+) -> list[SubscriptionEvent]:
+    if standing.has_lapsed:
+        return subscription.activate(terms, now=now)
+    return [subscription.reinstate(now=now)]
+
+
+async def _give_up(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, standing: Standing, *, now: datetime
+) -> list[SubscriptionEvent]:
+    """Do what the plan's policy says when dunning has come to nothing."""
+    since = standing.since or now
+    now = max(now, since)
+    if standing.verdict == "cancel":
+        events: list[SubscriptionEvent] = []
+        if subscription.status is Status.ACTIVE:
+            events.append(subscription.mark_past_due(now=now))
+        reason = "payment_not_received"
+        ended = await cancel_now(
+            uow, subscription, now=now, credit=False, reason=reason, lapsed_at=since
+        )
+        return [*events, ended]
+    if standing.verdict == "unpaid":
+        return [subscription.mark_unpaid(now=now)]
+    terms = await uow.catalog.terms_of(subscription)
+    usage = await gather_usage(uow, subscription, terms, until=since)
+    items = subscription.items
+    paused = subscription.pause(terms, at=since, now=now, usage=usage, lapsed=True)
+    await mark_billed(uow, subscription, items, terms, usage)
+    return paused

@@ -77,6 +77,8 @@ class Agreement:
     cancel_reason: str | None = None
     cancel_with_credit: bool = False
     canceled_at: datetime | None = None
+    #: Since when it is ended or paused only because dunning came to nothing.
+    lapsed_at: datetime | None = None
     pause_at_period_end: bool = False
     paused_at: datetime | None = None
     resumes_at: datetime | None = None
@@ -130,7 +132,8 @@ class Agreement:
             acts.append((self.period_end, Act.CANCEL))
         if self.cancel_at is not None:
             acts.append((self.cancel_at, Act.CANCEL))
-        if self.status is Status.PAUSED and self.resumes_at is not None:
+        rests = self.status is Status.PAUSED and self.lapsed_at is None
+        if rests and self.resumes_at is not None:
             acts.append((self.resumes_at, Act.RESUME))
         order = list(Act)
         return min(acts, key=lambda act: (act[0], order.index(act[1])), default=None)

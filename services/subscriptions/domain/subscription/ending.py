@@ -42,8 +42,12 @@ class Ending(Agreement):
         credit: bool | None = None,
         reason: str | None = None,
         usage: Usage = NO_USAGE,
+        lapsed: bool = False,
     ) -> SubscriptionCanceled:
-        """End it, at `at`: usage is billed, and unused time comes back where that is asked for."""
+        """End it, at `at`: usage is billed, and unused time comes back where that is asked for.
+
+        `lapsed`: only because dunning came to nothing; `reinstate` takes that back.
+        """
         previous = self.status
         self._move_to(Status.CANCELED)
         credit = self.cancel_with_credit if credit is None else credit
@@ -58,8 +62,10 @@ class Ending(Agreement):
             ]
         self.canceled_at = at
         self.cancel_reason = reason or self.cancel_reason
-        self.scheduled_change = None
-        self.resumes_at = self.expires_at = None
+        self.lapsed_at = at if lapsed else None
+        if not lapsed:
+            self.scheduled_change = self.resumes_at = None
+        self.expires_at = None
         return self._billable(
             SubscriptionCanceled,
             terms,
@@ -68,6 +74,7 @@ class Ending(Agreement):
             discounts=None,
             effective_at=at,
             reason=self.cancel_reason,
+            previous_status=previous.value,
         )
 
     def cancel_later(

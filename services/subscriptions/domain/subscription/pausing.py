@@ -50,10 +50,18 @@ class Pausing(Agreement):
         return self._event(SubscriptionPauseWithdrawn, now=at)
 
     def pause(
-        self, terms: Terms, *, at: datetime, now: datetime, usage: Usage = NO_USAGE
+        self,
+        terms: Terms,
+        *,
+        at: datetime,
+        now: datetime,
+        usage: Usage = NO_USAGE,
+        lapsed: bool = False,
     ) -> list[SubscriptionEvent]:
-        """Rest from here on: no service and no bills. Usage until here is billed first."""
-        del at
+        """Rest from here on: no service and no bills. Usage until here is billed first.
+
+        `lapsed`: only because dunning came to nothing; what is paid wakes it.
+        """
         used = self._usage_charges(terms, usage)
         events: list[SubscriptionEvent] = []
         if used:
@@ -70,8 +78,9 @@ class Pausing(Agreement):
                 )
             )
         self._move_to(Status.PAUSED)
-        self.pause_at_period_end = False
+        self.pause_at_period_end = self.pause_at_period_end and lapsed
         self.paused_at = now
+        self.lapsed_at = at if lapsed else None
         events.append(self._event(SubscriptionPaused, now=now, resumes_at=self.resumes_at))
         return events
 
@@ -79,6 +88,8 @@ class Pausing(Agreement):
         """Wake it: a new period begins and is billed at once."""
         if self.status is not Status.PAUSED:
             raise IllegalTransition(f"A subscription that is {self.status} cannot be resumed.")
+        if self.lapsed_at is not None:
+            raise IllegalTransition("It rests because an invoice was not paid; paying wakes it.")
         self._apply_scheduled()
         self._move_to(Status.ACTIVE)
         self.paused_at = self.resumes_at = None

@@ -1,12 +1,14 @@
 """What becomes of a subscription as its invoices are paid, or are not."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from services.subscriptions.domain.charges import Terms
 from services.subscriptions.domain.period import whole_second
 from services.subscriptions.domain.subscription.agreement import Agreement
-from services.subscriptions.domain.subscription.status import Status
+from services.subscriptions.domain.subscription.status import IllegalTransition, Status
 from shared.events.subscriptions import (
+    SubscriptionActivated,
     SubscriptionEvent,
     SubscriptionMarkedPastDue,
     SubscriptionMarkedUnpaid,
@@ -22,13 +24,39 @@ class Paying(Agreement):
         previous = self.status
         self._move_to(Status.ACTIVE)
         self.expires_at = None
-        if previous is Status.UNPAID and self.period_end <= now:
+        self._meter_again()
+        if previous in {Status.UNPAID, Status.PAUSED} and self.period_end <= now:
             # Nothing was served and nothing billed meanwhile: a new period, at once.
             self._open_cadence(whole_second(now))
             charges = self._charges_ahead(terms)
             resumed = self._billable(SubscriptionResumed, terms, now=now, charges=charges)
             return [resumed, self._activated(previous, now=now)]
         return [self._activated(previous, now=now)]
+
+    def reinstate(self, *, now: datetime) -> SubscriptionActivated:
+        """The money had come in time, and the news of it came late.
+
+        It goes on as if nothing had been: its periods as they were, what fell due meanwhile is
+        caught up with. The only way back from a final status.
+        """
+        previous = self.status
+        lapsed = self.lapsed_at is not None or previous is Status.UNPAID
+        if not lapsed and previous is not Status.INCOMPLETE_EXPIRED:
+            raise IllegalTransition(f"A subscription that is {previous} is not reinstated.")
+        self.status = Status.ACTIVE
+        self.canceled_at = self.paused_at = None
+        if previous is Status.CANCELED:
+            self.cancel_reason = None
+        self._meter_again()
+        return self._activated(previous, now=now)
+
+    def _meter_again(self) -> None:
+        """Usage was billed when it lapsed: what comes from then on is billed next."""
+        if self.lapsed_at is None:
+            return
+        since = max(whole_second(self.lapsed_at), self.period_start)
+        self.items = tuple(replace(item, metered_from=since) for item in self.items)
+        self.lapsed_at = self.paused_at = None
 
     def mark_past_due(self, *, now: datetime) -> SubscriptionMarkedPastDue:
         self._move_to(Status.PAST_DUE)
