@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Text, and_, cast, exists, literal_column, or_, select
 
 from services.subscriptions import tables
+from services.subscriptions.domain.coupon import PromotionCode
 from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import Plan, PlanNotFound, PlanStatus
 from services.subscriptions.domain.price import Price, PriceNotFound
@@ -65,6 +66,16 @@ async def list_all(
 ) -> Sequence[T]:
     """A list of the catalog."""
     return (await uow.session.scalars(page.narrow(select(kind), table.c.id))).all()
+
+
+async def list_promotion_codes(
+    uow: SubscriptionsUnitOfWork, page: PageRequest, *, coupon_id: UUID | None
+) -> Sequence[PromotionCode]:
+    codes = tables.promotion_codes.c
+    statement = select(PromotionCode)
+    if coupon_id is not None:
+        statement = statement.where(codes.coupon_id == coupon_id)
+    return (await uow.session.scalars(page.narrow(statement, codes.id))).all()
 
 
 async def list_prices(

@@ -15,7 +15,7 @@ from services.subscriptions.domain.catalog import (
     Meter,
     Product,
 )
-from services.subscriptions.domain.coupon import Coupon, CouponDuration
+from services.subscriptions.domain.coupon import Coupon, CouponDuration, PromotionCode
 from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import Plan, TrialEndBehavior
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, Tier
@@ -41,7 +41,9 @@ async def seed(
             sys.stdout.write("The catalog is there already.\n")
             return 0
         await _Seeding(uow, utc_now()).run()
-    sys.stdout.write("Loaded 4 plans, 2 add-ons, 2 bundles and 2 coupons: GET /v1/plans.\n")
+    sys.stdout.write(
+        "Loaded 4 plans, 2 add-ons, 2 bundles, 2 coupons and a promotion code: GET /v1/plans.\n"
+    )
     return 0
 
 
@@ -90,7 +92,7 @@ class _Seeding:
             await publish_plan(self.uow, plan.id, now=self.now)
         await self._addons()
         self._bundles()
-        self._coupons(team.id)
+        await self._coupons(team.id)
 
     def _add(self, kind: type[Any], **fields: Any) -> Any:
         entity = kind(id=new_id(), created_at=self.now, **fields)
@@ -169,8 +171,10 @@ class _Seeding:
                 expires_after_days=365,
             )
 
-    def _coupons(self, plan_id: UUID) -> None:
-        self._add(Coupon, code="WELCOME", name="Welcome", percent=Decimal(20))
+    async def _coupons(self, plan_id: UUID) -> None:
+        welcome = self._add(Coupon, code="WELCOME", name="Welcome", percent=Decimal(20))
+        await self.uow.session.flush()
+        self._add(PromotionCode, coupon_id=welcome.id, code="FIRST20", first_time_only=True)
         self._add(
             Coupon,
             code="TEAM3",

@@ -3,6 +3,7 @@
 from services.subscriptions.api import (
     catalog,
     clocks,
+    coupons,
     entitlements,
     offers,
     ops,
@@ -15,6 +16,7 @@ from services.subscriptions.api import (
 routers = (
     catalog.router,
     offers.router,
+    coupons.router,
     price_moves.router,
     subscriptions.router,
     usage.router,

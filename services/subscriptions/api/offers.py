@@ -1,4 +1,4 @@
-"""What is sold beside plans: products, add-ons, bundles, coupons; and meters and features."""
+"""What is sold beside plans: products, add-ons, token bundles; and meters and features."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -6,11 +6,11 @@ from typing import Any, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from services.subscriptions import queries, tables
-from services.subscriptions.api.catalog import Amount, AmountText, Code, GrantRequest, Name
-from services.subscriptions.api.edge import Browse, Command, Paging, Query, RequestModel
+from services.subscriptions.api.catalog import Amount, Code, GrantRequest, Name
+from services.subscriptions.api.edge import Browse, Command, Paging, RequestModel
 from services.subscriptions.api.views import GrantView
 from services.subscriptions.domain.catalog import (
     Addon,
@@ -24,12 +24,6 @@ from services.subscriptions.domain.catalog import (
     Grant,
     Meter,
     Product,
-)
-from services.subscriptions.domain.coupon import (
-    Coupon,
-    CouponDuration,
-    CouponInvalid,
-    CouponNotFound,
 )
 from services.subscriptions.domain.price import plain
 from services.subscriptions.repository import SubscriptionsUnitOfWork
@@ -127,35 +121,7 @@ class BundleView(Named):
     active: bool
 
 
-class CouponRequest(RequestModel):
-    code: Code
-    name: Name
-    percent: AmountText | None = None
-    amount: Amount | None = None
-    currency: Currency | None = None
-    duration: CouponDuration = CouponDuration.ONCE
-    periods: int | None = Field(None, ge=1, le=600)
-    plan_ids: list[UUID] = Field(default_factory=list, max_length=200)
-    max_redemptions: int | None = Field(None, ge=1)
-    max_per_account: int = Field(1, ge=1)
-    redeem_by: AwareDatetime | None = None
-
-
-class CouponView(Named):
-    percent: str | None
-    amount: int | None
-    currency: str | None
-    duration: CouponDuration
-    periods: int | None
-    plan_ids: list[UUID]
-    max_redemptions: int | None
-    max_per_account: int
-    redeemed: int
-    redeem_by: datetime | None
-    active: bool
-
-
-async def _store(
+async def store(
     uow: SubscriptionsUnitOfWork, command: Command, entity: Any, view: type[Named]
 ) -> Response:
     kind = type(entity)
@@ -175,7 +141,7 @@ async def create_product(body: ProductRequest, command: Command) -> Response:
     command.caller.require_staff("finance")
     async with command.begin() as uow:
         product = Product(id=new_id(), created_at=command.now, **body.model_dump())
-        return await _store(uow, command, product, ProductView)
+        return await store(uow, command, product, ProductView)
 
 
 @router.get("/products")
@@ -199,7 +165,7 @@ async def create_addon(body: AddonRequest, command: Command) -> Response:
             features=tuple(Grant(grant.feature, grant.limit) for grant in body.features),
             created_at=command.now,
         )
-        return await _store(uow, command, addon, AddonView)
+        return await store(uow, command, addon, AddonView)
 
 
 @router.get("/addons")
@@ -229,7 +195,7 @@ async def create_meter(body: MeterRequest, command: Command) -> Response:
     command.caller.require_staff("finance")
     async with command.begin() as uow:
         meter = Meter(id=new_id(), created_at=command.now, **body.model_dump())
-        return await _store(uow, command, meter, MeterView)
+        return await store(uow, command, meter, MeterView)
 
 
 @router.get("/meters")
@@ -251,7 +217,7 @@ async def create_feature(body: FeatureRequest, command: Command) -> Response:
     command.caller.require_staff("finance")
     async with command.begin() as uow:
         feature = Feature(id=new_id(), created_at=command.now, **body.model_dump())
-        return await _store(uow, command, feature, FeatureView)
+        return await store(uow, command, feature, FeatureView)
 
 
 @router.get("/features")
@@ -268,7 +234,7 @@ async def create_bundle(body: BundleRequest, command: Command) -> Response:
     command.caller.require_staff("finance")
     async with command.begin() as uow:
         bundle = Bundle(id=new_id(), created_at=command.now, **body.model_dump())
-        return await _store(uow, command, bundle, BundleView)
+        return await store(uow, command, bundle, BundleView)
 
 
 @router.get("/bundles")
@@ -290,42 +256,3 @@ async def archive_bundle(bundle_id: UUID, command: Command) -> Response:
         bundle.active = False
         uow.audit("bundle.archive", bundle.id)
         return await command.answer(uow, BundleView.of(bundle))
-
-
-@router.post(
-    "/coupons",
-    status_code=201,
-    response_model=CouponView,
-    responses=problems(CodeTaken, CouponInvalid),
-)
-async def create_coupon(body: CouponRequest, command: Command) -> Response:
-    """A discount by code (staff)."""
-    command.caller.require_staff("finance")
-    async with command.begin() as uow:
-        wanted = body.model_dump()
-        wanted["percent"] = None if body.percent is None else Decimal(body.percent)
-        wanted["plan_ids"] = tuple(body.plan_ids)
-        coupon = Coupon(id=new_id(), created_at=command.now, **wanted)
-        return await _store(uow, command, coupon, CouponView)
-
-
-@router.get("/coupons")
-async def list_coupons(query: Query, page: Paging) -> Page[CouponView]:
-    """Coupons, newest first (staff: a code is worth money)."""
-    query.caller.require_staff()
-    async with query.begin() as uow:
-        found = await queries.list_all(uow, page, Coupon, tables.coupons)
-        return page.page(found, CouponView.of, lambda coupon: coupon.id)
-
-
-@router.post(
-    "/coupons/{coupon_id}/archive", response_model=CouponView, responses=problems(CouponNotFound)
-)
-async def archive_coupon(coupon_id: UUID, command: Command) -> Response:
-    """Take no more redemptions (staff); what it gave stays."""
-    command.caller.require_staff("finance")
-    async with command.begin() as uow:
-        coupon = await uow.catalog.get(Coupon, coupon_id, CouponNotFound)
-        coupon.active = False
-        uow.audit("coupon.archive", coupon.id)
-        return await command.answer(uow, CouponView.of(coupon))

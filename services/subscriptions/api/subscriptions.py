@@ -28,6 +28,7 @@ from services.subscriptions.domain.catalog import AddonNotFound, NotOnSale
 from services.subscriptions.domain.coupon import (
     CouponExhausted,
     CouponExpired,
+    CouponForFirstTime,
     CouponNotForPlan,
     CouponNotFound,
 )
@@ -164,6 +165,7 @@ CHOICE_REFUSALS = (
         CouponNotFound,
         CouponExhausted,
         CouponExpired,
+        CouponForFirstTime,
         CouponNotForPlan,
         DateInvalid,
         TrialUsed,

@@ -1,4 +1,4 @@
-"""Coupons: percent or fixed, once, for N periods or for ever, within limits that hold."""
+"""Coupons and the codes they are given out under, within limits that hold."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -40,6 +40,14 @@ class CouponExpired(Conflict):
 
 class CouponNotForPlan(Invalid):
     code = "coupon-not-for-plan"
+
+
+class PromotionCodeNotFound(NotFound):
+    code = "promotion-code-not-found"
+
+
+class CouponForFirstTime(Conflict):
+    code = "coupon-for-first-subscription"
 
 
 WHOLE = 100
@@ -117,9 +125,15 @@ class Coupon:
             raise CouponInvalid("A coupon lasts at least one period.", field="periods")
 
     def redeem(
-        self, *, plan_id: UUID, currency: str, used_by_account: int, at: datetime
+        self,
+        *,
+        plan_id: UUID,
+        currency: str,
+        used_by_account: int,
+        at: datetime,
+        code: str | None = None,
     ) -> AppliedDiscount:
-        """Take one use of it for a subscription. The caller holds the row's lock."""
+        """Take one use of it for a subscription, under `code`. The caller holds the row's lock."""
         if not self.active or (self.redeem_by is not None and at >= self.redeem_by):
             raise CouponExpired(f"The coupon {self.code} is not valid any more.")
         if self.plan_ids and plan_id not in self.plan_ids:
@@ -136,7 +150,7 @@ class Coupon:
         self.redeemed += 1
         return AppliedDiscount(
             coupon_id=self.id,
-            code=self.code,
+            code=code or self.code,
             description=self.describe(),
             percent=self.percent,
             amount=self.amount,
@@ -155,3 +169,45 @@ class Coupon:
             else f"{Money(self.amount or 0, self.currency or '')} off"
         )
         return f"{self.name}: {off}"
+
+
+@dataclass(eq=False, kw_only=True)
+class PromotionCode:
+    """A word under which a coupon is given out; a coupon has any number, each with its limits.
+
+    What the coupon itself allows (how often in all and per account, until when, for which plans)
+    holds over all its codes.
+    """
+
+    id: UUID
+    coupon_id: UUID
+    code: str
+    #: For this account alone; nobody else is told that it exists.
+    account_id: UUID | None = None
+    #: Only for an account's first subscription.
+    first_time_only: bool = False
+    max_redemptions: int | None = None
+    redeemed: int = 0
+    expires_at: datetime | None = None
+    active: bool = True
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        self.code = normalized(self.code)
+
+    def redeem(self, *, account_id: UUID, had_one_before: bool, at: datetime) -> None:
+        """Take one use of it. The caller holds the row's lock."""
+        if self.account_id not in {None, account_id}:
+            raise CouponNotFound(f"There is no coupon {self.code!r}.")
+        if not self.active or (self.expires_at is not None and at >= self.expires_at):
+            raise CouponExpired(f"The code {self.code} is not valid any more.")
+        if self.first_time_only and had_one_before:
+            raise CouponForFirstTime(f"The code {self.code} is for a first subscription.")
+        if self.max_redemptions is not None and self.redeemed >= self.max_redemptions:
+            raise CouponExhausted(f"The code {self.code} has been used up.")
+        self.redeemed += 1
+
+
+def normalized(code: str) -> str:
+    """Codes are typed from mails and posters: upper and lower case are the same."""
+    return code.strip().upper()

@@ -2,8 +2,9 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.subscriptions.repository.catalog import Catalog, Coupons
+from services.subscriptions.repository.catalog import Catalog
 from services.subscriptions.repository.clocks import Clocks
+from services.subscriptions.repository.coupons import Coupons
 from services.subscriptions.repository.subscriptions import Accounts, Subscriptions
 from services.subscriptions.repository.tokens import Tokens
 from services.subscriptions.repository.usage import UsageStore

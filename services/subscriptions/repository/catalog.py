@@ -1,22 +1,19 @@
 """Plans, prices, add-ons and coupons."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.subscriptions import tables
 from services.subscriptions.domain.catalog import Addon, AddonNotFound
 from services.subscriptions.domain.charges import Item, Terms
-from services.subscriptions.domain.coupon import Coupon, CouponNotFound
 from services.subscriptions.domain.plan import Plan, PlanNotFound
 from services.subscriptions.domain.price import Price, PriceNotFound
 from services.subscriptions.domain.subscription import Subscription
 from shared.errors import NotFound
-from shared.ids import new_id
 
 T = TypeVar("T")
 
@@ -117,37 +114,3 @@ class Catalog:
         if missing:
             found = await self._session.scalars(select(kind).where(kind.id.in_(missing)))
             known.update({entity.id: entity for entity in found})
-
-
-class Coupons:
-    def __init__(self, session: AsyncSession) -> None:
-        self._session = session
-
-    async def get_by_code(self, code: str) -> Coupon:
-        """The coupon, locked, so that its limit holds however many ask at once."""
-        statement = select(Coupon).where(tables.coupons.c.code == code).with_for_update()
-        coupon = (await self._session.scalars(statement)).one_or_none()
-        if coupon is None:
-            raise CouponNotFound(f"There is no coupon {code!r}.")
-        return coupon
-
-    async def used_by(self, account_id: UUID, coupon_id: UUID) -> int:
-        table = tables.redemptions
-        statement = select(func.count()).where(
-            table.c.account_id == account_id, table.c.coupon_id == coupon_id
-        )
-        return (await self._session.scalars(statement)).one()
-
-    async def record(
-        self, coupon_id: UUID, account_id: UUID, subscription_id: UUID, *, at: datetime
-    ) -> None:
-        """Who used it, and for what."""
-        await self._session.execute(
-            insert(tables.redemptions).values(
-                id=new_id(),
-                coupon_id=coupon_id,
-                account_id=account_id,
-                subscription_id=subscription_id,
-                created_at=at,
-            )
-        )

@@ -54,6 +54,14 @@ class Subscriptions:
         )
         return (await self._session.scalars(statement)).all()
 
+    async def had_one(self, account_id: UUID) -> bool:
+        """Whether the account has, or had, a subscription; a start that expired is none."""
+        statement = select(subscriptions.id).where(
+            subscriptions.account_id == account_id,
+            subscriptions.status != "incomplete_expired",
+        )
+        return (await self._session.scalar(statement.limit(1))) is not None
+
     async def list_open_of(self, account_id: UUID) -> Sequence[Subscription]:
         """All of an account's that have not ended, locked in one order."""
         statement = (

@@ -10,6 +10,7 @@ from services.subscriptions.tables.catalog import (
     price_moves,
     prices,
     products,
+    promotion_codes,
 )
 from services.subscriptions.tables.columns import metadata
 from services.subscriptions.tables.customers import accounts, invoice_states, payment_methods
@@ -53,6 +54,7 @@ __all__ = [
     "price_moves",
     "prices",
     "products",
+    "promotion_codes",
     "redemptions",
     "stale_entitlements",
     "subscriptions",

@@ -26,7 +26,7 @@ from services.subscriptions.domain.catalog import (
     Meter,
     Product,
 )
-from services.subscriptions.domain.coupon import Coupon, CouponDuration
+from services.subscriptions.domain.coupon import Coupon, CouponDuration, PromotionCode
 from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import Plan, PlanStatus, TrialEndBehavior
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, TaxBehavior, Tier
@@ -197,6 +197,26 @@ coupons = Table(
     CheckConstraint("redeemed >= 0 AND redeemed <= max_redemptions", name="redeemed"),
 )
 
+promotion_codes = Table(
+    "promotion_codes",
+    metadata,
+    id_(),
+    Column("coupon_id", ForeignKey(coupons.c.id), nullable=False),
+    text_("code", unique=True),
+    Column("account_id", Uuid),
+    Column("first_time_only", Boolean, nullable=False),
+    Column("max_redemptions", Integer),
+    Column("redeemed", Integer, nullable=False),
+    moment("expires_at", nullable=True),
+    Column("active", Boolean, nullable=False),
+    moment("created_at"),
+    CheckConstraint("code = upper(code)", name="code"),
+    # The last word on the limit, whatever the code does.
+    CheckConstraint("redeemed >= 0 AND redeemed <= max_redemptions", name="redeemed"),
+    # GET /v1/promotion-codes?coupon_id=…
+    Index("ix_promotion_codes_coupon_id", "coupon_id", "id"),
+)
+
 price_moves = Table(
     "price_moves",
     metadata,
@@ -225,4 +245,5 @@ mapping.map_imperatively(Feature, features)
 mapping.map_imperatively(Price, prices)
 mapping.map_imperatively(Bundle, bundles)
 mapping.map_imperatively(Coupon, coupons)
+mapping.map_imperatively(PromotionCode, promotion_codes)
 mapping.map_imperatively(PriceMove, price_moves)

@@ -20,7 +20,7 @@ from services.subscriptions.domain.charges import Item
 from services.subscriptions.domain.coupon import AppliedDiscount
 from services.subscriptions.domain.period import Billing, IntervalUnit
 from services.subscriptions.domain.subscription import ScheduledChange, Status, Subscription
-from services.subscriptions.tables.catalog import coupons, plans, prices
+from services.subscriptions.tables.catalog import coupons, plans, prices, promotion_codes
 from services.subscriptions.tables.columns import (
     choice,
     id_,
@@ -111,6 +111,7 @@ redemptions = Table(
     metadata,
     id_(),
     Column("coupon_id", ForeignKey(coupons.c.id), nullable=False),
+    Column("promotion_code_id", ForeignKey(promotion_codes.c.id)),
     Column("account_id", Uuid, nullable=False),
     Column("subscription_id", ForeignKey(subscriptions.c.id), nullable=False),
     moment("created_at"),

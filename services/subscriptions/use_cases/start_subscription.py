@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services.subscriptions.domain.coupon import AppliedDiscount
 from services.subscriptions.domain.period import Billing
 from services.subscriptions.domain.plan import Plan
 from services.subscriptions.domain.subscription import (
@@ -18,6 +17,7 @@ from services.subscriptions.domain.subscription import (
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.choose_items import AddonChoice, choose_items
+from services.subscriptions.use_cases.redeem_coupon import redeem_coupon
 from shared.ids import new_id
 
 
@@ -58,7 +58,11 @@ async def start_subscription(
         raise DateInvalid("A subscription starts now or lies in the past.", field="start_at")
     subscription_id = new_id()
     trial_days = await _trial_days(uow, account_id, subscription_id, plan, order, by_staff=by_staff)
-    discounts = await _redeem(uow, account_id, plan.id, price.currency, order.coupon, now=now)
+    redeemed = None
+    if order.coupon is not None:
+        redeemed = await redeem_coupon(
+            uow, account_id, order.coupon, plan_id=plan.id, currency=price.currency, now=now
+        )
     subscription, events = Subscription.start(
         id=subscription_id,
         account_id=account_id,
@@ -69,15 +73,15 @@ async def start_subscription(
         now=now,
         billing=order.billing,
         trial_days=trial_days,
-        discounts=discounts,
+        discounts=(redeemed.discount,) if redeemed else (),
         project_id=order.project_id,
         payment_method_id=order.payment_method_id,
         imported=order.imported,
     )
     uow.subscriptions.add(subscription)
     await bill(uow, events)
-    for discount in discounts:
-        await uow.coupons.record(discount.coupon_id, account_id, subscription_id, at=now)
+    if redeemed:
+        await redeemed.record(uow, account_id, subscription_id, at=now)
     uow.audit(
         "subscription.start",
         subscription_id,
@@ -110,20 +114,3 @@ async def _trial_days(
             raise TrialUsed("This account has had its trial of the plan.")
         return days if by_staff and order.trial_days is not None else 0
     return days
-
-
-async def _redeem(
-    uow: SubscriptionsUnitOfWork,
-    account_id: UUID,
-    plan_id: UUID,
-    currency: str,
-    code: str | None,
-    *,
-    now: datetime,
-) -> tuple[AppliedDiscount, ...]:
-    if code is None:
-        return ()
-    coupon = await uow.coupons.get_by_code(code)
-    used = await uow.coupons.used_by(account_id, coupon.id)
-    applied = coupon.redeem(plan_id=plan_id, currency=currency, used_by_account=used, at=now)
-    return (applied,)

@@ -1,0 +1,167 @@
+"""Coupons, and the codes they are given out under (staff: a code is worth money)."""
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from services.subscriptions import queries, tables
+from services.subscriptions.api.catalog import Amount, AmountText, Code, Name
+from services.subscriptions.api.edge import Command, Paging, Query, RequestModel
+from services.subscriptions.api.offers import Named, store
+from services.subscriptions.domain.catalog import CodeTaken
+from services.subscriptions.domain.coupon import (
+    Coupon,
+    CouponDuration,
+    CouponInvalid,
+    CouponNotFound,
+    PromotionCode,
+    PromotionCodeNotFound,
+)
+from services.subscriptions.use_cases.redeem_coupon import a_new_code, give_out, withdraw
+from shared.ids import new_id
+from shared.money import Currency
+from shared.web import Page, problems
+
+router = APIRouter(prefix="/v1", tags=["coupons"])
+
+
+class CouponRequest(RequestModel):
+    code: Code
+    name: Name
+    percent: AmountText | None = None
+    amount: Amount | None = None
+    currency: Currency | None = None
+    duration: CouponDuration = CouponDuration.ONCE
+    periods: int | None = Field(None, ge=1, le=600)
+    plan_ids: list[UUID] = Field(default_factory=list, max_length=200)
+    max_redemptions: int | None = Field(None, ge=1)
+    max_per_account: int = Field(1, ge=1)
+    redeem_by: AwareDatetime | None = None
+
+
+class CouponView(Named):
+    percent: str | None
+    amount: int | None
+    currency: str | None
+    duration: CouponDuration
+    periods: int | None
+    plan_ids: list[UUID]
+    max_redemptions: int | None
+    max_per_account: int
+    redeemed: int
+    redeem_by: datetime | None
+    active: bool
+
+
+class PromotionCodeRequest(RequestModel):
+    """Without a `code` one is made that cannot be guessed. Upper and lower case are the same."""
+
+    coupon_id: UUID
+    code: Code | None = None
+    account_id: UUID | None = Field(None, description="For this account alone.")
+    first_time_only: bool = Field(
+        default=False, description="Only for an account's first subscription."
+    )
+    max_redemptions: int | None = Field(None, ge=1)
+    expires_at: AwareDatetime | None = None
+
+
+class PromotionCodeView(BaseModel):
+    id: UUID
+    coupon_id: UUID
+    code: str
+    account_id: UUID | None
+    first_time_only: bool
+    max_redemptions: int | None
+    redeemed: int
+    expires_at: datetime | None
+    active: bool
+    created_at: datetime
+
+    @classmethod
+    def of(cls, promotion: PromotionCode) -> "PromotionCodeView":
+        return cls(**{name: getattr(promotion, name) for name in cls.model_fields})
+
+
+@router.post(
+    "/coupons",
+    status_code=201,
+    response_model=CouponView,
+    responses=problems(CodeTaken, CouponInvalid),
+)
+async def create_coupon(body: CouponRequest, command: Command) -> Response:
+    """A discount by code (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        if await uow.coupons.is_taken(body.code):
+            raise CodeTaken(f"There is a coupon or a promotion code {body.code!r} already.")
+        wanted = body.model_dump()
+        wanted["percent"] = None if body.percent is None else Decimal(body.percent)
+        wanted["plan_ids"] = tuple(body.plan_ids)
+        coupon = Coupon(id=new_id(), created_at=command.now, **wanted)
+        return await store(uow, command, coupon, CouponView)
+
+
+@router.get("/coupons")
+async def list_coupons(query: Query, page: Paging) -> Page[CouponView]:
+    """Coupons, newest first (staff: a code is worth money)."""
+    query.caller.require_staff()
+    async with query.begin() as uow:
+        found = await queries.list_all(uow, page, Coupon, tables.coupons)
+        return page.page(found, CouponView.of, lambda coupon: coupon.id)
+
+
+@router.post(
+    "/coupons/{coupon_id}/archive", response_model=CouponView, responses=problems(CouponNotFound)
+)
+async def archive_coupon(coupon_id: UUID, command: Command) -> Response:
+    """Take no more redemptions (staff); what it gave stays."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        coupon = await uow.catalog.get(Coupon, coupon_id, CouponNotFound)
+        coupon.active = False
+        uow.audit("coupon.archive", coupon.id)
+        return await command.answer(uow, CouponView.of(coupon))
+
+
+@router.post(
+    "/promotion-codes",
+    status_code=201,
+    response_model=PromotionCodeView,
+    responses=problems(CodeTaken, CouponNotFound),
+)
+async def create_promotion_code(body: PromotionCodeRequest, command: Command) -> Response:
+    """A code for a coupon, with limits of its own (staff)."""
+    command.caller.require_staff("finance", "support")
+    async with command.begin() as uow:
+        wanted = {**body.model_dump(), "code": body.code or a_new_code()}
+        made = PromotionCode(id=new_id(), created_at=command.now, **wanted)
+        promotion = await give_out(uow, made)
+        return await command.answer(uow, PromotionCodeView.of(promotion), status=201)
+
+
+@router.get("/promotion-codes")
+async def list_promotion_codes(
+    query: Query, page: Paging, coupon_id: UUID | None = None
+) -> Page[PromotionCodeView]:
+    """Promotion codes, newest first (staff)."""
+    query.caller.require_staff()
+    async with query.begin() as uow:
+        found = await queries.list_promotion_codes(uow, page, coupon_id=coupon_id)
+        return page.page(found, PromotionCodeView.of, lambda promotion: promotion.id)
+
+
+@router.post(
+    "/promotion-codes/{promotion_code_id}/archive",
+    response_model=PromotionCodeView,
+    responses=problems(PromotionCodeNotFound),
+)
+async def archive_promotion_code(promotion_code_id: UUID, command: Command) -> Response:
+    """Take no more redemptions under it (staff); what it gave stays."""
+    command.caller.require_staff("finance", "support")
+    async with command.begin() as uow:
+        promotion = await withdraw(uow, promotion_code_id)
+        return await command.answer(uow, PromotionCodeView.of(promotion))

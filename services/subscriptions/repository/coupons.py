@@ -1,0 +1,76 @@
+"""Coupons, the codes they are given out under, and who used them."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from services.subscriptions import tables
+from services.subscriptions.domain.coupon import (
+    Coupon,
+    CouponNotFound,
+    PromotionCode,
+    normalized,
+)
+from shared.ids import new_id
+
+codes = tables.promotion_codes.c
+coupons = tables.coupons.c
+
+
+class Coupons:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, promotion_code: PromotionCode) -> None:
+        self._session.add(promotion_code)
+
+    async def is_taken(self, code: str) -> bool:
+        """Whether some coupon or promotion code is called so."""
+        by_code = await self._session.scalar(select(codes.id).where(codes.code == normalized(code)))
+        by_coupon = await self._session.scalar(select(coupons.id).where(coupons.code == code))
+        return by_code is not None or by_coupon is not None
+
+    async def get_by_code(self, code: str) -> tuple[Coupon, PromotionCode | None]:
+        """The coupon, and the code where it is not the coupon's own.
+
+        Both locked, the code first, so that their limits hold however many ask at once.
+        """
+        by_code = select(PromotionCode).where(codes.code == normalized(code)).with_for_update()
+        promotion = (await self._session.scalars(by_code)).one_or_none()
+        wanted = coupons.code == code if promotion is None else coupons.id == promotion.coupon_id
+        statement = select(Coupon).where(wanted).with_for_update()
+        coupon = (await self._session.scalars(statement)).one_or_none()
+        if coupon is None:
+            raise CouponNotFound(f"There is no coupon {code!r}.")
+        return coupon, promotion
+
+    async def used_by(self, account_id: UUID, coupon_id: UUID) -> int:
+        """How often an account has used a coupon, under whichever code."""
+        table = tables.redemptions
+        statement = select(func.count()).where(
+            table.c.account_id == account_id, table.c.coupon_id == coupon_id
+        )
+        return (await self._session.scalars(statement)).one()
+
+    async def record(
+        self,
+        coupon_id: UUID,
+        promotion_code_id: UUID | None,
+        account_id: UUID,
+        subscription_id: UUID,
+        *,
+        at: datetime,
+    ) -> None:
+        """Who used it, under which code, and for what."""
+        await self._session.execute(
+            insert(tables.redemptions).values(
+                id=new_id(),
+                coupon_id=coupon_id,
+                promotion_code_id=promotion_code_id,
+                account_id=account_id,
+                subscription_id=subscription_id,
+                created_at=at,
+            )
+        )

@@ -1,0 +1,96 @@
+"""Use a coupon, by its own code or one that it is given out under; and give out such codes."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from services.subscriptions.domain.catalog import CodeTaken
+from services.subscriptions.domain.coupon import (
+    AppliedDiscount,
+    Coupon,
+    CouponNotFound,
+    PromotionCode,
+    PromotionCodeNotFound,
+)
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+
+#: Letters and digits that nobody takes for one another.
+UNMISTAKABLE = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
+CODE_LENGTH = 10
+
+
+@dataclass(frozen=True)
+class Redeemed:
+    """A use of a coupon that was taken, and is still to be written down."""
+
+    discount: AppliedDiscount
+    promotion_code_id: UUID | None
+
+    async def record(
+        self,
+        uow: SubscriptionsUnitOfWork,
+        account_id: UUID,
+        subscription_id: UUID,
+        *,
+        at: datetime,
+    ) -> None:
+        await uow.coupons.record(
+            self.discount.coupon_id, self.promotion_code_id, account_id, subscription_id, at=at
+        )
+
+
+async def redeem_coupon(
+    uow: SubscriptionsUnitOfWork,
+    account_id: UUID,
+    code: str,
+    *,
+    plan_id: UUID,
+    currency: str,
+    now: datetime,
+) -> Redeemed:
+    """Take one use of it, within the code's limits and the coupon's."""
+    coupon, promotion = await uow.coupons.get_by_code(code)
+    if promotion is not None:
+        had_one_before = False
+        if promotion.first_time_only:
+            # Under the account's lock, so that of two first ones at once one is the second.
+            await uow.accounts.find(account_id)
+            had_one_before = await uow.subscriptions.had_one(account_id)
+        promotion.redeem(account_id=account_id, had_one_before=had_one_before, at=now)
+    discount = coupon.redeem(
+        plan_id=plan_id,
+        currency=currency,
+        used_by_account=await uow.coupons.used_by(account_id, coupon.id),
+        at=now,
+        code=promotion.code if promotion else None,
+    )
+    return Redeemed(discount, promotion.id if promotion else None)
+
+
+async def give_out(uow: SubscriptionsUnitOfWork, promotion: PromotionCode) -> PromotionCode:
+    """Open a coupon to whoever has the code."""
+    await uow.catalog.get(Coupon, promotion.coupon_id, CouponNotFound)
+    if await uow.coupons.is_taken(promotion.code):
+        raise CodeTaken(f"There is a coupon {promotion.code!r} already.")
+    uow.coupons.add(promotion)
+    uow.audit(
+        "promotion_code.create",
+        promotion.id,
+        account_id=promotion.account_id,
+        after={"code": promotion.code, "coupon_id": str(promotion.coupon_id)},
+    )
+    return promotion
+
+
+async def withdraw(uow: SubscriptionsUnitOfWork, promotion_code_id: UUID) -> PromotionCode:
+    """Take no more redemptions under it; what it gave stays."""
+    promotion = await uow.catalog.get(PromotionCode, promotion_code_id, PromotionCodeNotFound)
+    promotion.active = False
+    uow.audit("promotion_code.archive", promotion.id)
+    return promotion
+
+
+def a_new_code() -> str:
+    """One that cannot be guessed."""
+    return "".join(secrets.choice(UNMISTAKABLE) for _ in range(CODE_LENGTH))
