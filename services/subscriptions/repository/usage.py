@@ -8,11 +8,15 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     DateTime,
+    Text,
     Uuid,
     and_,
+    any_,
     bindparam,
     case,
+    cast,
     delete,
     func,
     select,
@@ -119,8 +123,12 @@ class UsageStore:
 
     async def find(self, account_id: UUID, ids: Iterable[str]) -> dict[str, tables.UsageRow]:
         """Stored events of an account, by the sender's ids."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return {}
+        # One array, not a parameter per id: the statement is the same for any number.
         statement = select(tables.UsageRow).where(
-            events.account_id == account_id, events.id.in_(set(ids))
+            events.account_id == account_id, events.id == any_(cast(wanted, ARRAY(Text)))
         )
         return {row.id: row for row in await self._session.scalars(statement)}
 

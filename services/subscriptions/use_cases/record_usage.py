@@ -61,10 +61,8 @@ async def record_usage(
     placing = _Placing(uow, held, now)
     refusals: dict[str, DomainError] = {}
     new: dict[str, UsageEvent] = {}
-    known: dict[str, UsageRow | StoredUsage] = {}
-    known |= await uow.usage.find(account_id, {report.id for report in reports})
     for report in reports:
-        if report.id in known or report.id in new:
+        if report.id in new:
             continue
         try:
             meter = meters.get(report.meter)
@@ -77,17 +75,19 @@ async def record_usage(
     if stored:
         await mark_stale(uow, {account_id})
     await _alert(uow, held, [new[event_id] for event_id in stored], now=now)
-    overtaken = new.keys() - stored  # somebody sent the same ids at this very moment
-    if overtaken:
-        known |= await uow.usage.find(account_id, overtaken)
+    # Whatever was not stored may have been before: then it is answered as it was then, also
+    # where it would be refused by now.
+    known: dict[str, UsageRow | StoredUsage] = {}
+    known |= await uow.usage.find(account_id, {report.id for report in reports} - stored)
     outcomes = []
     for report in reports:
         fresh = report.id in stored
-        row = StoredUsage.of(new[report.id], now) if fresh else known.get(report.id)
-        stored.discard(report.id)
-        if fresh and row is not None:
-            known[report.id] = row
-        outcomes.append(Outcome(report.id, row, not fresh, refusals.get(report.id)))
+        if fresh:
+            stored.discard(report.id)
+            known[report.id] = StoredUsage.of(new[report.id], now)
+        row = known.get(report.id)
+        refused = None if row is not None else refusals.get(report.id)
+        outcomes.append(Outcome(report.id, row, not fresh, refused))
     return outcomes
 
 
