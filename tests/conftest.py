@@ -11,6 +11,7 @@ import pytest
 
 from shared import migrations
 from shared.messaging.topology import declare
+from shared.observability import configure_logging
 from tests import servers as sources
 from tests.databases import FreshDatabase, fresh_database
 from tests.eventlog import EventLog, listening
@@ -20,6 +21,16 @@ from tests.tokens import TokenIssuer
 from tests.whole_system import WholeSystem, a_whole_system
 
 SERVICES = ("auth", "subscriptions", "invoicing", "payments")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    """Log as a process does, from warnings on.
+
+    What is there without it paints each traceback for a person, which takes seconds: of that a
+    service under test cannot recover while its servers are slow.
+    """
+    configure_logging("tests", "test", "WARNING")
 
 
 @pytest.fixture(scope="session")

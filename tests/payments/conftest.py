@@ -10,19 +10,12 @@ import pytest
 from services.payments.main import service
 from shared import migrations
 from shared.messaging.topology import declare
-from shared.observability import configure_logging
 from tests.databases import FreshDatabase, fresh_database
 from tests.harness import Deployment
 from tests.payments.servers import SECRET, Sandbox, sandbox_process
 from tests.payments.world import World
 from tests.servers import Servers
 from tests.tokens import TokenIssuer
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _quiet() -> None:
-    """Log as a process does, from warnings on."""
-    configure_logging("payments", "test", "WARNING")
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ Safe beside the running release: a new table, and a column that may be empty.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
