@@ -1,5 +1,6 @@
 """A subscription's life over HTTP and events, on real servers."""
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -8,6 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from services.subscriptions import tables
+from services.subscriptions.schedule import advance_due_subscriptions
 from shared.clock import utc_now
 from shared.events import Event
 from shared.events.auth import AccountClosed
@@ -22,6 +24,7 @@ from shared.events.subscriptions import (
 )
 from shared.ids import new_id
 from shared.money import Money
+from shared.schedule import Due
 from tests.eventlog import EventLog
 from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Publish, Shop, answered, until
@@ -514,3 +517,69 @@ async def test_a_closed_account_loses_what_it_holds_and_buys_nothing_more(
         409,
         "account-closed",
     )
+
+
+async def test_many_workers_at_once_bill_each_period_once(
+    new_customer: Any, shop: Shop, publish: Publish, service: Running, events: EventLog
+) -> None:
+    customer = await new_customer(time_zone="UTC")
+    price = await shop.price(interval="day")
+    held = [await an_active_one(customer, publish, price) for _ in range(6)]
+    start = utc_now() - timedelta(days=2, minutes=1)
+    ids = [UUID(one["id"]) for one in held]
+    async with service.runtime.begin() as uow:
+        await uow.session.execute(
+            update(tables.subscriptions)
+            .where(tables.subscriptions.c.id.in_(ids))
+            .values(
+                anchor=start,
+                period_start=start,
+                basis_start=start,
+                period_end=start + timedelta(days=1),
+                due_at=start + timedelta(days=1),
+            )
+        )
+    due = Due(utc_now(), service.runtime.database.platform)
+
+    async def work() -> None:
+        while await advance_due_subscriptions(service.runtime, due):
+            pass
+
+    await asyncio.gather(*(work() for _ in range(4)))
+
+    async def all_told() -> Any:
+        told = [len(events.all(SubscriptionRenewed, about=one)) for one in ids]
+        return told if sum(told) >= 2 * len(ids) else None
+
+    assert await until(all_told) == [2] * len(ids)
+
+
+async def test_a_back_dated_start_bills_from_then_on(
+    new_customer: Any, staff: Client, shop: Shop, publish: Publish, events: EventLog
+) -> None:
+    customer = await new_customer(time_zone="UTC")
+    price = await shop.price(interval="week")
+    start = (utc_now() - timedelta(weeks=2, days=1)).replace(microsecond=0)
+    body = {"price_id": price["id"], "start_at": start.isoformat()}
+    made = answered(
+        await staff.ask(
+            "POST",
+            "/v1/subscriptions",
+            json=body,
+            headers={"Perennial-Account": str(customer.account_id)},
+        )
+    )
+    started = await events.next(SubscriptionStarted, about=UUID(made["id"]))
+    assert [charge.period_start for charge in started.charges] == [start]
+
+    await publish(paid(invoice_of(made)))
+
+    async def caught_up() -> Any:
+        found = events.all(SubscriptionRenewed, about=UUID(made["id"]))
+        return found if len(found) >= 2 else None
+
+    assert [event.period_start for event in await until(caught_up)] == [
+        start + timedelta(weeks=1),
+        start + timedelta(weeks=2),
+    ]
+    assert (await customer.get(f"/v1/subscriptions/{made['id']}"))["status"] == "active"

@@ -1,36 +1,60 @@
 """Simulated time over all four services: what is due happens, in order, and nothing is left."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
+from services.subscriptions import tables
+from services.subscriptions.domain.account import Account
+from services.subscriptions.domain.coupon import Coupon, CouponDuration
+from services.subscriptions.domain.period import IntervalUnit
+from services.subscriptions.domain.plan import Plan, PlanStatus
+from services.subscriptions.domain.price import Price, PriceType
+from services.subscriptions.schedule import advance_due_subscriptions
+from services.subscriptions.use_cases.change_subscription import Wish, change_subscription
+from services.subscriptions.use_cases.start_subscription import Order, start_subscription
+from shared import migrations
+from shared.events import Event
 from shared.events.invoicing import InvoicePaid
-from shared.events.subscriptions import SubscriptionRenewed
+from shared.events.subscriptions import Billable, SubscriptionRenewed
 from shared.ids import new_id
+from shared.messaging.envelope import parse
+from shared.schedule import Due
 from tests.conftest import service_named
+from tests.databases import fresh_database
 from tests.eventlog import EventLog
-from tests.harness import Deployment, running
+from tests.harness import Deployment, Running, running
+from tests.servers import Servers
 from tests.subscriptions.conftest import Client, Customer, Shop, until
 from tests.subscriptions.factories import at
 from tests.tokens import TokenIssuer
 
 pytestmark = pytest.mark.servers
 
+YEAR_BEGINS = at(2024, 1, 31, 12)
+#: On this day a cheaper price is chosen, which counts from the next period on.
+CHANGED_ON = YEAR_BEGINS + timedelta(days=200)
+
 
 @pytest.fixture(scope="module")
-async def others(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[None]:
+async def others(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[dict[str, Running]]:
     """The other three services, which report their part of each round."""
     async with AsyncExitStack() as stack:
-        for name in ("auth", "invoicing", "payments"):
-            await stack.enter_async_context(running(service_named(name), deployment, issuer))
-        yield
+        yield {
+            name: await stack.enter_async_context(running(service_named(name), deployment, issuer))
+            for name in ("auth", "invoicing", "payments")
+        }
 
 
 @pytest.fixture
-async def frozen(others: None, customer: Customer, staff: Client) -> dict[str, Any]:
+async def frozen(others: dict[str, Running], customer: Customer, staff: Client) -> dict[str, Any]:
     """A test clock of the customer's account at the last day of January."""
     del others
     clock: dict[str, Any] = await staff.post(
@@ -131,3 +155,137 @@ async def test_tokens_that_cost_nothing_are_invoiced_and_granted_and_expire_on_t
     entries = (await customer.get("/v1/token-balance/entries"))["data"]
     assert entries[0]["kind"] == "expiry"
     assert entries[0]["created_at"] == "2024-02-05T12:00:00Z"
+
+
+async def a_year_of_days(
+    servers: Servers, price: dict[str, Any], cheaper: dict[str, Any], coupon: dict[str, Any]
+) -> list[Event]:
+    """The same story without a test clock: the schedule is run on each day of the year.
+
+    On a database of its own with nobody else at work; returns what is billed, in order.
+    """
+    service = service_named("subscriptions")
+    heard: list[Event] = []
+    async with fresh_database(servers.postgres_admin_url) as database:
+        url = database.url("subscriptions")
+        await asyncio.to_thread(migrations.upgrade, "subscriptions", url)
+        made = Deployment({"subscriptions": url}, servers.rabbitmq_url, servers.redis_url)
+        async with service.open(made.settings(service, test_clocks=False)) as runtime:
+            account_id, ids = await a_catalog(runtime, price, cheaper, coupon)
+            order = Order(price_id=ids[0], quantity=3, coupon=coupon["code"])
+            async with runtime.begin() as uow:
+                started = await start_subscription(
+                    uow, account_id, order, by_staff=True, now=YEAR_BEGINS
+                )
+                for event in started.activate(await uow.catalog.terms_of(started), now=YEAR_BEGINS):
+                    uow.emit(event)
+            for day in range(1, 367):
+                now = YEAR_BEGINS + timedelta(days=day)
+                if now == CHANGED_ON:
+                    async with runtime.begin() as uow:
+                        held = await uow.subscriptions.get(started.id)
+                        wish = Wish(price_id=ids[1])
+                        await change_subscription(uow, held, wish, now=now)
+                due = Due(now, runtime.database.platform)
+                while await advance_due_subscriptions(runtime, due):
+                    pass
+            outbox = tables.metadata.tables["subscriptions.outbox"].c
+            async with runtime.begin() as uow:
+                statement = select(outbox.body).order_by(outbox.sequence)
+                heard = [parse(body) for body in await uow.session.scalars(statement)]
+    return heard
+
+
+async def a_catalog(
+    runtime: Any, price: dict[str, Any], cheaper: dict[str, Any], coupon: dict[str, Any]
+) -> tuple[UUID, list[UUID]]:
+    """An account, and the same offers as those that came over HTTP."""
+    account_id, ids = new_id(), []
+    async with runtime.begin() as uow:
+        uow.session.add(Account(id=account_id, country="DE", time_zone="Europe/Berlin"))
+        uow.session.add(
+            Coupon(
+                id=new_id(),
+                code=coupon["code"],
+                name=coupon["name"],
+                percent=Decimal(coupon["percent"]),
+                duration=CouponDuration.FOREVER,
+                created_at=YEAR_BEGINS,
+            )
+        )
+        for offer in (price, cheaper):
+            plan = Plan(
+                id=new_id(),
+                code=f"p-{new_id()}",
+                name="Team",
+                status=PlanStatus.PUBLISHED,
+                created_at=YEAR_BEGINS,
+            )
+            uow.session.add(plan)
+            await uow.session.flush()
+            made = Price(
+                id=new_id(),
+                plan_id=plan.id,
+                currency="EUR",
+                type=PriceType(offer["type"]),
+                interval_unit=IntervalUnit.MONTH,
+                unit_amount=Decimal(offer["unit_amount"]),
+                created_at=YEAR_BEGINS,
+            )
+            uow.session.add(made)
+            ids.append(made.id)
+    return account_id, ids
+
+
+def lines_of(invoices: list[dict[str, Any]]) -> list[list[tuple[Any, ...]]]:
+    """What invoices say, oldest first: kinds, words, sums and periods of their lines."""
+    names = ("kind", "description", "quantity", "period_start", "period_end")
+    return [
+        sorted((*(line[name] for name in names), amount(line["amount"])) for line in one["lines"])
+        for one in sorted(invoices, key=lambda one: str(one["number"]))
+    ]
+
+
+def amount(money: Any) -> int:
+    return int(money["amount"] if isinstance(money, dict) else money)
+
+
+async def test_a_year_by_the_clock_gives_the_invoices_of_a_year_of_days(
+    *,
+    others: dict[str, Running],
+    frozen: dict[str, Any],
+    customer: Customer,
+    staff: Client,
+    shop: Shop,
+    servers: Servers,
+) -> None:
+    price = await shop.price(type="per_unit", unit_amount=1999)
+    cheaper = await shop.price(type="per_unit", unit_amount=1501)
+    # All of it is given: what is billed shows on the invoices, and nobody has to pay.
+    coupon = await staff.post(
+        "/v1/coupons", code=f"c-{new_id()}", name="Gift", percent="100", duration="forever"
+    )
+    subscription = await customer.post(
+        "/v1/subscriptions", price_id=price["id"], quantity=3, coupon=coupon["code"]
+    )
+    await advance(staff, frozen, CHANGED_ON.isoformat())
+    await customer.post(f"/v1/subscriptions/{subscription['id']}/change", price_id=cheaper["id"])
+
+    await advance(staff, frozen, (YEAR_BEGINS + timedelta(days=366)).isoformat())
+
+    billing = Client(others["invoicing"].http, customer.headers)
+    listed = (await billing.get("/v1/invoices", limit=200))["data"]
+    by_clock = lines_of([await billing.get(f"/v1/invoices/{one['id']}") for one in listed])
+    days = await a_year_of_days(servers, price, cheaper, coupon)
+    billed = [event for event in days if isinstance(event, Billable) and event.charges]
+    by_days = lines_of(
+        [
+            {
+                "number": f"{number:02}",
+                "lines": [charge.model_dump(mode="json") for charge in event.charges],
+            }
+            for number, event in enumerate(billed)
+        ]
+    )
+    assert len(by_days) == 13
+    assert by_clock == by_days

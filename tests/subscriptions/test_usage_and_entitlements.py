@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from services.subscriptions import tables
 from services.subscriptions.entitlement_cache import EntitlementCache, cache_of
@@ -205,6 +205,26 @@ async def test_a_voided_event_counts_no_more(
 
     canceled = await events.next(SubscriptionCanceled, about=UUID(subscription["id"]))
     assert [charge.amount for charge in canceled.charges] == [70]
+
+
+async def test_a_question_reads_hours_and_not_events(
+    customer: Customer, shop: Shop, meter: dict[str, Any], service: Running, events: EventLog
+) -> None:
+    subscription = await a_metered_one(customer, shop, meter)
+    batch = [{"id": f"{n}", "meter": meter["code"], "value": 2} for n in range(50)]
+    await customer.post("/v1/usage-events/batch", events=batch)
+    # Without the events themselves nothing is missing from the sums.
+    async with service.runtime.begin() as uow:
+        stored = tables.usage_events
+        await uow.session.execute(
+            delete(stored).where(stored.c.subscription_id == UUID(subscription["id"]))
+        )
+    await make_later(customer)
+
+    await customer.post(f"/v1/subscriptions/{subscription['id']}/cancel", at_period_end=False)
+
+    canceled = await events.next(SubscriptionCanceled, about=UUID(subscription["id"]))
+    assert [charge.amount for charge in canceled.charges] == [1000]
 
 
 async def test_entitlements_follow_plan_add_ons_and_usage_and_thresholds_are_told_once(

@@ -60,7 +60,6 @@ from services.subscriptions.use_cases.cancel_subscription import (
 from services.subscriptions.use_cases.change_subscription import (
     Wish,
     change_subscription,
-    preview_change,
     withdraw_change,
 )
 from services.subscriptions.use_cases.choose_items import AddonChoice
@@ -68,6 +67,7 @@ from services.subscriptions.use_cases.pause_subscription import (
     pause_subscription,
     resume_subscription,
 )
+from services.subscriptions.use_cases.preview_subscription import Waking, preview_subscription
 from services.subscriptions.use_cases.start_subscription import Order, start_subscription
 from shared.errors import Invalid
 from shared.web import Cursor, Edge, Page, problems
@@ -128,6 +128,29 @@ class CancelRequest(RequestModel):
     cancel_at: AwareDatetime | None = None
     credit: bool = Field(default=False, description="Give back the unused part of the period.")
     reason: Reason | None = None
+
+    def notice(self) -> Notice:
+        return Notice(
+            at_period_end=self.at_period_end,
+            cancel_at=self.cancel_at,
+            credit=self.credit,
+            reason=self.reason,
+        )
+
+
+class PreviewRequest(ChangeRequest):
+    """One of: what should be different, `cancel` as it would be asked for, or `resume`."""
+
+    cancel: CancelRequest | None = None
+    resume: bool = False
+
+    def asked(self) -> Wish | Notice | Waking:
+        wish = self.wish()
+        if (self.cancel is not None) + self.resume + (not wish.is_empty) > 1:
+            raise Invalid("Preview one thing at a time.", field="cancel")
+        if self.cancel is not None:
+            return self.cancel.notice()
+        return Waking.NOW if self.resume else wish
 
 
 class PauseRequest(RequestModel):
@@ -250,15 +273,21 @@ async def timeline(
 
 @router.post(
     "/{subscription_id}/preview",
-    responses=problems(SubscriptionNotFound, IllegalTransition, NothingChanges, *CHOICE_REFUSALS),
+    responses=problems(
+        SubscriptionNotFound, IllegalTransition, NothingChanges, DateInvalid, *CHOICE_REFUSALS
+    ),
 )
-async def preview(subscription_id: UUID, body: ChangeRequest, command: Command) -> PreviewView:
-    """What a change would cost now and on the next invoice. Without one: the next invoice."""
+async def preview(subscription_id: UUID, body: PreviewRequest, command: Command) -> PreviewView:
+    """What a change, a cancellation or a resume would cost now and on the next invoice.
+
+    An empty body asks for the next invoice.
+    """
     may_read(command)
+    asked = body.asked()
     async with command.begin() as uow:
         subscription = await uow.subscriptions.get(subscription_id)
         now = await uow.now(subscription.account_id)
-        found = await preview_change(uow, subscription, body.wish(), now=now)
+        found = await preview_subscription(uow, subscription, asked, now=now)
         return PreviewView.of(found, subscription.currency)
 
 
@@ -303,13 +332,7 @@ async def cancel(
 ) -> Response:
     """End it: when the paid period runs out (the default), at a date, or now."""
     may_write(command)
-    asked = body or CancelRequest()
-    notice = Notice(
-        at_period_end=asked.at_period_end,
-        cancel_at=asked.cancel_at,
-        credit=asked.credit,
-        reason=asked.reason,
-    )
+    notice = (body or CancelRequest()).notice()
     async with command.begin() as uow:
         subscription, now = await _locked(uow, command, subscription_id)
         await cancel_subscription(uow, subscription, notice, now=now)

@@ -12,7 +12,7 @@ from services.subscriptions.domain.price import Aggregation, Price, PriceType, T
 from services.subscriptions.domain.subscription import FINAL, Status, Subscription
 from services.subscriptions.domain.testclock import ClockStatus, SimulatedClock
 from services.subscriptions.tables import TimelineEntry
-from services.subscriptions.use_cases.change_subscription import Preview
+from services.subscriptions.use_cases.preview_subscription import Preview
 from shared.events.subscriptions import Billable, Charge, Discount, DunningPolicy
 
 

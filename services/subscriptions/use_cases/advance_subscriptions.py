@@ -50,6 +50,13 @@ def park(subscription: Subscription, reason: str, *, now: datetime) -> None:
     log.error("Parked", subscription_id=str(subscription.id), reason=reason)
 
 
+async def can_pay_for(uow: SubscriptionsUnitOfWork, subscription: Subscription, act: Act) -> bool:
+    """Whether somebody could pay for what follows; only a trial's end asks."""
+    if act is not Act.END_TRIAL or subscription.payment_method_id is not None:
+        return True
+    return await uow.accounts.can_pay(subscription.account_id)
+
+
 async def _advance(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
@@ -63,7 +70,6 @@ async def _advance(
         if upcoming is None or upcoming[0] > now:
             return events
         at, act = upcoming
-        can_pay = act is not Act.END_TRIAL or subscription.payment_method_id is not None
         terms = await uow.catalog.terms_of(subscription)
         usage = NO_USAGE
         if act in BILLS_USAGE:
@@ -74,7 +80,7 @@ async def _advance(
             terms,
             at=at,
             now=now,
-            can_pay=can_pay or await uow.accounts.can_pay(subscription.account_id),
+            can_pay=await can_pay_for(uow, subscription, act),
             usage=usage,
             time_zone=time_zone,
         )

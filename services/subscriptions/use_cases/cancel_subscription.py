@@ -26,18 +26,32 @@ async def cancel_subscription(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, notice: Notice, *, now: datetime
 ) -> Subscription:
     """End it or schedule its end."""
-    event: SubscriptionEvent
-    if notice.cancel_at is not None or notice.at_period_end:
-        event = subscription.cancel_later(
-            at=now, on=notice.cancel_at, reason=notice.reason, credit=notice.credit
-        )
-    else:
-        event = await cancel_now(
-            uow, subscription, now=now, credit=notice.credit, reason=notice.reason
-        )
-    await bill(uow, [event])
+    await bill(uow, [await decide_end(uow, subscription, notice, now=now)])
     uow.audit("subscription.cancel", subscription.id, after={"status": subscription.status})
     return subscription
+
+
+async def decide_end(
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    notice: Notice,
+    *,
+    now: datetime,
+    remember: bool = True,
+) -> SubscriptionEvent:
+    """End it or schedule its end. `remember`: also what of its usage is billed by that."""
+    if notice.cancel_at is not None or notice.at_period_end:
+        return subscription.cancel_later(
+            at=now, on=notice.cancel_at, reason=notice.reason, credit=notice.credit
+        )
+    return await cancel_now(
+        uow,
+        subscription,
+        now=now,
+        credit=notice.credit,
+        reason=notice.reason,
+        remember=remember,
+    )
 
 
 async def uncancel_subscription(
@@ -57,6 +71,7 @@ async def cancel_now(
     credit: bool | None,
     reason: str | None,
     lapsed_at: datetime | None = None,
+    remember: bool = True,
 ) -> SubscriptionCanceled:
     """End it, with its usage until now billed. `lapsed_at`: when dunning came to nothing."""
     at = lapsed_at or now
@@ -72,7 +87,8 @@ async def cancel_now(
         usage=usage,
         lapsed=lapsed_at is not None,
     )
-    await mark_billed(uow, subscription, items, terms, usage)
+    if remember:
+        await mark_billed(uow, subscription, items, terms, usage)
     return event
 
 

@@ -1,4 +1,4 @@
-"""Hold another price, quantity or other add-ons; and see beforehand what that would cost."""
+"""Hold another price, quantity or other add-ons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from datetime import datetime
 from uuid import UUID
 
 from services.subscriptions.domain.charges import Item
-from services.subscriptions.domain.subscription import NO_USAGE, Act, Proration, Subscription
+from services.subscriptions.domain.subscription import Proration, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.choose_items import AddonChoice, choose_items
 from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
-from shared.events.subscriptions import Billable, SubscriptionChanged, SubscriptionEvent
+from shared.events.subscriptions import SubscriptionChanged, SubscriptionEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +28,12 @@ class Wish:
         return self.price_id is None and self.quantity is None and self.addons is None
 
 
-@dataclass(frozen=True)
-class Preview:
-    """What would happen now, and on the next invoice."""
-
-    now: SubscriptionEvent | None
-    next: Billable | None
-    next_at: datetime | None
-
-
 async def change_subscription(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, wish: Wish, *, now: datetime
 ) -> Subscription:
     """Change it, at once or at the period's end."""
     before = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
-    event = await _change(uow, subscription, wish, now=now, remember=True)
+    event = await decide_change(uow, subscription, wish, now=now, remember=True)
     await bill(uow, [event])
     after = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
     uow.audit("subscription.change", subscription.id, before=before, after=after)
@@ -58,26 +49,7 @@ async def withdraw_change(
     return subscription
 
 
-async def preview_change(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription, wish: Wish, *, now: datetime
-) -> Preview:
-    """The same sums as the change itself, without anything being written."""
-    uow.session.expunge(subscription)  # what happens to it from here on is never written
-    event = None if wish.is_empty else await _change(uow, subscription, wish, now=now)
-    upcoming = subscription.next_act()
-    if upcoming is None or upcoming[1] not in {Act.RENEW, Act.END_TRIAL, Act.RESUME}:
-        return Preview(event, None, None)
-    at, act = upcoming
-    terms = await uow.catalog.terms_of(subscription)
-    usage = NO_USAGE
-    if act is Act.RENEW:
-        usage = await gather_usage(uow, subscription, terms, until=at)
-    events = subscription.act(act, terms, at=at, now=at, usage=usage)
-    billable = next((e for e in events if isinstance(e, Billable)), None)
-    return Preview(event, billable, at)
-
-
-async def _change(
+async def decide_change(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
     wish: Wish,
@@ -85,6 +57,7 @@ async def _change(
     now: datetime,
     remember: bool = False,
 ) -> SubscriptionEvent:
+    """Change it. `remember`: also what of its usage is billed by that."""
     items = await choose_items(
         uow,
         subscription.account_id,

@@ -1,0 +1,251 @@
+"""What a preview says is what is then billed, for every kind of act; and it writes nothing."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from services.subscriptions import tables
+from services.subscriptions.domain.subscription import Proration, Subscription
+from services.subscriptions.use_cases.advance_subscriptions import advance_subscriptions
+from services.subscriptions.use_cases.cancel_subscription import Notice, cancel_subscription
+from services.subscriptions.use_cases.change_subscription import Wish, change_subscription
+from services.subscriptions.use_cases.choose_items import AddonChoice
+from services.subscriptions.use_cases.pause_subscription import resume_subscription
+from services.subscriptions.use_cases.preview_subscription import (
+    Preview,
+    Waking,
+    preview_subscription,
+)
+from services.subscriptions.use_cases.start_subscription import Order, start_subscription
+from shared.clock import utc_now
+from shared.errors import DomainError
+from shared.events.subscriptions import Billable
+from shared.ids import new_id
+from shared.schedule import Due
+from tests.harness import Running
+from tests.subscriptions.conftest import Client, Customer, Shop
+
+pytestmark = pytest.mark.servers
+
+TIERS = [
+    {"up_to": 5, "unit_amount_decimal": "700", "flat_amount": "0"},
+    {"up_to": None, "unit_amount_decimal": "650.5", "flat_amount": "100"},
+]
+
+
+class World:
+    """Prices of every type that can be held, one metered with usage, and an add-on."""
+
+    def __init__(self, service: Running, account_id: UUID) -> None:
+        self.service = service
+        self.account_id = account_id
+        self.prices: list[UUID] = []
+        self.addon_id = UUID(int=0)
+        self.start = utc_now().replace(microsecond=0) - timedelta(days=9)
+
+    async def begin(self, price_id: UUID, quantity: int, coupon: str | None) -> UUID:
+        """Active since nine days ago, and nothing of it waits."""
+        order = Order(price_id=price_id, quantity=quantity, coupon=coupon, start_at=self.start)
+        async with self.service.runtime.begin() as uow:
+            made = await start_subscription(
+                uow, self.account_id, order, by_staff=True, now=self.start
+            )
+            if made.status == "incomplete":
+                terms = await uow.catalog.terms_of(made)
+                for event in made.activate(terms, now=self.start):
+                    uow.emit(event)
+            return made.id
+
+    async def preview(self, about: UUID, asked: Any, *, at: datetime) -> Preview:
+        async with self.service.runtime.begin() as uow:
+            subscription = await uow.subscriptions.get(about)
+            return await preview_subscription(uow, subscription, asked, now=at)
+
+    async def act(self, about: UUID, asked: Any, *, at: datetime) -> None:
+        async with self.service.runtime.begin() as uow:
+            subscription = await uow.subscriptions.get(about)
+            match asked:
+                case Wish():
+                    await change_subscription(uow, subscription, asked, now=at)
+                case Notice():
+                    await cancel_subscription(uow, subscription, asked, now=at)
+                case Waking():
+                    await resume_subscription(uow, subscription, now=at)
+
+    async def let_time_pass(self, about: UUID, to: datetime) -> None:
+        async with self.service.runtime.begin() as uow:
+            due = Due(to, uow.platform, self.account_id)
+            await advance_subscriptions(uow, due, most=1, only=about)
+
+    async def billed(self, about: UUID) -> list[Any]:
+        """What was reported of it, in order."""
+        outbox = tables.metadata.tables["subscriptions.outbox"].c
+        async with self.service.runtime.begin() as uow:
+            bodies = await uow.session.scalars(
+                select(outbox.body).where(outbox.aggregate_id == about).order_by(outbox.sequence)
+            )
+            return [orjson.loads(body)["data"] for body in bodies]
+
+    async def row(self, about: UUID) -> dict[str, Any]:
+        async with self.service.runtime.begin() as uow:
+            found = await uow.session.get(Subscription, about)
+            return {column.key: getattr(found, column.key) for column in tables.subscriptions.c}
+
+
+def sums(charges: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Charges without what is drawn anew each time."""
+
+    def plain(charge: Any) -> dict[str, Any]:
+        return charge if isinstance(charge, dict) else charge.model_dump(mode="json")
+
+    names = ("kind", "description", "quantity", "unit_amount", "amount", "currency")
+    return [
+        (*(plain(charge)[name] for name in names), str(plain(charge)["why"])) for charge in charges
+    ]
+
+
+@pytest.fixture
+async def world(service: Running, customer: Customer, shop: Shop, staff: Client) -> World:
+    made = World(service, customer.account_id)
+    meter = await staff.post("/v1/meters", code=f"m-{new_id()}", name="Calls")
+    for kind in (
+        {"unit_amount": 1000},
+        {"unit_amount": 4900},
+        {"unit_amount": 9900, "interval": "year"},
+        {"type": "per_unit", "unit_amount_decimal": "333.3"},
+        {"type": "graduated", "tiers": TIERS},
+        {"type": "volume", "tiers": TIERS},
+        {"type": "package", "unit_amount": 500, "package_size": 3},
+        {"type": "metered", "unit_amount": 7, "meter_id": meter["id"], "aggregation": "sum"},
+    ):
+        made.prices.append(UUID((await shop.price(**kind))["id"]))
+    addon = await staff.post("/v1/addons", code=f"a-{new_id()}", name="Backups")
+    for interval, amount in (("month", 250), ("year", 2500)):
+        await staff.post(
+            "/v1/prices",
+            addon_id=addon["id"],
+            currency="EUR",
+            type="flat",
+            interval=interval,
+            unit_amount=amount,
+        )
+    made.addon_id = UUID(addon["id"])
+    return made
+
+
+def asked(world: World, data: st.DataObject) -> Wish | Notice:
+    """Any change, or an end."""
+    if data.draw(st.integers(0, 3), label="an end?") == 0:
+        return Notice(
+            at_period_end=data.draw(st.booleans(), label="at_period_end"),
+            credit=data.draw(st.booleans(), label="credit"),
+        )
+    addons = [AddonChoice(addon_id=world.addon_id, quantity=2)]
+    return Wish(
+        price_id=data.draw(st.none() | st.sampled_from(world.prices), label="price"),
+        quantity=data.draw(st.none() | st.integers(1, 12), label="quantity"),
+        addons=data.draw(st.sampled_from([None, [], addons]), label="addons"),
+        proration=data.draw(st.none() | st.sampled_from(Proration), label="proration"),
+    )
+
+
+@settings(
+    max_examples=25,
+    phases=[Phase.explicit, Phase.generate],  # each example writes to a database: no shrinking
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+async def test_every_act_costs_what_its_preview_said_and_so_does_the_invoice_after_it(
+    world: World, staff: Client, data: st.DataObject
+) -> None:
+    coupon = None
+    if data.draw(st.booleans(), label="coupon"):
+        coupon = f"c-{new_id()}"
+        await staff.post(
+            "/v1/coupons",
+            code=coupon,
+            name="Off",
+            percent="15",
+            duration="repeating",
+            periods=2,
+            max_per_account=9,
+        )
+    price = data.draw(st.sampled_from(world.prices), label="held")
+    about = await world.begin(price, data.draw(st.integers(1, 9), label="quantity held"), coupon)
+    at = world.start + timedelta(seconds=data.draw(st.integers(0, 9 * 86400), label="at"))
+    wanted = asked(world, data)
+    before, told = await world.row(about), len(await world.billed(about))
+
+    try:
+        preview = await world.preview(about, wanted, at=at)
+    except DomainError as refusal:
+        with pytest.raises(type(refusal)):
+            await world.act(about, wanted, at=at)
+        return
+    assert await world.row(about) == before, "a preview changed something"
+    assert len(await world.billed(about)) == told, "a preview told something"
+    if isinstance(wanted, Wish) and wanted.is_empty:
+        return
+    await world.act(about, wanted, at=at)
+
+    happened = (await world.billed(about))[told:]
+    if isinstance(preview.now, Billable):
+        assert sums(preview.now.charges) == sums(happened[0]["charges"])
+        assert [d.model_dump() for d in preview.now.discounts] == happened[0]["discounts"]
+    if preview.next is None or preview.next_at is None:
+        return
+    await world.let_time_pass(about, preview.next_at)
+    bill = (await world.billed(about))[told + 1]
+    assert sums(preview.next.charges) == sums(bill["charges"])
+    assert [d.model_dump() for d in preview.next.discounts] == bill["discounts"]
+    assert preview.next.period_end == datetime.fromisoformat(bill["period_end"])
+
+
+async def test_a_trials_first_invoice_is_shown_and_none_where_nobody_could_pay(
+    customer: Customer, shop: Shop
+) -> None:
+    for behavior, amount in (("invoice", 1000), ("cancel", None)):
+        plan = await shop.plan(trial_days=14, trial_end_behavior=behavior)
+        price = await shop.price(plan)
+        trial = await customer.post("/v1/subscriptions", price_id=price["id"])
+        assert trial["status"] == "trialing"
+
+        upcoming = (await customer.post(f"/v1/subscriptions/{trial['id']}/preview"))["next_invoice"]
+
+        assert (upcoming and upcoming["subtotal"]) == amount
+        assert upcoming is None or upcoming["at"] == trial["trial_end"]
+
+
+async def test_an_end_and_a_waking_are_previewed_one_at_a_time(
+    customer: Customer, shop: Shop, service: Running
+) -> None:
+    world = World(service, customer.account_id)
+    price = UUID((await shop.price(unit_amount=3000))["id"])
+    about = await world.begin(price, 1, None)
+    path = f"/v1/subscriptions/{about}"
+
+    end = await customer.post(f"{path}/preview", cancel={"at_period_end": False, "credit": True})
+    assert end["event"] == "subscription.canceled"
+    assert -3000 < end["subtotal"] < 0
+    assert end["next_invoice"] is None
+    assert await customer.refused(f"{path}/preview", cancel={}, quantity=3) == (422, "invalid")
+    assert await customer.refused(f"{path}/preview", resume=True) == (
+        409,
+        "illegal-subscription-transition",
+    )
+    assert (await customer.get(path))["status"] == "active"
+    await customer.post(f"{path}/pause")
+    period_end = datetime.fromisoformat((await customer.get(path))["current_period_end"])
+    await world.let_time_pass(about, period_end)
+
+    waking = await customer.post(f"{path}/preview", resume=True)
+
+    assert (waking["event"], waking["subtotal"]) == ("subscription.resumed", 3000)
