@@ -17,6 +17,7 @@ from shared.events.subscriptions import (
     SubscriptionCanceled,
     SubscriptionChanged,
     SubscriptionExpired,
+    SubscriptionStarted,
 )
 from shared.ids import new_id
 from shared.money import Money
@@ -208,38 +209,39 @@ async def test_what_a_provider_took_for_a_voided_invoice_is_sent_back_and_no_cre
     assert credit["balances"] == []
 
 
-async def test_a_start_that_was_canceled_before_it_began_owes_nothing_and_gets_its_money_back(
+def canceled_before_it_began(started: SubscriptionStarted) -> SubscriptionCanceled:
+    fields = started.model_dump(exclude={"id", "status", "plan_id", "trial_end"})
+    more = {"sequence": 2, "charges": (), "effective_at": START, "previous_status": "incomplete"}
+    return SubscriptionCanceled(**{**fields, **more})
+
+
+async def test_a_start_that_is_canceled_before_it_began_owes_nothing(
     new_account: NewAccount, publish: Publish, events: EventLog
 ) -> None:
-    account = await new_account()
-    owed, paid = a_started(account), a_started(account)
-    invoices = {}
-    for started in (owed, paid):
-        await publish(started)
-        invoices[started.subscription_id] = await events.next(
-            InvoiceFinalized, about=started.subscription_id
-        )
-    await publish(a_payment(invoices[paid.subscription_id]))
-    await events.next(InvoicePaid, about=account)
+    started = a_started(await new_account())
+    await publish(started)
+    invoice = await events.next(InvoiceFinalized, about=started.account_id)
 
-    for started in (owed, paid):
-        await publish(
-            SubscriptionCanceled(
-                **{
-                    **started.model_dump(exclude={"id", "status", "plan_id", "trial_end"}),
-                    "sequence": 2,
-                    "charges": (),
-                    "effective_at": START,
-                    "previous_status": "incomplete",
-                }
-            )
-        )
+    await publish(canceled_before_it_began(started))
 
-    voided = await events.next(InvoiceVoided, about=account)
-    assert voided.invoice_id == invoices[owed.subscription_id].invoice_id
-    note = await events.next(CreditNoteIssued, about=account)
-    assert note.invoice_id == invoices[paid.subscription_id].invoice_id
-    assert note.refund == note.total == invoices[paid.subscription_id].total
+    voided = await events.next(InvoiceVoided, about=started.account_id)
+    assert voided.invoice_id == invoice.invoice_id
+
+
+async def test_who_cancels_a_start_that_was_paid_a_moment_before_gets_the_money_back(
+    new_account: NewAccount, publish: Publish, events: EventLog
+) -> None:
+    started = a_started(await new_account())
+    await publish(started)
+    invoice = await events.next(InvoiceFinalized, about=started.account_id)
+    await publish(a_payment(invoice))
+    await events.next(InvoicePaid, about=started.account_id)
+
+    await publish(canceled_before_it_began(started))
+
+    note = await events.next(CreditNoteIssued, about=started.account_id)
+    assert note.invoice_id == invoice.invoice_id
+    assert note.refund == note.total == invoice.total
 
 
 async def test_a_negative_total_becomes_account_credit(

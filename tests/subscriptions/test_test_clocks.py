@@ -36,7 +36,7 @@ from tests.subscriptions.conftest import Client, Customer, Shop, until
 from tests.subscriptions.factories import at
 from tests.tokens import TokenIssuer
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 YEAR_BEGINS = at(2024, 1, 31, 12)
 #: On this day a cheaper price is chosen, which counts from the next period on.
@@ -70,7 +70,7 @@ async def advance(staff: Client, clock: dict[str, Any], to: str) -> dict[str, An
         found = await staff.get(f"/v1/test-clocks/{clock['id']}")
         return found if found["status"] == "ready" else None
 
-    found: dict[str, Any] = await until(ready, within=60)
+    found: dict[str, Any] = await until(ready, within=240)
     return found
 
 

@@ -114,9 +114,9 @@ async def _come_back(  # noqa: PLR0911  (one way out per status)
             return subscription.activate(terms, now=now)
         case Status.INCOMPLETE_EXPIRED if standing.first_is_paid:
             # Invoicing voids what an expired start owes; what is paid was paid before that.
-            return [subscription.reinstate(now=now)]
+            return [subscription.reinstate(terms, now=now)]
         case Status.CANCELED if subscription.lapsed_at and standing.verdict != "cancel":
-            return [subscription.reinstate(now=now)]
+            return [subscription.reinstate(terms, now=now)]
         case Status.PAST_DUE if not standing.owes:
             return subscription.activate(terms, now=now)
         case Status.UNPAID if standing.verdict is None:
@@ -131,7 +131,7 @@ def _wake(
 ) -> list[SubscriptionEvent]:
     if standing.has_lapsed:
         return subscription.activate(terms, now=now)
-    return [subscription.reinstate(now=now)]
+    return [subscription.reinstate(terms, now=now)]
 
 
 async def _give_up(

@@ -24,7 +24,7 @@ class Paying(Agreement):
         previous = self.status
         self._move_to(Status.ACTIVE)
         self.expires_at = None
-        self._meter_again()
+        self._meter_again(terms)
         if previous in {Status.UNPAID, Status.PAUSED} and self.period_end <= now:
             # Nothing was served and nothing billed meanwhile: a new period, at once.
             self._open_cadence(whole_second(now))
@@ -33,7 +33,7 @@ class Paying(Agreement):
             return [resumed, self._activated(previous, now=now)]
         return [self._activated(previous, now=now)]
 
-    def reinstate(self, *, now: datetime) -> SubscriptionActivated:
+    def reinstate(self, terms: Terms, *, now: datetime) -> SubscriptionActivated:
         """The money had come in time, and the news of it came late.
 
         It goes on as if nothing had been: its periods as they were, what fell due meanwhile is
@@ -47,15 +47,18 @@ class Paying(Agreement):
         self.canceled_at = self.paused_at = None
         if previous is Status.CANCELED:
             self.cancel_reason = None
-        self._meter_again()
+        self._meter_again(terms)
         return self._activated(previous, now=now)
 
-    def _meter_again(self) -> None:
+    def _meter_again(self, terms: Terms) -> None:
         """Usage was billed when it lapsed: what comes from then on is billed next."""
         if self.lapsed_at is None:
             return
         since = max(whole_second(self.lapsed_at), self.period_start)
-        self.items = tuple(replace(item, metered_from=since) for item in self.items)
+        self.items = tuple(
+            replace(item, metered_from=since) if terms.price(item).is_metered else item
+            for item in self.items
+        )
         self.lapsed_at = self.paused_at = None
 
     def mark_past_due(self, *, now: datetime) -> SubscriptionMarkedPastDue:
