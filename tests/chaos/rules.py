@@ -208,7 +208,6 @@ ALL_TAKEN = " UNION ALL ".join(
 #: What happens to one aggregate at most once, and what nothing of its kind follows.
 ONCE = (
     "subscription.started",
-    "subscription.canceled",
     "invoice.finalized",
     "invoice.paid",
     "invoice.voided",
@@ -227,8 +226,14 @@ EDGES = {
           FROM ({ALL_EVENTS}) late JOIN ({ALL_EVENTS}) last USING (aggregate_id)
          WHERE last.routing_key
                IN ('subscription.canceled', 'subscription.expired', 'invoice.voided')
-           AND late.sequence > last.sequence
+           AND late.sequence = last.sequence + 1
            AND split_part(late.routing_key, '.', 1) = split_part(last.routing_key, '.', 1)
+           -- Money that had come in time reinstates a subscription, and is all that may.
+           AND NOT EXISTS (
+               SELECT FROM subscriptions.outbox o
+                WHERE o.id = late.id AND o.routing_key = 'subscription.activated'
+                  AND convert_from(o.body, 'UTF8')::jsonb -> 'data' ->> 'previous_status'
+                      IN ('canceled', 'incomplete_expired'))
     """,  # noqa: S608  (names are ours)
 }
 

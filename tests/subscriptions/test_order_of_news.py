@@ -138,9 +138,12 @@ class World:
                 *("pause_at_period_end", "expires_at"),
             )
             kept = {name: getattr(found, name) for name in names}
+            began = found.created_at.replace(microsecond=0)
         for name, value in kept.items():
             if isinstance(value, datetime):
-                kept[name] = round((value - self.start).total_seconds() / 60)
+                # Instants of the news are the story's, the others count from its own start.
+                since = self.start if name in {"canceled_at", "lapsed_at"} else began
+                kept[name] = int((value - since).total_seconds())
         return {**kept, "items": items}
 
 
