@@ -1,5 +1,6 @@
 """Prices of every type, exact to the last digit."""
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -7,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.subscriptions.domain.charges import charge_ahead
+from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import (
     Aggregation,
     Price,
@@ -15,10 +18,10 @@ from services.subscriptions.domain.price import (
     Tier,
     plain,
 )
-from services.subscriptions.domain.proration import round_exact
+from services.subscriptions.domain.proration import Factor, round_exact
 from shared.errors import Invalid
 from shared.ids import new_id
-from tests.subscriptions.factories import a_price, tiered
+from tests.subscriptions.factories import a_price, an_item, at, terms_of, tiered
 
 
 def cost(price: Price, quantity: int | str) -> Fraction:
@@ -180,3 +183,14 @@ def test_rounding_goes_to_the_nearest_and_halves_go_away_from_zero(amount: Fract
 
     assert abs(rounded - amount) <= Fraction(1, 2)
     assert round_exact(-amount) == -rounded
+
+
+def test_a_line_tells_its_days_by_the_accounts_clock_and_the_last_one_is_in_it() -> None:
+    price = a_price("10.00")
+    terms = replace(terms_of(price), time_zone="Europe/Berlin")
+    february = BillingPeriod(at(2026, 1, 31, 23), at(2026, 2, 28, 23))
+
+    line = charge_ahead(an_item(price), terms, february, Factor(1, 1))
+
+    assert line.description == "Team, 2026-02-01 to 2026-02-28"
+    assert line.why["text"].startswith(line.description)

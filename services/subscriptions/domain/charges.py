@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
-from services.subscriptions.domain.period import BillingPeriod
+from services.subscriptions.domain.period import BillingPeriod, zone_of
 from services.subscriptions.domain.plan import Plan
 from services.subscriptions.domain.price import Price, PriceNotFound, Quote, plain
 from services.subscriptions.domain.proration import Factor, round_exact
@@ -38,6 +38,8 @@ class Terms:
     plan: Plan
     prices: Mapping[UUID, Price]
     names: Mapping[UUID, str]
+    #: By whose clock lines tell their days.
+    time_zone: str = "UTC"
 
     def price(self, item: Item) -> Price:
         try:
@@ -89,7 +91,7 @@ def charge_usage(
     steps: list[dict[str, Any]] = [*quote.steps, _rounding(quote.amount, amount)]
     if late:
         steps.append({"rule": "less what was billed before", "billed": billed})
-    words = f"{terms.name(item)}: {plain(used)} units used, {_dates(window)}" + (
+    words = f"{terms.name(item)}: {plain(used)} units used, {_dates(window, terms)}" + (
         ", late usage" if late else ""
     )
     return Charge(
@@ -122,7 +124,7 @@ def _line(
     exact = sign * quote.amount * factor.exact
     amount = round_exact(exact)
     quantity, unit_amount = _per_unit(price, item, factor, amount)
-    words = _describe(kind, terms.name(item), item, period)
+    words = _describe(kind, item, terms, period)
     return Charge(
         id=new_id(),
         kind=kind,
@@ -149,17 +151,18 @@ def _per_unit(price: Price, item: Item, factor: Factor, amount: int) -> tuple[st
     return "1", str(amount)
 
 
-def _describe(kind: ChargeKind, name: str, item: Item, period: BillingPeriod) -> str:
+def _describe(kind: ChargeKind, item: Item, terms: Terms, period: BillingPeriod) -> str:
+    name, dates = terms.name(item), _dates(period, terms)
     what = f"{name} x {item.quantity}" if item.quantity != 1 else name
     match kind:
         case "proration_credit":
-            return f"Unused time on {what}, {_dates(period)}"
+            return f"Unused time on {what}, {dates}"
         case "proration_charge":
-            return f"Remaining time on {what}, {_dates(period)}"
+            return f"Remaining time on {what}, {dates}"
         case "one_off":
             return what
         case _:
-            return f"{what}, {_dates(period)}"
+            return f"{what}, {dates}"
 
 
 def _why(  # noqa: PLR0917  (the pieces of one line, in the order they are read)
@@ -201,5 +204,8 @@ def _iso(instant: datetime) -> str:
     return instant.isoformat().replace("+00:00", "Z")
 
 
-def _dates(period: BillingPeriod) -> str:
-    return f"{period.start:%Y-%m-%d} to {period.end:%Y-%m-%d}"
+def _dates(period: BillingPeriod, terms: Terms) -> str:
+    """The first and the last day of it: what ends at midnight has no part of the next day."""
+    zone = zone_of(terms.time_zone)
+    last = max(period.end - timedelta(seconds=1), period.start)
+    return f"{period.start.astimezone(zone):%Y-%m-%d} to {last.astimezone(zone):%Y-%m-%d}"

@@ -84,8 +84,8 @@ class Catalog:
         await self._load(Price, self._prices, {item.price_id for item in items})
         await self._load(Addon, self._addons, {i.addon_id for i in items if i.addon_id})
 
-    async def terms(self, plan_id: UUID, items: Iterable[Item]) -> Terms:
-        """What these items refer to, under this plan."""
+    async def terms(self, plan_id: UUID, items: Iterable[Item], *, time_zone: str) -> Terms:
+        """What these items refer to, under this plan, for an account in this zone."""
         items = list(items)
         await self._load(Price, self._prices, {item.price_id for item in items})
         await self._load(Addon, self._addons, {i.addon_id for i in items if i.addon_id})
@@ -96,12 +96,15 @@ class Catalog:
             plan=await self.plan(plan_id),
             prices=held,
             names={price.id: self._name(price) for price in held.values()},
+            time_zone=time_zone,
         )
 
     async def terms_of(self, subscription: Subscription) -> Terms:
         """What a subscription holds now, and will hold when its scheduled change comes."""
         return await self.terms(
-            subscription.plan_id, (*subscription.items, *subscription.next_items)
+            subscription.plan_id,
+            (*subscription.items, *subscription.next_items),
+            time_zone=subscription.time_zone,
         )
 
     def _name(self, price: Price) -> str:

@@ -70,13 +70,13 @@ async def decide_change(
     plan = await uow.catalog.plan(price.plan_id or subscription.plan_id)
     if plan.id != subscription.plan_id:
         plan.require_published()
-    everything = (*items, *subscription.items)
-    old_terms = await uow.catalog.terms(subscription.plan_id, everything)
+    everything, zone = (*items, *subscription.items), subscription.time_zone
+    old_terms = await uow.catalog.terms(subscription.plan_id, everything, time_zone=zone)
     usage = await gather_usage(uow, subscription, old_terms, until=now)
     before = subscription.items
     event = subscription.change(
         old_terms,
-        await uow.catalog.terms(plan.id, everything),
+        await uow.catalog.terms(plan.id, everything, time_zone=zone),
         items,
         at=now,
         proration=wish.proration,

@@ -67,7 +67,7 @@ async def start_subscription(
         id=subscription_id,
         account_id=account_id,
         items=items,
-        terms=await uow.catalog.terms(plan.id, items),
+        terms=await uow.catalog.terms(plan.id, items, time_zone=account.time_zone),
         time_zone=account.time_zone,
         at=at,
         now=now,

@@ -1,5 +1,6 @@
 """What time alone does to a subscription: it renews, trials end, what was scheduled happens."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from services.subscriptions.domain.charges import Terms
@@ -101,6 +102,7 @@ class Passing(Ending, Pausing):
         else:
             if time_zone is not None and time_zone != self.time_zone:
                 self.time_zone = time_zone
+                terms = replace(terms, time_zone=time_zone)
                 cadence = cadence.moved_to(time_zone)
                 self.anchor = cadence.anchor
             index = cadence.next_index(self.period_end, self.period_index)
