@@ -43,9 +43,8 @@ def _matching(
     subscription_id: UUID | None,
     created_from: datetime | None,
     created_to: datetime | None,
-    q: str | None,
 ) -> Select[Invoice]:
-    statement = select(Invoice).options(with_lines)
+    statement = select(Invoice)
     if status is not None:
         statement = statement.where(invoices.c.status == status)
     if subscription_id is not None:
@@ -61,16 +60,14 @@ def _matching(
         statement = statement.where(invoices.c.created_at >= created_from)
     if created_to is not None:
         statement = statement.where(invoices.c.created_at < created_to)
-    for word in (q or "").split():
-        statement = statement.where(_has_word(word))
     return statement
 
 
-def _has_word(word: str) -> ColumnElement[bool]:
+def _has_word(word: str, *, typos: bool) -> ColumnElement[bool]:
     """The word, or one much like it: both are answered by the trigram index."""
     escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     like = invoices.c.search_text.ilike(f"%{escaped}%")
-    if len(word) < SHORTEST_WITH_TYPOS:
+    if not typos or len(word) < SHORTEST_WITH_TYPOS:
         return like
     return or_(like, literal(word).op("<%", is_comparison=True)(invoices.c.search_text))
 
@@ -85,14 +82,21 @@ async def list_invoices(
     created_to: datetime | None = None,
     q: str | None = None,
 ) -> Sequence[Invoice]:
+    """Newest first. `q` forgives typos when nothing is as it is written there."""
     statement = _matching(
         status=status,
         subscription_id=subscription_id,
         created_from=created_from,
         created_to=created_to,
-        q=q,
     )
-    return (await uow.session.scalars(page.narrow(statement, invoices.c.id))).all()
+    words = (q or "").split()
+    if words:
+        as_written = statement.where(*[_has_word(word, typos=False) for word in words])
+        # Whoever asks for a number wants that one, and not those that look like it.
+        typos = await uow.session.scalar(as_written.limit(1)) is None
+        statement = statement.where(*[_has_word(word, typos=typos) for word in words])
+    statement = page.narrow(statement.options(with_lines), invoices.c.id)
+    return (await uow.session.scalars(statement)).all()
 
 
 async def read_invoice(uow: UnitOfWork, invoice_id: UUID) -> Invoice:

@@ -298,7 +298,8 @@ async def test_tax_rates_are_dated_and_do_not_overlap(
         ("26", None),
         ("25", "2027-01-01"),
     ]
-    germany = body(await http.get("/v1/tax-rates", params={"country": "DE"}, headers=staff))
+    standard = {"country": "DE", "category": "standard"}
+    germany = body(await http.get("/v1/tax-rates", params=standard, headers=staff))
     assert {r["rate"] for r in germany["data"]} == {"19", "16"}
 
 

@@ -3,15 +3,24 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import httpx
 import pytest
 
 from services.invoicing.commands import import_ecb_rates_command
+from services.invoicing.schedule import fetch_exchange_rates
 from services.invoicing.use_cases.import_ecb_rates import NotEcbRates, read_ecb_rates
+from shared.clock import utc_now
 from shared.errors import Unavailable
+from shared.schedule import Due
 from tests.harness import Running
 from tests.invoicing.conftest import NewAccount, body, key
 from tests.tokens import TokenIssuer
@@ -56,6 +65,49 @@ async def test_the_command_stores_what_is_new(
     assert "0 exchange rates were new." in out
     with pytest.raises(Unavailable):
         await import_ecb_rates_command(invoicing.runtime, [str(tmp_path / "none")])
+
+
+@pytest.fixture
+def ecb() -> Iterator[str]:
+    """The address of a server that has the file, as the ECB's does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(ECB.replace(b"2026-02-27", b"2026-02-26"))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/eurofxref-daily.xml"
+        server.shutdown()
+
+
+@pytest.mark.servers
+async def test_a_worker_fetches_the_days_rates_where_it_is_told_to(
+    invoicing: Running, ecb: str
+) -> None:
+    settings = invoicing.runtime.settings.model_copy(update={"ecb_rates_url": ecb})
+    runtime = replace(invoicing.runtime, settings=settings)
+    due = Due(utc_now(), invoicing.runtime.database.platform)
+
+    for _ in range(2):
+        await fetch_exchange_rates(runtime, due)
+
+    async with invoicing.runtime.begin() as uow:
+        dollars = await uow.rates.exchange_on("EUR", "USD", date(2026, 2, 26))
+        by_euro = await uow.rates.exchange_on("USD", "SEK", date(2026, 2, 26))
+    assert dollars is not None
+    assert by_euro is not None
+    assert (dollars.rate, dollars.on, dollars.source) == (
+        Decimal("1.1"),
+        date(2026, 2, 26),
+        "ECB",
+    )
+    assert (by_euro.rate, by_euro.source) == (Decimal("10.213181818182"), "ECB, by way of EUR")
 
 
 @pytest.mark.servers

@@ -111,13 +111,24 @@ class TaxDecision:
     exemption_code: str | None = None
     exemption_reason: str | None = None
 
+    def __post_init__(self) -> None:
+        taxed = self.code is TaxCode.STANDARD
+        if taxed != (self.rate > ZERO):
+            raise Invalid(f"Category {self.code} with a rate of {self.rate} % is no tax there is.")
+        if not taxed and self.code is not TaxCode.ZERO and not self.exemption_reason:
+            raise Invalid(f"Category {self.code} needs its reason on the document.")
+
 
 #: The rate of (country, category) on the supply date, or None where no rate is on file.
 RateOf = Callable[[str, str], Decimal | None]
 
 
 class TaxEngine(Protocol):
-    """Decides the tax of one category. Found by entry point `perennial.tax_engines`."""
+    """Decides the tax of one category. Found by entry point `perennial.tax_engines`.
+
+    Asked inside the transaction that computes an invoice: it answers from what it is given, and
+    calls nobody.
+    """
 
     def decide(
         self, *, seller: Seller, buyer: Buyer, category: str, rate_of: RateOf
@@ -134,14 +145,18 @@ class TableTaxEngine:
         if decision is not None:
             return decision
         rate = rate_of(buyer.country, category)
+        name, note = category, ""
+        if rate is None:
+            # A lower rate is an exception that somebody has to know of.
+            rate = rate_of(buyer.country, "standard")
+            name, note = "standard", f" No {category} rate is on file."
         if rate is None:
             return _without_rate(seller, buyer, category)
-        name = f"{category.capitalize()} rate of {buyer.country}"
         return TaxDecision(
             code=TaxCode.STANDARD if rate else TaxCode.ZERO,
             rate=rate,
             country=buyer.country,
-            why=f"{name}: {rate.normalize():f} %.",
+            why=f"{name.capitalize()} rate of {buyer.country}: {rate.normalize():f} %.{note}",
         )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from services.invoicing.domain.account import (
     Account,
 )
-from services.invoicing.domain.exchange import ExchangeRate
+from services.invoicing.domain.exchange import EURO, ExchangeRate, across
 from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound, NoLegalEntity
 from services.invoicing.domain.tax import RateOf
 from services.invoicing.tables import (
@@ -70,7 +70,20 @@ class Rates:
         return rate_of
 
     async def exchange_on(self, base: str, quote: str, day: date) -> ExchangeRate | None:
-        """The rate of that day, or of the last day before it that has one."""
+        """The rate of that day, or of the last day before it that has one.
+
+        Between two currencies of which only their rates in euros are on file, by way of the euro.
+        """
+        return await self._direct(base, quote, day) or await self._by_euro(base, quote, day)
+
+    async def _by_euro(self, base: str, quote: str, day: date) -> ExchangeRate | None:
+        if EURO in (base, quote):
+            return None
+        of_base = await self._direct(EURO, base, day)
+        of_quote = await self._direct(EURO, quote, day)
+        return across(of_base, of_quote) if of_base and of_quote else None
+
+    async def _direct(self, base: str, quote: str, day: date) -> ExchangeRate | None:
         found: ExchangeRate | None = await self._session.scalar(
             select(ExchangeRate)
             .where(

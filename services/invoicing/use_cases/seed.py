@@ -1,12 +1,15 @@
 """What invoicing cannot be without: somebody who issues invoices, and tax rates."""
 
+from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.invoicing.domain.tax import EU
+from services.invoicing.domain.vat_history import history
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.tables import (
     legal_entities,
@@ -14,36 +17,6 @@ from services.invoicing.tables import (
 )
 from services.invoicing.use_cases.set_legal_entity import EntityDetails, create_legal_entity
 from shared.ids import new_id
-
-#: Before any supply that is billed here: rates whose beginning the source does not tell.
-EARLIEST = date(2020, 1, 1)
-
-#: Standard rates that changed since (country → rate, from, to): the source has today's only.
-HISTORY: dict[str, list[tuple[str, date, date | None]]] = {
-    "DE": [
-        ("19", EARLIEST, date(2020, 7, 1)),
-        ("16", date(2020, 7, 1), date(2021, 1, 1)),
-        ("19", date(2021, 1, 1), None),
-    ],
-    "IE": [
-        ("23", EARLIEST, date(2020, 9, 1)),
-        ("21", date(2020, 9, 1), date(2021, 3, 1)),
-        ("23", date(2021, 3, 1), None),
-    ],
-    "EE": [
-        ("20", EARLIEST, date(2024, 1, 1)),
-        ("22", date(2024, 1, 1), date(2025, 7, 1)),
-        ("24", date(2025, 7, 1), None),
-    ],
-    "FI": [("24", EARLIEST, date(2024, 9, 1)), ("25.5", date(2024, 9, 1), None)],
-    "SK": [("20", EARLIEST, date(2025, 1, 1)), ("23", date(2025, 1, 1), None)],
-    "RO": [("19", EARLIEST, date(2025, 8, 1)), ("21", date(2025, 8, 1), None)],
-    "LU": [
-        ("17", EARLIEST, date(2023, 1, 1)),
-        ("16", date(2023, 1, 1), date(2024, 1, 1)),
-        ("17", date(2024, 1, 1), None),
-    ],
-}
 
 #: Held while seeding, so that two deployments at once do not both find nothing.
 LOCK = 0x7A8_0002
@@ -74,34 +47,45 @@ async def seed(uow: InvoicingUnitOfWork, *, at: datetime) -> None:
 
 
 async def _seed_tax_rates(uow: InvoicingUnitOfWork) -> None:
-    """Standard rates of the EU, for those countries that have none on file."""
+    """Rates of the EU with their history, for what has none on file.
+
+    The standard rate of each country, and the reduced one where it has a single one.
+    """
     # Loads its data at import; nobody else needs it.
     import eu_vat_rates_data  # noqa: PLC0415
 
-    known = set(
-        await uow.session.scalars(
-            select(tax_rates.c.country).where(tax_rates.c.category == "standard").distinct()
+    rows = await uow.session.execute(select(tax_rates.c.country, tax_rates.c.category).distinct())
+    on_file = {(row.country, row.category) for row in rows}
+    version = eu_vat_rates_data.data_version
+    rates: Mapping[str, Any] = eu_vat_rates_data.get_all_rates()
+    wanted = [
+        {
+            "id": new_id(),
+            "country": country,
+            "category": category,
+            "rate": dated.rate,
+            "valid_from": dated.valid_from,
+            "valid_to": dated.valid_to,
+            "source": dated.source,
+        }
+        for country in sorted(EU)
+        for category, today in _rates_of(rates[country]).items()
+        if (country, category) not in on_file
+        for dated in history(
+            country,
+            category,
+            today=today,
+            known_on=date.fromisoformat(version),
+            source=f"eu-vat-rates-data {version}",
         )
-    )
-    source = f"eu-vat-rates-data {eu_vat_rates_data.data_version}"
-    rows = []
-    for country in sorted(EU - known):
-        today = Decimal(str(eu_vat_rates_data.get_standard_rate(country)))
-        periods = HISTORY.get(country, [(str(today), EARLIEST, None)])
-        if Decimal(periods[-1][0]) != today:
-            # The source knows of a change that the history does not have yet.
-            periods = [(str(today), EARLIEST, None)]
-        rows += [
-            {
-                "id": new_id(),
-                "country": country,
-                "category": "standard",
-                "rate": Decimal(rate),
-                "valid_from": valid_from,
-                "valid_to": valid_to,
-                "source": source,
-            }
-            for rate, valid_from, valid_to in periods
-        ]
-    if rows:
-        await uow.session.execute(upsert(tax_rates).values(rows).on_conflict_do_nothing())
+    ]
+    if wanted:
+        await uow.session.execute(upsert(tax_rates).values(wanted).on_conflict_do_nothing())
+
+
+def _rates_of(found: Mapping[str, Any]) -> dict[str, Decimal]:
+    """By category. The source has floats; their shortest text is what was meant."""
+    rates = {"standard": Decimal(str(found["standard"]))}
+    if len(found["reduced"]) == 1:
+        rates["reduced"] = Decimal(str(found["reduced"][0]))
+    return {category: rate.normalize() for category, rate in rates.items()}

@@ -200,28 +200,39 @@ def documents_per_second() -> tuple[float, float]:
 
 
 async def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the results down."""
+    """Measure, print, and write the results down beside those of earlier runs."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.invoicing.measure")
     parser.add_argument("--events", type=int, default=5_000)
-    events = parser.parse_args(arguments).events
-    result: dict[str, Any] = {
+    parser.add_argument(
+        "--only",
+        choices=("1", "2", "documents"),
+        help="one worker, two workers, or documents; all of them when it is not given",
+    )
+    options = parser.parse_args(arguments)
+    result: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    conditions = {
         "machine": f"{os.cpu_count()} cores, CPython {platform.python_version()}",
-        "load": os.getloadavg(),
-        "events": events,
+        "load_before": round(os.getloadavg()[0], 1),
     }
-    with servers() as running:
-        for workers in (1, 2):
-            ours, by_hand = await finalized_per_second(running, events, workers)
-            result[f"workers_{workers}"] = {
-                "finalized_per_second": round(ours),
-                "plain_inserts_per_second": round(by_hand),
-                "ratio": round(ours / by_hand, 2),
-            }
-    by_clock, by_cpu = documents_per_second()
-    result["documents"] = {
-        "per_second": round(by_clock, 1),
-        "per_second_of_one_core": round(by_cpu, 1),
-    }
+    counts = [workers for workers in (1, 2) if options.only in (None, str(workers))]
+    if counts:
+        with servers() as running:
+            for workers in counts:
+                ours, by_hand = await finalized_per_second(running, options.events, workers)
+                result[f"workers_{workers}"] = {
+                    **conditions,
+                    "events": options.events,
+                    "finalized_per_second": round(ours),
+                    "plain_inserts_per_second": round(by_hand),
+                    "ratio": round(ours / by_hand, 2),
+                }
+    if options.only in (None, "documents"):
+        by_clock, by_cpu = documents_per_second()
+        result["documents"] = {
+            **conditions,
+            "per_second": round(by_clock, 1),
+            "per_second_of_one_core": round(by_cpu, 1),
+        }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0
