@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ from lxml import etree  # type: ignore[import-untyped]
 
 from shared.ids import new_id
 from tests.invoicing.conftest import NewAccount, body, key, until
+from tests.invoicing.test_pdf import amounts_in, text_of
 from tests.tokens import TokenIssuer
 
 pytestmark = pytest.mark.servers
@@ -63,6 +65,27 @@ async def test_an_invoice_has_a_pdf_with_the_e_invoice_in_it_and_a_ubl(
     assert payable * 100 == invoice["amount_due"]["amount"]
     assert foreign.status_code == 404
     assert hashlib.sha256(pdf.content).hexdigest() == pdf.headers["etag"].strip('"')
+
+
+async def test_the_text_of_a_pdf_has_the_amounts_of_the_api(
+    http: httpx.AsyncClient, staff: dict[str, str], new_account: NewAccount
+) -> None:
+    invoice = await an_invoice(http, staff, await new_account())
+    await http.post(f"/v1/invoices/{invoice['id']}/mark-paid", json={}, headers=staff)
+    wanted = {"invoice_id": invoice["id"], "amount": 1190, "reason": "Late"}
+    note = body(await http.post("/v1/credit-notes", json=wanted, headers=staff | key()))
+
+    for path, said, of_line in (
+        ("invoices", invoice, "amount"),
+        ("credit-notes", note, "net"),
+    ):
+        pdf = await download(http, f"/v1/{path}/{said['id']}/pdf", staff)
+        shown = amounts_in(text_of(pdf.content))
+        totals = ["net", "tax", "total"] + (["amount_due"] if path == "invoices" else [])
+        due = Counter(said[name]["amount"] for name in totals)
+        due.update(line[of_line]["amount"] for line in said["lines"])
+        assert due <= shown, (due, shown)
+        assert said["number"] in text_of(pdf.content)
 
 
 async def test_a_credit_note_has_its_documents_too(
@@ -161,6 +184,8 @@ async def test_a_link_that_was_changed_or_is_too_old_is_refused(
     other_method = await http.get(declared["url"])
     old = invoicing.runtime.own["links"].make("PUT", path, seconds=-1)
     late = await http.put(old, content=b"We agree.")
+    odd = await http.put(f"{path}?expires=9&signature=%C3%BC", content=b"We agree.")
 
+    assert odd.status_code == 403
     assert {changed.status_code, other_method.status_code, late.status_code} == {403}
     assert "expired" in late.json()["detail"]

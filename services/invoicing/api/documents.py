@@ -24,6 +24,7 @@ from services.invoicing.domain.document import (
     DocumentNotFound,
     DocumentNotReady,
     DocumentState,
+    Subject,
 )
 from services.invoicing.domain.invoice import InvoiceNotFound
 from services.invoicing.storage import LINK_SECONDS, LinkRefused, Links, ObjectStore, disposition
@@ -118,6 +119,32 @@ async def credit_note_pdf(note_id: UUID, query: Query) -> Response:
 async def credit_note_xml(note_id: UUID, query: Query) -> Response:
     """The credit note as e-invoice: UBL 2.1 by EN 16931."""
     return await _file(query, note_id, "xml")
+
+
+class DocumentView(BaseModel):
+    """`error` says why the last attempt failed."""
+
+    id: UUID
+    account_id: UUID
+    subject: Subject
+    state: DocumentState
+    attempts: int
+    error: str | None
+
+
+@router.post(
+    "/ops/invoicing/documents/{document_id}/render",
+    status_code=202,
+    tags=["operations"],
+    responses=problems(DocumentNotFound),
+)
+async def render_again(document_id: UUID, command: Command) -> DocumentView:
+    """Make a document again, after what stopped it was mended (staff)."""
+    command.caller.require_staff()
+    async with command.begin() as uow:
+        document = await make_again(uow, document_id, at=command.now)
+        uow.audit("document.render", document_id, account_id=document.account_id)
+        return DocumentView.model_validate(document, from_attributes=True)
 
 
 @router.post(

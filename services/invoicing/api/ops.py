@@ -15,7 +15,7 @@ from shared.web import Page, PageRequest, Reading, page_request, reading
 router = APIRouter(prefix="/v1/ops/invoicing", tags=["operations"])
 
 NEXT_STEP = {
-    "document": "Mend what the reason names; asking for the document again renders it.",
+    "document": "Mend what the reason names, then POST /v1/ops/invoicing/documents/{id}/render.",
     "refund": "Send the money another way, or grant it as account credit, and say so there.",
     "returned_too_much": "Look at the invoice's refunds, disputes and credit notes, and settle the "
     "difference with the customer.",
@@ -40,7 +40,7 @@ class StuckView(BaseModel):
             account_id=row.account_id,
             since=row.since,
             reason=row.reason,
-            next_step=NEXT_STEP[row.kind],
+            next_step=NEXT_STEP[row.kind].format(id=row.id),
         )
 
 
