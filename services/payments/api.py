@@ -7,7 +7,6 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.payments import queries
 from services.payments.collector import Collector
 from services.payments.domain.methods import PaymentMethodNotFound
 from services.payments.domain.payments import (
@@ -20,13 +19,10 @@ from services.payments.domain.payments import (
 from services.payments.domain.refunds import RefundReason
 from services.payments.providers import ProviderUnknown, provider
 from services.payments.providers.base import ForgedWebhook, Method, MethodRefused
-from services.payments.queries import (
-    BalancesView,
-    EntryView,
-    PaymentMethodView,
-    PaymentView,
-    RefundView,
-)
+from services.payments.queries import ledger, methods, payments
+from services.payments.queries.ledger import BalancesView, EntryView
+from services.payments.queries.methods import PaymentMethodView
+from services.payments.queries.payments import PaymentView, RefundView
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
 from services.payments.use_cases.keep_payment_methods import (
@@ -121,7 +117,7 @@ async def list_methods(edge: Read, page: Paging) -> Page[PaymentMethodView]:
     """The attached ways to pay, newest first."""
     edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
-        return await queries.list_payment_methods(uow.session, page)
+        return await methods.list_payment_methods(uow.session, page)
 
 
 @router.get(
@@ -134,7 +130,7 @@ async def show_method(method_id: UUID, edge: Read) -> Response:
     """One way to pay."""
     edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
-        return edge.reply(await queries.show_payment_method(uow.session, method_id))
+        return edge.reply(await methods.show_payment_method(uow.session, method_id))
 
 
 @router.delete(
@@ -181,7 +177,7 @@ async def list_payments(
     """Payments with their attempts, newest first."""
     edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
-        return await queries.list_payments(
+        return await payments.list_payments(
             uow.session,
             page,
             invoice_id=invoice_id,
@@ -200,7 +196,7 @@ async def show_payment(payment_id: UUID, edge: Read) -> Response:
     """One payment with its attempts, refunds and disputes."""
     edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
-        return edge.reply(await queries.show_payment(uow.session, payment_id))
+        return edge.reply(await payments.show_payment(uow.session, payment_id))
 
 
 @router.post(
@@ -227,7 +223,7 @@ async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Respons
     if paying.claim is not None:
         await collector.collect(paying.claim)
     async with edge.begin() as uow:
-        return await edge.answer(uow, await queries.show_payment(uow.session, paying.payment_id))
+        return await edge.answer(uow, await payments.show_payment(uow.session, paying.payment_id))
 
 
 @router.post(
@@ -262,8 +258,8 @@ async def list_refunds(payment_id: UUID, edge: Read) -> Page[RefundView]:
     """What went back of a payment."""
     edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
-        await queries.show_payment(uow.session, payment_id)
-        data = await queries.list_refunds(uow.session, payment_id)
+        await payments.show_payment(uow.session, payment_id)
+        data = await payments.list_refunds(uow.session, payment_id)
         return Page(data=data, next_cursor=None)
 
 
@@ -297,7 +293,7 @@ async def balances(edge: Read, at: datetime | None = None) -> BalancesView:
     """What every account of the books stands at, or stood at an instant. For finance."""
     edge.caller.require_staff("finance")
     async with edge.begin() as uow:
-        return await queries.ledger_balances(uow.session, at=at, account_id=edge.scope.account_id)
+        return await ledger.ledger_balances(uow.session, at=at, account_id=edge.scope.account_id)
 
 
 @router.get("/v1/ledger/entries", tags=["ledger"])
@@ -307,7 +303,7 @@ async def entries(
     """The movements of money, newest first. For finance."""
     edge.caller.require_staff("finance")
     async with edge.begin() as uow:
-        return await queries.list_ledger_entries(uow.session, page, reference=reference)
+        return await ledger.list_ledger_entries(uow.session, page, reference=reference)
 
 
 async def _forget(name: str, reference: str, customer: str | None) -> None:

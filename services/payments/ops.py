@@ -8,12 +8,12 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 from sqlalchemy import update
 
-from services.payments import queries
 from services.payments.domain.audit import Audit, DifferenceClass
 from services.payments.domain.payments import Attempt, AttemptStatus
 from services.payments.domain.refunds import Refund, RefundStatus
 from services.payments.domain.webhooks import WebhookEvent
-from services.payments.queries import StuckView
+from services.payments.queries import stuck
+from services.payments.queries.stuck import StuckView
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
 from services.payments.tables import attempts, refunds, webhook_events
@@ -83,7 +83,7 @@ async def list_stuck(edge: Read) -> Page[StuckView]:
     """Charges, refunds and webhooks that wait for a person. For staff."""
     edge.caller.require_staff()
     async with edge.begin() as uow:
-        return Page(data=await queries.list_stuck(uow.session), next_cursor=None)
+        return Page(data=await stuck.list_stuck(uow.session), next_cursor=None)
 
 
 @router.post(

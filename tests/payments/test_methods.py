@@ -1,5 +1,7 @@
 """Ways to pay over their life: confirmed, warned of, renewed, and tried again when fresh."""
 
+import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -9,6 +11,18 @@ import pytest
 from services.payments import schedule
 from services.payments.domain.methods import PaymentMethod
 from services.payments.domain.payments import PaymentStatus
+from services.payments.providers import use
+from services.payments.providers.base import (
+    ActionRequired,
+    Charged,
+    ChargeOutcome,
+    ChargeRequest,
+    LookUp,
+    Method,
+)
+from services.payments.providers.sandbox import SandboxProvider, SandboxProviderSettings
+from shared.ids import new_id
+from shared.money import Money
 from tests.payments.factories import NOW
 from tests.payments.world import World
 
@@ -162,3 +176,49 @@ async def test_what_follows_is_what_the_plan_says(world: World, then: str) -> No
     # What the plan gave up, nobody tries again by itself, with a fresh card neither.
     await world.attach("tok_ok")
     assert (await world.payment(invoice)).due_at is None
+
+
+class WithSecrets(SandboxProvider):
+    """A provider whose own script in the page does the confirming, as Stripe's does."""
+
+    async def attach(self, *, key: str, token: str, account: str) -> Method:
+        method = await super().attach(key=key, token=token, account=account)
+        return replace(method, action=ActionRequired(reference="seti", client_secret=SETUP_SECRET))
+
+    async def charge(self, request: ChargeRequest) -> ChargeOutcome:
+        return ActionRequired(reference=f"pi_{request.key}", client_secret=PAYMENT_SECRET)
+
+    async def look_up(self, *, key: str, reference: str | None = None) -> LookUp:
+        del key
+        return Charged(reference=str(reference), amount=Money(1999, "EUR"))
+
+
+SETUP_SECRET, PAYMENT_SECRET = "seti_1_secret_canary", "pi_1_secret_canary"
+
+
+async def test_what_the_providers_script_wants_is_shown_to_the_account_alone_and_dropped_when_done(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(WithSecrets(SandboxProviderSettings(url=world.sandbox.url)))
+    method = await world.attach()
+    assert (await shown(world, method))["next_action"] == {
+        "type": "client_secret",
+        "url": None,
+        "client_secret": SETUP_SECRET,
+    }
+    invoice = await world.finalize()
+    await world.collect()
+    payment = await world.payment(invoice)
+    answer = await world.http.get(f"/v1/payments/{payment.id}", headers=world.member)
+    assert answer.json()["next_action"]["client_secret"] == PAYMENT_SECRET
+    stranger = world.issuer.of_account(new_id())
+    assert (await world.http.get(f"/v1/payments/{payment.id}", headers=stranger)).status_code == 404
+
+    await world.reconcile()
+    answer = await world.http.get(f"/v1/payments/{payment.id}", headers=world.member)
+    assert answer.json()["status"] == "succeeded"
+    assert answer.json()["next_action"] is None
+    (attempt,) = await world.attempts(invoice)
+    assert attempt.client_secret is None
+    told = json.dumps(await world.emitted()) + "".join(capsys.readouterr())
+    assert "canary" not in told

@@ -6,9 +6,9 @@ from datetime import datetime
 from prometheus_client import Gauge
 from sqlalchemy import func, select
 
-from services.payments import queries
 from services.payments.domain.payments import AttemptStatus
 from services.payments.domain.refunds import RefundReason, RefundStatus
+from services.payments.queries.stuck import list_stuck
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.tables import attempts, owed_invoices, refunds
 
@@ -22,7 +22,7 @@ async def measure_books(uow: PaymentsUnitOfWork, *, now: datetime) -> None:
     """Set the gauges; `now` is real time."""
     oldest = await _oldest_in_clearing(uow)
     CLEARING_AGE.set((now - oldest).total_seconds() if oldest else 0.0)
-    stuck = Counter(found.kind for found in await queries.list_stuck(uow.session))
+    stuck = Counter(found.kind for found in await list_stuck(uow.session))
     for kind in ("payment", "refund", "webhook"):
         STUCK.labels(kind).set(stuck[kind])
 

@@ -1,0 +1,1 @@
+"""Reading for an answer: no lock, and views instead of aggregates."""
