@@ -1,7 +1,9 @@
 """Sends claimed charges to their providers, many side by side, outside any transaction."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from services.payments.domain.payments import MARGIN
 from services.payments.providers import provider
@@ -18,6 +20,19 @@ from shared.observability import logger
 log = logger(__name__)
 
 GATHER_SECONDS = 0.01
+#: So many transactions write answers down at once; what comes meanwhile goes into the next ones.
+WRITERS = 3
+#: Of one transaction.
+AT_ONCE = 25
+
+
+@dataclass(eq=False)
+class Answer:
+    """What a provider said to a charge, until it is written down."""
+
+    claim: Claim
+    outcome: ChargeOutcome
+    written: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Collector:
@@ -31,8 +46,9 @@ class Collector:
         self._begin = begin
         self._slots = slots
         # Answers that come all at once queue up here, and not for connections, where waiting
-        # too long is an error.
-        self._settling = asyncio.Semaphore(connections)
+        # too long is an error; who gets a turn writes down what waits with it.
+        self._turns = asyncio.Semaphore(min(connections, WRITERS))
+        self._answers: deque[Answer] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
         self.owner = str(new_id())
@@ -63,27 +79,50 @@ class Collector:
     async def collect(self, claim: Claim) -> None:
         """Send one charge and write down what became of it."""
         crashpoint("payments.before_call")
-        outcome = await self._charge(claim)
+        answer = Answer(claim, await self._charge(claim))
         crashpoint("payments.after_call")
-        try:
-            async with self._settling, self._begin() as uow:
-                await settle_attempt(
-                    uow,
-                    payment_id=claim.payment_id,
-                    attempt_id=claim.attempt_id,
-                    outcome=outcome,
-                    real_now=utc_now(),
-                )
-                crashpoint("payments.before_settling_commits")
-            crashpoint("payments.settled")
-        except Exception:
-            # The attempt is stored as unknown: the reconciler asks once its deadline has passed.
-            log.exception("A charge could not be settled", attempt_id=str(claim.attempt_id))
+        self._answers.append(answer)
+        async with self._turns:
+            if self._answers and not answer.written.is_set():
+                count = min(len(self._answers), AT_ONCE)
+                await self._write_down([self._answers.popleft() for _ in range(count)])
+        await answer.written.wait()
 
     async def drain(self) -> None:
         """Let what is under way come to its end; each call has a time-out of its own."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def _write_down(self, answers: list[Answer]) -> None:
+        """Settle these in one transaction; should that fail, each in one of its own."""
+        try:
+            await self._settle(answers)
+        except Exception as fault:
+            if len(answers) > 1:
+                log.warning("Charges are settled one by one", error=type(fault).__name__)
+                for answer in answers:
+                    await self._write_down([answer])
+            else:
+                # It is stored as unknown: the reconciler asks once its deadline has passed.
+                attempt_id = str(answers[0].claim.attempt_id)
+                log.exception("A charge could not be settled", attempt_id=attempt_id)
+        finally:
+            for answer in answers:
+                answer.written.set()
+
+    async def _settle(self, answers: list[Answer]) -> None:
+        async with self._begin() as uow:
+            # Whoever locks several payments does it in the order of their ids.
+            for answer in sorted(answers, key=lambda answer: answer.claim.payment_id):
+                await settle_attempt(
+                    uow,
+                    payment_id=answer.claim.payment_id,
+                    attempt_id=answer.claim.attempt_id,
+                    outcome=answer.outcome,
+                    real_now=utc_now(),
+                )
+            crashpoint("payments.before_settling_commits")
+        crashpoint("payments.settled")
 
     async def _charge(self, claim: Claim) -> ChargeOutcome:
         to = provider(claim.provider)

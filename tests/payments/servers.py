@@ -93,7 +93,7 @@ def sandbox_process(folder: Path, **settings: object) -> Iterator[Sandbox]:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the sandbox ended with {process.returncode}")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import update
@@ -19,8 +20,10 @@ from services.payments.providers.base import (
 from services.payments.providers.sandbox import SandboxProvider, SandboxProviderSettings
 from services.payments.tables import attempts, payments
 from services.payments.traffic import OPEN, RESTS_SECONDS, TRIPS_AFTER
+from services.payments.use_cases.collect_payments import claim_due
 from shared.clock import utc_now
 from shared.events.invoicing import InvoiceFinalized
+from shared.ids import new_id
 from shared.schedule import Due
 from tests.payments.world import World
 
@@ -244,3 +247,34 @@ async def test_a_customer_is_served_while_a_slow_provider_holds_the_run(world: W
     provider.answers.set()
     await world.collector.drain()
     assert (await world.payment(started)).status is PaymentStatus.SUCCEEDED
+
+
+async def test_answers_that_come_together_are_written_together_and_a_bad_one_holds_up_no_other(
+    world: World,
+) -> None:
+    provider = Watched(world, calls_per_second=1e6)
+    provider.answers.clear()
+    use(provider)
+    invoices = await a_month_start(world, 12)
+    async with world.runtime.begin() as uow:
+        claims = await claim_due(
+            uow,
+            Due(utc_now(), world.runtime.database.platform),
+            limit=50,
+            only_urgent=False,
+            owner=world.collector.owner,
+            real_now=utc_now(),
+            traffic=world.collector.traffic,
+        )
+    bad = replace(claims.claims[5], payment_id=new_id())
+    running = world.collector.start([*claims.claims, bad])
+    await until(lambda: len(provider.asked) == 13)
+    provider.answers.set()
+    await asyncio.gather(*running)
+
+    assert [(await world.payment(i)).status for i in invoices] == [PaymentStatus.SUCCEEDED] * 12
+    assert world.collector.free == world.collector._slots
+    names = await world.names()
+    assert names.count("payment.succeeded") == 12
+    entries = await world.balances()
+    assert entries["clearing"] == -12 * 1999

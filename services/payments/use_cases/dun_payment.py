@@ -6,6 +6,9 @@ from services.payments.domain.dunning import Dunning, DunningStatus, is_over, ne
 from services.payments.domain.payments import Attempt, Payment
 from services.payments.repository import PaymentsUnitOfWork
 
+#: It was made, and it succeeded: a dunning begins with what is reported in between.
+EVENTS_BEFORE_ANY_TROUBLE = 2
+
 
 def plan_retry(
     payment: Payment, attempt: Attempt | None, *, decline_class: str, at: datetime
@@ -42,6 +45,8 @@ async def dun_payment(
 
 async def end_dunning(uow: PaymentsUnitOfWork, payment: Payment, *, at: datetime) -> None:
     """The money came, or is not owed any more."""
+    if payment.version <= EVENTS_BEFORE_ANY_TROUBLE:
+        return  # the first attempt took the money: most do, and none of them is dunned
     dunning = await uow.dunning_of(payment.id)
     if dunning is None or dunning.status not in (DunningStatus.RUNNING, DunningStatus.EXHAUSTED):
         return

@@ -124,6 +124,7 @@ async def _unpaid(uow: PaymentsUnitOfWork, account_id: UUID) -> list[Payment]:
             payments.c.status.in_((PaymentStatus.FAILED, PaymentStatus.REQUIRES_ACTION)),
             payments.c.id.not_in(over),
         )
+        .order_by(payments.c.id)
         .with_for_update()
     )
     return list(await uow.session.scalars(statement))
