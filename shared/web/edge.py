@@ -13,6 +13,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.clock import utc_now
+from shared.crashpoint import crashpoint
 from shared.db import SYSTEM, Database, Scope, UnitOfWork
 from shared.errors import (
     BadRequest,
@@ -114,6 +115,8 @@ class Edge(Reading[U]):
             if self.key:
                 await self._claim(uow, self.key)
             yield uow
+            crashpoint("web.before_commit")
+        crashpoint("web.committed_not_answered")
 
     async def answer(
         self,

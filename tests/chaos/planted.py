@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import os
+import random
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -143,6 +144,15 @@ def done_by_redis_alone() -> None:
 def no_sequence_gate() -> None:
     """Events take effect in whatever order they come."""
     gate = module("shared.messaging.gate")
+    delivery = module("shared.messaging.delivery")
+    see_through = delivery.Deliveries._see_through
+
+    async def slowly(self: Any, fresh: Any) -> None:
+        if self.handler.ordered and random.random() < 0.5:  # noqa: S311  (chance, no secret)
+            await asyncio.sleep(4 * MOMENT_SECONDS)
+        await see_through(self, fresh)
+
+    delivery.Deliveries._see_through = slowly
 
     def _sort(turn: Any, aggregate_id: Any, found: Any) -> None:
         for sequence in found:

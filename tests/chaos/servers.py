@@ -6,9 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -26,13 +25,9 @@ class Database(Postgres):
     """A Postgres that may follow another one, or be followed."""
 
     name: str = "postgres"
-    #: What it is told at its start.
-    settings: Mapping[str, str] = field(default_factory=dict)
 
     def program(self) -> Program:
-        program = super().program()
-        told = [word for key, value in self.settings.items() for word in ("-c", f"{key}={value}")]
-        return replace(program, name=self.name, command=[*program.command, *told])
+        return replace(super().program(), name=self.name)
 
     def follow(self, port: int) -> None:
         """Become a copy of the primary that is reached by this port, ready to be started."""

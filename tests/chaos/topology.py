@@ -23,7 +23,7 @@ from infra.native import install, ports
 from infra.native.plan import PREFERRED, ROOT, Plan
 from infra.native.processes import Process, Program, memory, run_all, stop, wait_ready
 from infra.native.system import START_SECONDS, System
-from tests.chaos.servers import Database, Disk, Node, kill_with_children
+from tests.chaos.servers import Database, Disk, Node, ask, kill_with_children
 
 #: Below the range from which the kernel takes ports for outgoing connections: the port of a
 #: killed server is still its own when it comes back.
@@ -90,13 +90,11 @@ class OwnPlan(Plan):
         return super().postgres_folder.with_name("disk") / "postgres"
 
     def database(self, number: int, name: str = "postgres") -> Database:
-        waited_for = {"synchronous_standby_names": "ANY 1 (standby)"}
         return Database(
             name=name,
             folder=self.postgres_folder.with_name(f"postgres{'' if number == 1 else '-2'}"),
             port=self.ports["postgres" if number == 1 else "postgres 2"],
             password=self.passwords["postgres"],
-            settings=waited_for if self.shape.standby == "sync" else {},
         )
 
     @property
@@ -220,6 +218,13 @@ class Topology(System):
             wait_ready({node: partial(self.is_ready, name)}, START_SECONDS, self._tell)
         if self.shape.standby:
             self.follow()
+        if self.shape.standby == "sync":
+            # From now on a commit waits for it; the setting goes along with every copy.
+            ask(
+                self.plan.postgres.url,
+                "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (standby)'",
+                "SELECT pg_reload_conf()",
+            )
 
     def remove(self) -> None:
         """End everything and forget it."""

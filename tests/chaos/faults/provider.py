@@ -58,9 +58,33 @@ def webhooks_sent_again(topology: Topology, rng: random.Random) -> bool:
 
 
 @fault(4)
-def webhooks_lost(topology: Topology, _rng: random.Random) -> bool:
-    """What waits to be sent never comes."""
-    return _book(topology, "UPDATE webhooks SET sent = 0 WHERE sent IS NULL")
+def webhooks_lost(topology: Topology, rng: random.Random) -> bool:
+    """For a while it believes that it has sent them, and nothing comes."""
+    if topology.goes_on("webhooks"):
+        return False
+    lose = (
+        "CREATE TRIGGER lost AFTER INSERT ON webhooks"
+        " BEGIN UPDATE webhooks SET sent = 0 WHERE position = NEW.position; END"
+    )
+    if not _told(topology, lose):
+        return False
+    topology.later(
+        "webhooks", rng.uniform(2, 10), lambda: _told(topology, "DROP TRIGGER IF EXISTS lost")
+    )
+    return True
+
+
+def _told(topology: Topology, statement: str) -> bool:
+    """Change how its book is kept; whether that could be done."""
+    book = sqlite3.connect(topology.sandbox_file, timeout=2)
+    try:
+        with book:
+            book.execute(statement)
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        book.close()
+    return True
 
 
 @fault(2)
