@@ -124,7 +124,10 @@ class Customer:
         if self._clock is not None and self.rng.random() < 0.4:
             self._clock.advance(timedelta(days=self.rng.choice([10, 32, 32, 64])))
             return
-        doings = (self._change, self._change, self._refund, self._report_usage, self._tokens)
+        doings = (
+            *(self._change, self._change, self._change_my_mind),
+            *(self._refund, self._report_usage, self._tokens),
+        )
         self.rng.choice(doings)()
 
     def _change(self) -> None:
@@ -142,6 +145,19 @@ class Customer:
             ]
         )
         self._try(what, f"/v1/subscriptions/{one}/{path}", body)
+
+    def _change_my_mind(self) -> None:
+        """Events of one subscription in quick succession, by which order is tried."""
+        one = self.rng.choice(self.held)
+        self._wait_for_the_first_payment(one)
+        for path, body in (
+            ("cancel", {"at_period_end": True}),
+            ("uncancel", {}),
+            ("change", {"price_id": self.rng.choice(self.catalog.flat)}),
+            ("cancel", {"at_period_end": True}),
+            ("uncancel", {}),
+        ):
+            self._try(f"{path} and again", f"/v1/subscriptions/{one}/{path}", body)
 
     def _try(self, what: str, path: str, body: Any, *, by: Client | None = None) -> Any:
         """What the state of things may refuse."""

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,23 +31,20 @@ def test_no_place_is_forgotten() -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("place", OF_A_REQUEST)
 async def test_a_request_whose_process_dies_is_done_once(
     place: str, deployment: Deployment, tmp_path: Path
 ) -> None:
-    port = Ports().pick(28_500)
+    port = Ports().pick(28_500 + OF_A_REQUEST.index(place))
     email = f"{uuid4()}@example.com"
-    dying = await start(deployment, port, tmp_path, crash_at=place)
-    with pytest.raises(httpx.HTTPError):
-        await register(port, email)
-    assert await asyncio.wait_for(dying.wait(), 20) == -signal.SIGKILL
+    async with running(deployment, port, tmp_path, crash_at=place) as dying:
+        with pytest.raises(httpx.HTTPError):
+            await register(port, email)
+        assert await dying.wait() == -signal.SIGKILL
 
-    again = await start(deployment, port, tmp_path)
-    try:
+    async with running(deployment, port, tmp_path):
         answers = [await register(port, email), await register(port, email)]
-    finally:
-        again.terminate()
-        await again.wait()
     assert [answer.status_code for answer in answers] == [201, 201]
     assert answers[0].json() == answers[1].json()
     connection = await asyncpg.connect(deployment.database_urls["auth"])
@@ -70,8 +69,11 @@ async def register(port: int, email: str) -> httpx.Response:
         )
 
 
-async def start(deployment: Deployment, port: int, folder: Path, crash_at: str = "") -> Process:
-    """Auth's API as a process of its own, once it answers."""
+@asynccontextmanager
+async def running(
+    deployment: Deployment, port: int, folder: Path, crash_at: str = ""
+) -> AsyncIterator[Process]:
+    """Auth's API as a process of its own, from when it answers."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.auth", "api"),
         cwd=ROOT,
@@ -94,5 +96,10 @@ async def start(deployment: Deployment, port: int, folder: Path, crash_at: str =
         except httpx.HTTPError:
             return False
 
-    await eventually(answers, within=60)
-    return process
+    try:
+        await eventually(answers, within=100)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
