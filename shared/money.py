@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import iso4217
 from pydantic import AfterValidator, BaseModel, ConfigDict, StrictInt
@@ -46,8 +46,16 @@ class Money(BaseModel):
     amount: StrictInt
     currency: Currency
 
-    def __init__(self, amount: int, currency: str) -> None:
-        super().__init__(amount=amount, currency=currency)
+    if TYPE_CHECKING:
+
+        def __init__(self, amount: int, currency: str) -> None: ...
+
+    else:
+
+        def __init__(self, *amount_and_currency: Any, **named: Any) -> None:
+            # What comes from outside arrives here too, whatever it holds or lacks.
+            given = dict(zip(("amount", "currency"), amount_and_currency, strict=False))
+            super().__init__(**given, **named)
 
     @classmethod
     def zero(cls, currency: str) -> Self:

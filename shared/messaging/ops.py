@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, StrictBool
 from sqlalchemy import func, select
 
 from shared.db import UnitOfWork
@@ -54,7 +54,7 @@ class ReplayRequest(BaseModel, extra="forbid"):
     account_id: UUID | None = None
     aggregate_id: UUID | None = None
     consumer: str | None = Field(None, description="Only this handler's queue; null is all.")
-    dry_run: bool = Field(default=True, description="Count, and send nothing.")
+    dry_run: StrictBool = Field(default=True, description="Count, and send nothing.")
 
 
 class ReplayView(BaseModel):
@@ -151,7 +151,7 @@ class ManyRequest(BaseModel, extra="forbid"):
     reason: str | None = None
     cause: str | None = None
     account_id: UUID | None = None
-    dry_run: bool = Field(default=True, description="Count, and do nothing.")
+    dry_run: StrictBool = Field(default=True, description="Count, and do nothing.")
 
     def filter(self) -> dead_letters.Filter:
         return dead_letters.Filter(

@@ -48,6 +48,15 @@ STATUS: dict[type[DomainError], int] = {
 #: Titles of those problems that are no refusal of the domain.
 TITLES = {status.value: status.phrase for status in HTTPStatus}
 
+#: What the database tells by its SQLSTATE, or the class of it, and a client can do about it.
+REFUSED_BY_DATABASE = {
+    "22": (
+        "value-refused",
+        "A value is too large, or holds a character that cannot be stored. Correct it.",
+    ),
+    "23503": ("unknown-reference", "The request names something that does not exist."),
+}
+
 
 class FieldProblem(BaseModel):
     field: str
@@ -115,7 +124,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(StaleDataError, _stale)
     app.add_exception_handler(OperationalError, _database_away)
-    app.add_exception_handler(DBAPIError, _database_away)
+    app.add_exception_handler(DBAPIError, _database_refused)
     app.add_exception_handler(PoolTimeout, _database_away)
     app.add_exception_handler(OSError, _database_away)
 
@@ -185,10 +194,7 @@ async def _stale(request: Request, _error: Exception) -> JSONResponse:
 
 
 async def _database_away(request: Request, error: Exception) -> JSONResponse:
-    """A connection that could not be had or was lost is for the client to try again.
-
-    Any other word of the database is our fault.
-    """
+    """A connection that could not be had or was lost is for the client to try again."""
     if not (isinstance(error, OperationalError) or is_outage(error)):
         return await fault(request, error)
     log.warning("The database is out of reach", error=type(error).__name__)
@@ -199,6 +205,19 @@ async def _database_away(request: Request, error: Exception) -> JSONResponse:
         detail="The database is out of reach; nothing was changed. Try again in a moment.",
         headers={"Retry-After": "1"},
     )
+
+
+async def _database_refused(request: Request, error: Exception) -> JSONResponse:
+    """What no rule of ours caught, and the database did: a value, or a name of something.
+
+    Any other word of the database is our fault.
+    """
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+    for refused, (code, detail) in REFUSED_BY_DATABASE.items():
+        if state.startswith(refused):
+            log.warning("The database refused a request", path=request.url.path, sqlstate=state)
+            return problem_response(request, status=422, code=code, detail=detail)
+    return await _database_away(request, error)
 
 
 async def fault(request: Request, error: Exception) -> JSONResponse:

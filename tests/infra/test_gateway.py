@@ -370,7 +370,10 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "application/problem+json"
     problem = answer.json()
-    assert list(problem) == ["type", "title", "status", "detail", "code", "request_id"]
+    assert list(problem) == [
+        *("type", "title", "status", "detail", "instance", "code", "request_id")
+    ]
+    assert problem["instance"].startswith("/")
     assert problem["type"] == f"urn:perennial:problem:{code}"
     assert problem["status"] == status
     assert problem["code"] == code

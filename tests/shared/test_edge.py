@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from shared.clock import utc_now
 from shared.db import UnitOfWork, service_metadata
@@ -89,6 +89,16 @@ async def fail(probe_id: UUID, edge: Annotated[Edge[UnitOfWork], Depends(command
             )
         )
         raise RuntimeError("the password is hunter2")
+
+
+@router.get("/{probe_id}/refused")
+async def refused(
+    probe_id: UUID, sqlstate: str, asked: Annotated[Reading[UnitOfWork], Depends(reading)]
+) -> Response:
+    async with asked.begin() as uow:
+        said = f"DO $$ BEGIN RAISE 'hunter2' USING ERRCODE = '{sqlstate}'; END $$"
+        await uow.session.execute(text(said))
+    return asked.reply(ProbeView(id=probe_id, amount=1))
 
 
 @router.get("")
@@ -293,6 +303,29 @@ async def test_a_fault_says_nothing_and_leaves_nothing(probe: Running, issuer: T
     async with probe.runtime.begin() as uow:
         rows = select(func.count()).where(outbox.c.account_id == account)
         assert await uow.session.scalar(rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "status", "code"),
+    [
+        ("22003", 422, "value-refused"),  # out of range
+        ("22021", 422, "value-refused"),  # a character that cannot be stored
+        ("23503", 422, "unknown-reference"),
+        ("23514", 500, "internal-error"),  # a check that our own rules should have made
+    ],
+)
+async def test_what_only_the_database_refused_is_told_apart_from_our_faults(
+    probe: Running, issuer: TokenIssuer, sqlstate: str, status: int, code: str
+) -> None:
+    answer = await probe.http.get(
+        f"/v1/probes/{new_id()}/refused",
+        params={"sqlstate": sqlstate},
+        headers=issuer.of_account(new_id()),
+    )
+
+    assert answer.status_code == status
+    assert problem_of(answer)["code"] == code
+    assert "hunter2" not in answer.text
 
 
 async def test_a_request_keeps_its_id_and_its_trace(probe: Running) -> None:

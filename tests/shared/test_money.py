@@ -32,6 +32,14 @@ def test_a_float_is_no_amount() -> None:
         Money.model_validate({"amount": 19.99, "currency": "EUR"})
 
 
+@pytest.mark.parametrize(
+    "wrong", [{}, {"amount": 5}, {"currency": "EUR"}, {"amount": 5, "currency": "EUR", "more": 1}]
+)
+def test_half_an_amount_from_outside_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Money.model_validate(wrong)
+
+
 def test_money_survives_json() -> None:
     price = Money(1999, "EUR")
 
