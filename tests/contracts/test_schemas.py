@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,18 @@ def test_every_migration_has_a_way_back(service: str) -> None:
     assert versions
     for version in versions:
         assert "def downgrade() -> None:" in version.read_text(), version
+
+
+def test_a_migration_can_be_read_before_it_runs() -> None:
+    """In a process of its own, as a deployment reads it: here an earlier one may have left `op`."""
+    read = (
+        "import pathlib, runpy\n"
+        "for path in pathlib.Path('services').glob('*/migrations/versions/*.py'):\n"
+        "    runpy.run_path(str(path))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -10,7 +10,7 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-LAPSED = op.f("ck_subscriptions_lapsed")
+LAPSED = "ck_subscriptions_lapsed"
 
 
 def upgrade() -> None:
@@ -22,7 +22,7 @@ def upgrade() -> None:
     op.add_column("invoice_states", sa.Column("exhausted_at", sa.DateTime(timezone=True)))
     op.add_column("subscriptions", sa.Column("lapsed_at", sa.DateTime(timezone=True)))
     op.create_check_constraint(
-        LAPSED, "subscriptions", "lapsed_at IS NULL OR status IN ('canceled', 'paused')"
+        op.f(LAPSED), "subscriptions", "lapsed_at IS NULL OR status IN ('canceled', 'paused')"
     )
     # The instants of what was noted before are in the timeline.
     op.execute(
@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_constraint(LAPSED, "subscriptions", type_="check")
+    op.drop_constraint(op.f(LAPSED), "subscriptions", type_="check")
     op.drop_column("subscriptions", "lapsed_at")
     op.drop_column("invoice_states", "exhausted_at")
     op.drop_column("invoice_states", "settled_at")
