@@ -113,7 +113,7 @@ RULES = {
          GROUP BY n.id, n.series, n.last HAVING n.last <> count(DISTINCT i.number)
     """,
     "a period billed twice": """
-        SELECT i.subscription_id, i.billing_reason, l.period_start
+        SELECT l.subscription_id, i.billing_reason, l.period_start
           FROM invoicing.invoices i JOIN invoicing.invoice_lines l ON l.invoice_id = i.id
          WHERE i.billing_reason IN ('subscription_start', 'subscription_cycle')
            AND l.kind NOT LIKE '%credit%' AND l.amount > 0
@@ -150,6 +150,46 @@ RULES = {
                ON e.account_id = c.account_id AND e.currency = c.currency
          GROUP BY c.account_id, c.currency, c.balance
         HAVING coalesce(sum(e.amount), 0) <> c.balance OR c.balance < 0
+    """,
+    "account credit that paid an invoice twice, or not as it says": """
+        SELECT i.id, i.number FROM invoicing.invoices i
+          LEFT JOIN invoicing.account_credit_entries e
+               ON e.invoice_id = i.id AND e.kind = 'applied'
+         GROUP BY i.id, i.number, i.credit_applied
+        HAVING coalesce(sum(e.amount), 0) <> -i.credit_applied
+    """,
+    "an invoice line that does not say why": """
+        SELECT invoice_id, position FROM invoicing.invoice_lines
+         WHERE why = '{}' OR (kind <> 'carried_over' AND NOT why ? 'tax')
+    """,
+    "an invoice and the lines on it differ": """
+        SELECT i.id, i.number FROM invoicing.invoices i
+          LEFT JOIN invoicing.invoice_lines l ON l.invoice_id = i.id
+         GROUP BY i.id, i.number, i.subtotal, i.net
+        HAVING coalesce(sum(l.subtotal), 0) <> i.subtotal OR coalesce(sum(l.net), 0) <> i.net
+    """,
+    "what credit notes took back is other than their invoice says": """
+        SELECT i.id, i.number FROM invoicing.invoices i
+          LEFT JOIN invoicing.credit_notes n ON n.invoice_id = i.id
+         GROUP BY i.id, i.number, i.amount_credited, i.amount_refunded, i.amount_covered
+        HAVING coalesce(sum(n.total), 0) <> i.amount_credited
+            OR coalesce(sum(n.refund), 0) <> i.amount_refunded
+            OR coalesce(sum(n.returned_before), 0) <> i.amount_covered
+    """,
+    "money that went back is counted other than it went": """
+        SELECT i.id, i.number, i.amount_returned FROM invoicing.invoices i
+          LEFT JOIN (
+            SELECT invoice_id, amount FROM payments.refunds
+             WHERE status = 'succeeded' AND reason <> 'surplus'
+             UNION ALL
+            SELECT invoice_id, amount FROM payments.disputes WHERE status = 'lost'
+          ) b ON b.invoice_id = i.id
+         GROUP BY i.id, i.number, i.amount_returned
+        HAVING coalesce(sum(b.amount), 0) <> i.amount_returned
+    """,
+    "more was given back of an invoice than was paid": """
+        SELECT id, number FROM invoicing.invoices
+         WHERE amount_credited - amount_covered + amount_unnoted > credit_applied + amount_paid
     """,
     "a grant of tokens and its entries differ": """
         SELECT g.id, g.remaining FROM subscriptions.token_grants g
