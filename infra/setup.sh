@@ -19,8 +19,9 @@ install_python() {
     command -v apt-get >/dev/null || return 1
     as_root true || return 1
     say "Installing $* with apt-get"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update \
-        && as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+    said=$(as_root sh -ec 'export DEBIAN_FRONTEND=noninteractive
+        apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@"' sh "$@" 2>&1) \
+        || { say "$said" >&2; return 1; }
 }
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -50,7 +51,7 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         version=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
         install_python "$version" || give_up \
-            "Python cannot make virtual environments here: install the package $version (on Debian: sudo apt-get install $version)."
+            "Python cannot make virtual environments here: install the package $version (on Debian: sudo apt-get install $version; without Docker also postgresql rabbitmq-server redis-server nginx)."
     fi
     say "Making the virtual environment .venv with $("$python" --version)"
     "$python" -m venv --clear .venv

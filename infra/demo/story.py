@@ -37,6 +37,11 @@ class Story:
     run: str = field(default_factory=lambda: uuid4().hex[:8])
     _told: set[str] = field(default_factory=set)
 
+    @property
+    def email(self) -> str:
+        """Of the customer, who signs in with `PASSWORD`."""
+        return f"ada-{self.run}@example.com"
+
     def tell(self) -> None:
         """All of it, in order. Raises `StoryFailed` at the first thing that is not as told."""
         self._sign_up()
@@ -51,7 +56,7 @@ class Story:
 
     def _sign_up(self) -> None:
         self.report.step("A customer signs up, verifies the address and logs in")
-        email = f"ada-{self.run}@example.com"
+        email = self.email
         with Client(self.base_url) as anybody:
             registered = anybody.post(
                 "/v1/auth/register",
@@ -187,6 +192,7 @@ class Story:
     def _check_the_books(self) -> None:
         self.report.step("The books: invoices, payments and ledger")
         invoices = [i for i in self._invoices() if i["status"] == "paid"]
+        self.last_invoice_id: str = invoices[0]["id"]
         payments = self._customer.get("/v1/payments", limit=200)["data"]
         paid = sum(invoice["amount_paid"]["amount"] for invoice in invoices)
         taken = sum(p["amount"]["amount"] for p in payments if p["status"] == "succeeded")

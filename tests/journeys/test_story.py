@@ -1,8 +1,13 @@
 """The main job, end to end: one customer from sign-up to cancellation, through the gateway."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import httpx
 import pytest
 
+from infra.demo.__main__ import what_next
 from infra.demo.story import Story
 from tests.journeys.conftest import Listener
 from tests.whole_system import WholeSystem, log_lines
@@ -79,6 +84,29 @@ def test_one_request_can_be_followed_through_all_services(
 
     assert activated["request_id"] == started["request_id"]
     assert chain[:3] == ["subscription.activated", "invoice.paid", "payment.succeeded"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_what_the_demo_says_to_try_next_works_when_it_is_pasted(
+    whole_system: WholeSystem, told: tuple[Story, Listener], tmp_path: Path
+) -> None:
+    story, _ = told
+    text = what_next(story, whole_system.staff_password)
+    commands = [line for line in text.splitlines() if line.startswith("  ")]
+    script = "\n".join(line for line in commands if not line.startswith("  make "))
+
+    pasted = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script.replace("curl -s", "curl -sS --fail")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert pasted.returncode == 0, pasted.stderr
+    for part in ('"ready"', "INV-2026-000005", '"subscription.canceled"', '"stuck"'):
+        assert part in pasted.stdout
+    assert (tmp_path / "invoice.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_one_health_page_shows_all_four(whole_system: WholeSystem) -> None:
