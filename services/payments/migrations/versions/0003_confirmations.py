@@ -26,6 +26,10 @@ KINDS = (
     "payout_returned",
 )
 NEW = ("refund_returned", "payout_returned")
+INDEXES = {
+    "ix_owed_invoices_not_paid_by_us": "owed_invoices (invoice_id) WHERE paid_by IS NULL",
+    "ix_webhook_events_processed_at": "webhook_events (processed_at)",
+}
 
 
 def allow_kinds(*kinds: str) -> None:
@@ -46,19 +50,15 @@ def upgrade() -> None:
     op.execute("ALTER TABLE attempts ADD COLUMN IF NOT EXISTS client_secret text")
     allow_kinds(*KINDS)
     with op.get_context().autocommit_block():
-        op.execute(
-            "CREATE INDEX CONCURRENTLY IF NOT EXISTS ix_owed_invoices_not_paid_by_us"
-            " ON owed_invoices (invoice_id) WHERE paid_by IS NULL"
-        )
-        op.execute(
-            "CREATE INDEX CONCURRENTLY IF NOT EXISTS ix_webhook_events_processed_at"
-            " ON webhook_events (processed_at)"
-        )
+        for name, on in INDEXES.items():
+            # One that was cut off is there and of no use.
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+            op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {on}")
 
 
 def downgrade() -> None:
-    op.execute("DROP INDEX IF EXISTS ix_webhook_events_processed_at")
-    op.execute("DROP INDEX IF EXISTS ix_owed_invoices_not_paid_by_us")
+    for name in INDEXES:
+        op.execute(f"DROP INDEX IF EXISTS {name}")
     # The books are append only: with such rows in them there is no way back.
     allow_kinds(*(kind for kind in KINDS if kind not in NEW))
     op.execute("ALTER TABLE attempts DROP COLUMN IF EXISTS client_secret")
