@@ -32,6 +32,7 @@ API_KEY_PREFIX = "prn_"
 #: A key that is revoked works this much longer where it was in use.
 EXCHANGED_TTL_SECONDS = 60
 MOST_EXCHANGED = 10_000
+MOST_VERIFIED = 10_000
 
 
 class KeyScope(StrEnum):
@@ -148,6 +149,9 @@ class Verifier:
         self.exchange = exchange
         #: By the key's hash: until when the access token that it was traded for is used.
         self._exchanged: dict[bytes, tuple[float, str]] = {}
+        #: By the token's hash: claims whose signature was checked, and by which keys. Checking it
+        #: costs more than the rest of a cheap request, and callers ask again and again.
+        self._verified: dict[bytes, tuple[KeySet, dict[str, Any]]] = {}
         self._keys: KeySet | None = None
         self._fetched = -float("inf")
         self._lock = asyncio.Lock()
@@ -189,11 +193,19 @@ class Verifier:
         return token
 
     def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
-        decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)
-        if decoded.header.get("typ") != TOKEN_TYPE:
-            raise ValueError("not an access token")
-        self._claims.validate(decoded.claims)
-        return dict(decoded.claims)
+        """The claims. A signature is checked once by the same keys, its time at each use."""
+        name = hashlib.sha256(token.encode()).digest()
+        by, claims = self._verified.get(name, (None, {}))
+        if by is not keys:
+            decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)
+            if decoded.header.get("typ") != TOKEN_TYPE:
+                raise ValueError("not an access token")
+            claims = dict(decoded.claims)
+            if len(self._verified) >= MOST_VERIFIED:
+                self._verified.clear()
+            self._verified[name] = (keys, claims)
+        self._claims.validate(claims)
+        return claims
 
     async def _current(self, *, older_than: float) -> KeySet:
         if self._keys is not None and time.monotonic() - self._fetched < older_than:

@@ -13,15 +13,16 @@ from services.subscriptions.api import (
     usage,
 )
 
+#: A path is looked for in this order: those that are asked for all the time come first.
 routers = (
+    entitlements.router,
+    usage.router,
+    subscriptions.router,
+    tokens.router,
     catalog.router,
     offers.router,
     coupons.router,
     price_moves.router,
-    subscriptions.router,
-    usage.router,
-    entitlements.router,
-    tokens.router,
     clocks.router,
     ops.router,
 )

@@ -340,6 +340,8 @@ async def checks_per_second(runtime: Any, issuer: TokenIssuer, account_id: UUID)
     async def empty() -> Empty:
         return Empty()
 
+    app.router.routes.insert(0, app.router.routes.pop())  # found at once
+
     headers = issuer.of_account(account_id)
     check = asking(app, "/v1/entitlements/calls", headers)
     nothing = asking(app, "/empty", headers)
