@@ -21,7 +21,14 @@ from services.subscriptions.domain.subscription import (
     Subscription,
 )
 from shared.errors import DomainError
-from shared.events.subscriptions import Billable, SubscriptionEvent, SubscriptionResumed
+from shared.events.subscriptions import (
+    Billable,
+    SubscriptionActivated,
+    SubscriptionCanceled,
+    SubscriptionEvent,
+    SubscriptionExpired,
+    SubscriptionResumed,
+)
 from shared.ids import new_id
 from tests.subscriptions.factories import BEGIN, a_plan, a_price, an_item, terms_of, tiered
 
@@ -129,6 +136,16 @@ class Life(RuleBasedStateMachine):
     def give_up(self) -> None:
         self._try(lambda: self.subscription.mark_unpaid(now=self.now))
 
+    @rule(then=st.sampled_from(["cancel", "pause"]))
+    def lapse(self, then: str) -> None:
+        """Dunning came to nothing."""
+        act = self.subscription.cancel if then == "cancel" else self.subscription.pause
+        self._try(lambda: act(self.terms, at=self.now, now=self.now, lapsed=True))
+
+    @rule()
+    def hear_of_money_that_had_come_in_time(self) -> None:
+        self._try(lambda: self.subscription.reinstate(self.terms, now=self.now))
+
     @rule(days=st.integers(1, 70), can_pay=st.booleans())
     def let_time_pass(self, days: int, *, can_pay: bool) -> None:
         until = self.now + timedelta(days=days)
@@ -142,7 +159,15 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def every_move_is_in_the_table(self) -> None:
         for before, after in pairwise(self.statuses):
-            assert before == after or after in MOVES[before]
+            reinstated = before in FINAL and after is Status.ACTIVE
+            assert before == after or after in MOVES[before] or reinstated
+
+    @invariant()
+    def nothing_follows_an_end_but_money_that_had_come_in_time(self) -> None:
+        for event, following in pairwise(self.events):
+            if isinstance(event, SubscriptionCanceled | SubscriptionExpired):
+                assert isinstance(following, SubscriptionActivated)
+                assert following.previous_status in FINAL
 
     @invariant()
     def events_are_numbered_without_a_gap(self) -> None:
