@@ -175,7 +175,7 @@ def test_what_is_not_valid_does_not_leave_and_says_nothing_of_what_it_says(
     assert "Jane" not in str(refused.value)
 
 
-# ---- schematron: an engine of 130 MB, which a deployment may have and these tests have apart
+# ---- schematron: an engine of 105 MB, which a deployment may have and these tests have apart
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from services.invoicing.documents.rendering import Rendered, render
 
 #: A compiler's cache grows: a process ends after so many documents, or when it had so much.
 DOCUMENTS_PER_PROCESS = 300
-BYTES_PER_PROCESS = 400 * 1024 * 1024
+BYTES_PER_PROCESS = 600 * 1024 * 1024
 TIMEOUT_SECONDS = 60.0
 IDLE_SECONDS = 30.0
 

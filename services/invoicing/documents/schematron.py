@@ -1,6 +1,6 @@
 """The business rules of EN 16931 (schematron), where their engine is installed.
 
-The engine is SaxonC (`pip install saxonche`, 130 MB): optional, because the rules hold by
+The engine is SaxonC (`pip install saxonche`, 105 MB): optional, because the rules hold by
 construction and the tests look for counterexamples. Installed, it looks at every document before
 it leaves. It is loaded by rendering processes alone: a crash in it ends nothing else.
 """
