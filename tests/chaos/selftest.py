@@ -22,7 +22,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "acknowledged before committed": ("worker killed in its transaction",),
     "no inbox": ("worker killed", "broker connections closed"),
     "done by redis alone": ("worker killed in its transaction",),
-    "no sequence gate": KILLS,
+    "no sequence gate": ("cache emptied", "webhooks sent again"),
     "poison dropped": ("database sessions ended", "tables locked"),
     "outbox in a transaction of its own": KILLS,
     "a new key each time": ("provider killed", "worker killed"),

@@ -218,13 +218,16 @@ class Topology(System):
             wait_ready({node: partial(self.is_ready, name)}, START_SECONDS, self._tell)
         if self.shape.standby:
             self.follow()
-        if self.shape.standby == "sync":
-            # From now on a commit waits for it; the setting goes along with every copy.
-            ask(
-                self.plan.postgres.url,
-                "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (standby)'",
-                "SELECT pg_reload_conf()",
-            )
+            self._have_commits_wait()
+
+    def _have_commits_wait(self) -> None:
+        """From now on a commit is one when the standby has it, where that is wanted."""
+        if self.shape.standby == "sync" and not ask(
+            self.plan.postgres.url,
+            "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (standby)'",
+            "SELECT pg_reload_conf()",
+        ):
+            raise TimeoutError("the primary could not be told to wait for its standby")
 
     def remove(self) -> None:
         """End everything and forget it."""
@@ -511,6 +514,7 @@ class Topology(System):
         self.state.forget(["postgres", "standby"])
         self.state.add(replace(follower, name="postgres"))
         self.plan.primary = 3 - self.plan.primary
+        self._have_commits_wait()  # before anybody can reach it
         wires = [wire for wire in WIRES if wire.endswith("-postgres")]
         self.rewire(wires, to=self.plan.behind("auth-postgres"), reset=True)
         self.follow()
