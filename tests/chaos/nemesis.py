@@ -56,7 +56,7 @@ class Nemesis:
             # A fault draws from a source of its own: what it needs does not shift the others.
             if chosen.strike(self.topology, random.Random(rng.random())):
                 self.struck[chosen.name] += 1
-                self.told(f"{done + 1:>4}  {chosen.name}")
+                self.told(f"{done + 1:>4}  {chosen.name}  (customers {self.progress():.0%})")
 
     def _rest(self, seconds: float) -> None:
         until = time.monotonic() + seconds
