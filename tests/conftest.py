@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from shared import migrations
 from shared.messaging.topology import declare
@@ -21,6 +22,10 @@ from tests.tokens import TokenIssuer
 from tests.whole_system import WholeSystem, a_whole_system
 
 SERVICES = ("auth", "subscriptions", "invoicing", "payments")
+
+# How long an example takes says how busy the machine is, not whether it is right.
+settings.register_profile("perennial", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("perennial")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -258,7 +258,7 @@ async def test_a_payout_and_a_renewed_card_are_written_down(world: World) -> Non
     max_examples=8,
     phases=[Phase.explicit, Phase.generate],  # an example takes a second: no shrinking
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 async def test_webhooks_shuffled_and_repeated_end_in_the_same_books(

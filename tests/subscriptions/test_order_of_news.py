@@ -187,7 +187,7 @@ def world_policy(data: st.DataObject) -> str:
     max_examples=25,
     phases=[Phase.explicit, Phase.generate],  # each example writes to a database: no shrinking
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 async def test_news_shuffled_and_repeated_end_in_the_same_state(

@@ -160,7 +160,7 @@ def asked(world: World, data: st.DataObject) -> Wish | Notice:
     max_examples=25,
     phases=[Phase.explicit, Phase.generate],  # each example writes to a database: no shrinking
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 async def test_every_act_costs_what_its_preview_said_and_so_does_the_invoice_after_it(
