@@ -32,8 +32,12 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
-    """The servers of this run, until the block ends."""
+def servers(*, durable: bool = False) -> Iterator[Servers]:
+    """The servers of this run, until the block ends.
+
+    Tests have a Postgres that waits for no disk; with `durable`, for benchmarks, what is started
+    is set as in production. Those that were given are as they are.
+    """
     asked = os.environ.get("TEST_SERVERS", "")
     if asked not in {"", "testcontainers", "native"}:
         raise RuntimeError(f"TEST_SERVERS is testcontainers or native, not {asked}.")
@@ -44,27 +48,29 @@ def servers() -> Iterator[Servers]:
     elif given:
         raise RuntimeError(f"Give all of {', '.join(GIVEN)} or none.")
     elif asked == "testcontainers" or (not asked and docker_answers()):
-        with _containers() as started:
+        with _containers(durable=durable) as started:
             yield started
     else:
-        with _native() as started:
+        with _native(durable=durable) as started:
             yield started
 
 
 @contextmanager
-def _containers() -> Iterator[Servers]:
+def _containers(*, durable: bool) -> Iterator[Servers]:
     """Ryuk, the reaper of testcontainers, removes them when this process is killed."""
     os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
     from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415
     from testcontainers.community.rabbitmq import RabbitMqContainer  # noqa: PLC0415
     from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
 
-    fast = "postgres -c fsync=off -c synchronous_commit=off -c max_connections=300"
+    command = "postgres -c max_connections=300"
+    postgres_container = PostgresContainer("postgres:17", driver=None)
+    if not durable:
+        command += " -c fsync=off -c synchronous_commit=off"
+        postgres_container = postgres_container.with_tmpfs_mount("/var/lib/postgresql/data")
     with (
         RabbitMqContainer("rabbitmq:4-management") as rabbitmq,
-        PostgresContainer("postgres:17", driver=None)
-        .with_command(fast)
-        .with_tmpfs_mount("/var/lib/postgresql/data") as postgres,
+        postgres_container.with_command(command) as postgres,
         RedisContainer("redis:8") as redis,
     ):
         broker = f"{rabbitmq.get_container_host_ip()}:{rabbitmq.get_exposed_port(rabbitmq.port)}"
@@ -78,10 +84,10 @@ def _containers() -> Iterator[Servers]:
 
 
 @contextmanager
-def _native() -> Iterator[Servers]:
+def _native(*, durable: bool) -> Iterator[Servers]:
     """A launcher that keeps them for as long as the pipe to it is open."""
     launcher = subprocess.Popen(
-        [sys.executable, "-m", "infra.native", "servers"],
+        [sys.executable, "-m", "infra.native", "servers", *(["--durable"] if durable else [])],
         cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -31,7 +31,8 @@ def main() -> int:
     logs = verbs.add_parser("logs", help="follow what every process says, or one of them")
     logs.add_argument("process", nargs="?", default="*")
     verbs.add_parser("install", help="install the servers' programs that are missing")
-    verbs.add_parser("servers", help="servers for a test run, until standard input ends")
+    some = verbs.add_parser("servers", help="servers for a test run, until standard input ends")
+    some.add_argument("--durable", action="store_true", help="Postgres waits for the disk")
     command = verbs.add_parser("exec", help="a command of a service, with its environment")
     command.add_argument("service", choices=SERVICES)
     command.add_argument("words", nargs=argparse.REMAINDER)
@@ -51,7 +52,7 @@ def main() -> int:
 
 def _do(given: argparse.Namespace) -> int:
     if given.verb == "servers":
-        return serve()
+        return serve(durable=given.durable)
     system = System(run_dir(), os.environ)
     if given.verb == "status":
         return 0 if system.status() else 1

@@ -1,5 +1,6 @@
 """Servers for one test run: fast, in a temporary folder, gone when whoever asked for them is gone.
 
+Those of a benchmark are as durable as a deployment's instead: `servers --durable`.
 `python -m infra.native servers` prints their URLs as one line of JSON and keeps them until its
 standard input ends, which a killed parent does as well as one that closes it.
 """
@@ -24,21 +25,24 @@ START_SECONDS = 90
 
 
 @contextmanager
-def temporary_servers() -> Iterator[dict[str, str]]:
-    """The URLs of a fresh Postgres, RabbitMQ and Redis; all rights, nothing durable."""
+def temporary_servers(*, durable: bool = False) -> Iterator[dict[str, str]]:
+    """The URLs of a fresh Postgres, RabbitMQ and Redis, with all rights.
+
+    Postgres waits for no disk unless it has to be `durable`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="perennial-"))
     # Postgres may run as another user, who must be able to reach its own folder in here.
     folder.chmod(0o711)
     started: list[Process] = []
     try:
         install.ensure(["postgres", "rabbitmq-server", "redis-server"], folder / "install.log")
-        yield _start(folder, started)
+        yield _start(folder, started, durable=durable)
     finally:
         stop(reversed(started), grace=3)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: Path, started: list[Process]) -> dict[str, str]:
+def _start(folder: Path, started: list[Process], *, durable: bool) -> dict[str, str]:
     free = Ports()
     password = secrets.token_urlsafe(12)
     rabbitmq = RabbitMQ(
@@ -50,7 +54,7 @@ def _start(folder: Path, started: list[Process]) -> dict[str, str]:
         tied=True,
     )
     postgres = Postgres(
-        folder=folder / "postgres", port=free.pick(), password=password, durable=False, tied=True
+        folder=folder / "postgres", port=free.pick(), password=password, durable=durable, tied=True
     )
     redis = Redis(folder=folder / "redis", port=free.pick(), password=password, tied=True)
     logs = folder / "logs"
@@ -73,13 +77,13 @@ def _start(folder: Path, started: list[Process]) -> dict[str, str]:
     }
 
 
-def serve() -> int:
+def serve(*, durable: bool) -> int:
     """The command."""
     # A Ctrl-C reaches the whole terminal; the parent still needs its servers to end its tests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with temporary_servers() as urls:
+        with temporary_servers(durable=durable) as urls:
             print(json.dumps(urls), flush=True)
             sys.stdin.read()
     except Failed as failure:

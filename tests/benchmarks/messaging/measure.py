@@ -1,23 +1,22 @@
 """How fast the message path is, beside the same work done by hand, in one run.
 
-`python -m tests.benchmarks.messaging.measure` (`make bench`) prints what it finds, and writes it
-to `tests/benchmarks/results/messaging.json` and `docs/performance-messaging.md`. A and B take
-turns, three times, and medians count.
+`python -m tests.benchmarks.messaging.measure` (`make bench`) prints what it finds and keeps it in
+`tests/benchmarks/results/messaging.json` and docs/performance.md. A and B take turns, three times,
+and medians count. `--only relay drain` measures some and keeps the other figures as they were.
 """
 
 import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import aio_pika
@@ -28,18 +27,21 @@ import uvloop
 from infra.postgres.provision import with_database
 from shared.clock import utc_now
 from shared.context import Cause, new_traceparent
-from shared.db import UnitOfWork
 from shared.ids import new_id
 from shared.messaging import envelope
+from shared.messaging.commands import COMMANDS
+from shared.messaging.partitions import begin_partitions
 from shared.messaging.relay import Relay
 from shared.messaging.worker import MessageWorker
-from tests.messaging.events import ThingChanged, a_change, a_notice
+from shared.observability import configure_logging
+from tests.benchmarks import report
+from tests.benchmarks.messaging import peer
+from tests.benchmarks.messaging.hot import add_hot_handler
+from tests.benchmarks.report import ROOT, comparison
+from tests.messaging.events import ThingChanged, a_change
 from tests.messaging.probe import DELAYS_MS, Probe, eventually, probing
 from tests.servers import servers
 
-ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "tests" / "benchmarks" / "results" / "messaging.json"
-PAGE = ROOT / "docs" / "performance-messaging.md"
 REPEATS = 3
 IN_FLIGHT = 500
 BATCH = 100
@@ -47,18 +49,14 @@ BATCH = 100
 PADDING = 40
 
 
-@dataclass
-class Line:
-    """One row of the table: events per second, ours and by hand."""
+class Measurement(NamedTuple):
+    """Something measured several times, and what is measured in turn with it."""
 
     what: str
-    goal: float | None
-    ours: list[float] = field(default_factory=list)
-    by_hand: list[float] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.ours) / statistics.median(self.by_hand)
+    once: Callable[[], Awaitable[float]]
+    beside_what: str
+    beside: Callable[[], Awaitable[float]]
+    goal: float
 
 
 def bodies(number: int) -> list[tuple[ThingChanged, bytes]]:
@@ -115,18 +113,12 @@ async def publish_by_hand(probe: Probe, made: Sequence[tuple[ThingChanged, bytes
 
 
 async def relay(probe: Probe, number: int) -> float:
-    settings = probe.settings
-    relaying = Relay(
-        probe.name,
-        settings.database_url.get_secret_value(),
-        settings.broker_url.get_secret_value(),
-    )
     await fill_outbox(probe, bodies(number))
-    connection = await asyncpg.connect(settings.database_url.get_secret_value())
-    waiting = f"SELECT count(*) FROM {probe.name}.outbox WHERE sent_at IS NULL"  # noqa: S608
+    relaying = relay_of(probe)
+    connection = await asyncpg.connect(probe.settings.database_url.get_secret_value())
     started = time.perf_counter()
     relaying.start()
-    while await connection.fetchval(waiting):  # noqa: ASYNC110  (the database knows)
+    while await connection.fetchval(waiting(probe)):  # noqa: ASYNC110  (the database knows)
         await asyncio.sleep(0.02)
     took = time.perf_counter() - started
     await relaying.stop(5)
@@ -255,27 +247,6 @@ async def handle_by_hand(
         )
 
 
-def add_hot_handler(probe: Probe) -> None:
-    insert = (
-        f"INSERT INTO {probe.name}.effects (event_id, thing_id, sequence, note)"  # noqa: S608
-        " SELECT *, '' FROM unnest($1::uuid[], $2::uuid[], $3::int[])"
-    )
-
-    @probe.consumers.handler(on=[ThingChanged], batch=True)
-    async def note(uow: UnitOfWork, events: list[ThingChanged]) -> None:
-        connection = await uow.session.connection()
-        await connection.exec_driver_sql(
-            insert,
-            (
-                [event.id for event in events],
-                [event.thing_id for event in events],
-                [event.sequence for event in events],
-            ),
-        )
-        for event in events:
-            uow.emit(a_notice(event))
-
-
 async def latency(probe: Probe, seconds: float, rate: float) -> dict[str, float]:
     """Milliseconds from the commit of an event to the commit of its effect elsewhere."""
     await clear(probe)
@@ -316,168 +287,228 @@ async def latency(probe: Probe, seconds: float, rate: float) -> dict[str, float]
 
 
 async def drain(probe: Probe, number: int, workers: int) -> float:
-    """A backlog, taken by so many worker processes' worth of consumers in this process."""
+    """A backlog, taken by so many worker processes; from the first effect to the last."""
     await clear(probe)
     await publish_by_hand(probe, bodies(number))
+    settings = probe.settings
+    urls = (settings.database_url, settings.broker_url, settings.redis_url)
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
     running = [
-        MessageWorker(probe.name, probe.consumers, probe.runtime, DELAYS_MS) for _ in range(workers)
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.benchmarks.messaging.hot",
+            probe.name,
+            *(url.get_secret_value() for url in urls),
+            cwd=ROOT,
+        )
+        for _ in range(workers)
     ]
-    connection = await asyncpg.connect(probe.settings.database_url.get_secret_value())
+    try:
+        # Processes start; the queue does not.
+        await until_effects(connection, probe, 1)
+        first = await connection.fetchval(f"SELECT count(*) FROM {probe.name}.effects")  # noqa: S608
+        started = time.perf_counter()
+        await until_effects(connection, probe, number)
+        took = time.perf_counter() - started
+    finally:
+        for process in running:
+            process.terminate()
+        await asyncio.gather(*(process.wait() for process in running))
+        await connection.close()
+    return (number - int(first)) / took
+
+
+async def replay(probe: Probe, number: int) -> float:
+    """The command, from its start until the broker has confirmed every event again."""
+    await fill_outbox(probe, bodies(number))
+    settings = probe.settings
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    await connection.execute(f"UPDATE {probe.name}.outbox SET sent_at = now()")  # noqa: S608
+    await connection.execute(f"VACUUM ANALYZE {probe.name}.outbox")
+    relaying = relay_of(probe)
+    since = (utc_now() - timedelta(hours=1)).isoformat()
     started = time.perf_counter()
-    for worker in running:
-        await worker.start()
-    await until_effects(connection, probe, number)
+    relaying.start()
+    await COMMANDS["replay"](probe.runtime, ["--since", since, "--yes"])
+    while await connection.fetchval(waiting(probe)):  # noqa: ASYNC110  (the database knows)
+        await asyncio.sleep(0.05)
     took = time.perf_counter() - started
-    for worker in running:
-        await worker.stop(5)
+    await relaying.stop(5)
     await connection.close()
+    await purge(probe)
     return number / took
 
 
-async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    with servers() as used:
-        async with AsyncExitStack() as stack:
-            admin = await asyncpg.connect(used.postgres_admin_url)
-            name = f"perennial_bench_{os.getpid()}"
-            await admin.execute(f"CREATE DATABASE {name}")
-            stack.push_async_callback(admin.close)
-            stack.push_async_callback(admin.execute, f"DROP DATABASE {name} WITH (FORCE)")
-            probe = await stack.enter_async_context(
-                probing(
-                    with_database(used.postgres_admin_url, name),
-                    used.rabbitmq_url,
-                    used.redis_url,
-                    test_clocks=False,
-                    run_relay=False,
-                )
-            )
-            add_hot_handler(probe)
-            await probe.deploy()
-            # Somebody hears what the handler reports, as in a real system.
-            reported = await probe.channel.declare_queue(
-                f"{probe.name}.reported",
-                durable=True,
-                arguments={"x-queue-type": "quorum"},
-            )
-            await reported.bind("billing.events", "notice.taken")
-            probe.queues.append(reported.name)
-            durable = await admin.fetchval(
-                "SELECT current_setting('fsync') || '/' || current_setting('synchronous_commit')"
-            )
-            return {
-                "machine": f"{os.cpu_count()} cores, {platform.python_implementation()} "
-                f"{platform.python_version()}, fsync/synchronous_commit {durable}",
-                "load": os.getloadavg(),
-                **await measure_all(probe, arguments),
-            }
+def relay_of(probe: Probe) -> Relay:
+    settings = probe.settings
+    return Relay(
+        probe.name,
+        settings.database_url.get_secret_value(),
+        settings.broker_url.get_secret_value(),
+    )
 
 
-async def measure_all(probe: Probe, arguments: argparse.Namespace) -> dict[str, Any]:
-    number = arguments.events
-    lines = {
-        "relay": Line("relay of a full outbox / raw pipelined publish", 0.75),
-        "batched": Line("hot handler in batches of 100 / the same SQL by hand", 0.5),
-        "single": Line("one transaction per message / the same SQL by hand", 0.6),
-    }
-    pairs: dict[str, tuple[Callable[[], Awaitable[float]], Callable[[], Awaitable[float]]]] = {
-        "relay": (lambda: relay(probe, number), lambda: publish(probe, number)),
-        "batched": (
+def waiting(probe: Probe) -> str:
+    return f"SELECT count(*) FROM {probe.name}.outbox WHERE sent_at IS NULL"  # noqa: S608
+
+
+async def relay_of_faststream_outbox(
+    probe: Probe, python: Path, number: int, settings: dict[str, Any]
+) -> float:
+    address = probe.settings.database_url.get_secret_value()
+    return await asyncio.to_thread(
+        peer.relay,
+        python,
+        settings=settings,
+        database_url=address.replace("postgresql://", "postgresql+asyncpg://"),
+        broker_url=probe.settings.broker_url.get_secret_value(),
+        exchange=envelope.EVENTS_EXCHANGE,
+        routing_key=ThingChanged.name,
+        bodies=[body.decode() for _, body in bodies(number)],
+    )
+
+
+async def best_of_faststream_outbox(probe: Probe, python: Path, number: int) -> dict[str, Any]:
+    """The settings with which it is fastest here and now."""
+    rates = []
+    for settings in peer.TRIED:
+        await clear(probe)
+        rates.append(await relay_of_faststream_outbox(probe, python, number, settings))
+    return peer.TRIED[rates.index(max(rates))]
+
+
+@asynccontextmanager
+async def a_hot_probe() -> AsyncIterator[Probe]:
+    """A probe with the hot handler, on servers as durable as in production."""
+    async with AsyncExitStack() as stack:
+        used = stack.enter_context(servers(durable=True))
+        admin = await asyncpg.connect(used.postgres_admin_url)
+        name = f"perennial_bench_{os.getpid()}"
+        await admin.execute(f"CREATE DATABASE {name}")
+        stack.push_async_callback(admin.close)
+        stack.push_async_callback(admin.execute, f"DROP DATABASE {name} WITH (FORCE)")
+        probe = await stack.enter_async_context(
+            probing(
+                with_database(used.postgres_admin_url, name),
+                used.rabbitmq_url,
+                used.redis_url,
+                test_clocks=False,
+                run_relay=False,
+            )
+        )
+        for setting in ("fsync", "synchronous_commit"):
+            if await admin.fetchval(f"SHOW {setting}") != "on":
+                raise RuntimeError(f"these servers are not durable: {setting} is off")
+        await begin_partitions(probe.runtime)
+        add_hot_handler(probe.consumers)
+        await probe.deploy()
+        # Somebody hears what the handler reports, as in a real system.
+        reported = await probe.channel.declare_queue(
+            f"{probe.name}.reported",
+            durable=True,
+            arguments={"x-queue-type": "quorum"},
+        )
+        await reported.bind("billing.events", "notice.taken")
+        probe.queues.append(reported.name)
+        yield probe
+
+
+def measurements(probe: Probe, number: int) -> dict[str, Measurement]:
+    return {
+        "relay": Measurement(
+            f"relay of {number:,} waiting events",
+            lambda: relay(probe, number),
+            "raw pipelined publish",
+            lambda: publish(probe, number),
+            0.75,
+        ),
+        "batched": Measurement(
+            "hot handler, micro-batched",
             lambda: consume(probe, number, BATCH),
+            "by hand, batches of 100",
             lambda: consume_by_hand(probe, number, BATCH),
+            0.5,
         ),
-        "single": (
+        "single": Measurement(
+            "hot handler, a transaction per message",
             lambda: consume(probe, number // 10, 1),
+            "by hand, per message",
             lambda: consume_by_hand(probe, number // 10, 1),
+            0.6,
         ),
     }
-    for key, (ours, by_hand) in pairs.items():
-        if arguments.only and key not in arguments.only:
-            continue
-        for _ in range(arguments.repeats):
-            await clear(probe)
-            lines[key].ours.append(await ours())
-            await clear(probe)
-            lines[key].by_hand.append(await by_hand())
-        say_line(lines[key])
-    found: dict[str, Any] = {
-        key: {
-            "what": line.what,
-            "goal": line.goal,
-            "ours": [round(rate) for rate in line.ours],
-            "by_hand": [round(rate) for rate in line.by_hand],
-            "ratio": round(line.ratio, 2),
+
+
+async def beside_faststream_outbox(probe: Probe, python: Path, number: int) -> Measurement:
+    """It as fast as it gets: with the best of some settings, all tried before."""
+    best = await best_of_faststream_outbox(probe, python, number // 4)
+    said = ", ".join(str(best[name]) for name in list(best)[:3])
+    return Measurement(
+        f"relay of {number:,} waiting events",
+        lambda: relay(probe, number),
+        f"faststream-outbox 0.18 (workers, fetched, flushed: {said})",
+        lambda: relay_of_faststream_outbox(probe, python, number, best),
+        3,
+    )
+
+
+async def measure(arguments: argparse.Namespace) -> None:
+    async with a_hot_probe() as probe:
+        wanted = {
+            key: one
+            for key, one in measurements(probe, arguments.events).items()
+            if not arguments.only or key in arguments.only
         }
-        for key, line in lines.items()
-        if line.ours
-    }
-    if not arguments.only or "latency" in arguments.only:
-        found["latency"] = await latency(probe, arguments.seconds, 100)
-        say(f"commit to effect at 100/s, ms: {rounded(found['latency'])}")
-    if not arguments.only or "drain" in arguments.only:
-        for workers in (1, 2):
-            found[f"drain_{workers}"] = round(await drain(probe, number * 5, workers))
-            say(f"backlog of {number * 5} by {workers}: {found[f'drain_{workers}']}/s")
-    return found
+        key = "relay_to_faststream_outbox"
+        if (not arguments.only or key in arguments.only) and (python := peer.environment()):
+            wanted[key] = await beside_faststream_outbox(probe, python, arguments.events)
+        for key, one in wanted.items():
+            ours, beside = [], []
+            for _ in range(arguments.repeats):
+                await clear(probe)
+                ours.append(await one.once())
+                await clear(probe)
+                beside.append(await one.beside())
+            keep(
+                key,
+                comparison(one.what, ours, beside, beside_what=one.beside_what, goal=one.goal),
+            )
+        if not arguments.only or "latency" in arguments.only:
+            runs = [await latency(probe, arguments.seconds, 100) for _ in range(arguments.repeats)]
+            values = {
+                name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]
+            }
+            figure = {
+                "what": "commit → committed effect in the consumer, 100 events/s",
+                "values": values,
+                "unit": "ms",
+                "goal": "p50 < 6, p99 < 20",
+            }
+            keep("latency", figure)
+        backlog = 5 * arguments.events
+        reported: dict[str, tuple[str, Callable[[], Awaitable[float]]]] = {
+            "replay": (f"replay of {backlog:,} events", lambda: replay(probe, backlog)),
+            "drain_1": (
+                f"backlog of {backlog:,} drained by 1 worker",
+                lambda: drain(probe, backlog, 1),
+            ),
+            "drain_2": (
+                f"backlog of {backlog:,} drained by 2 workers",
+                lambda: drain(probe, backlog, 2),
+            ),
+        }
+        for key, (what, once) in reported.items():
+            if arguments.only and key not in arguments.only:
+                continue
+            rates = [round(await once()) for _ in range(arguments.repeats)]
+            keep(key, {"what": what, "ours": rates, "unit": "events/s"})
 
 
-def page(found: dict[str, Any]) -> str:
-    """The results for people."""
-    pairs = [found[key] for key in ("relay", "batched", "single")]
-    table = [
-        f"| {one['what']} | {statistics.median(one['ours']):,.0f} |"
-        f" {statistics.median(one['by_hand']):,.0f} | {one['ratio']} | ≥ {one['goal']} |"
-        for one in pairs
-    ]
-    late = rounded(found["latency"])
-    names = ", ".join(f'"{key}"' for key in ("relay", "batched", "single"))
-    ratios = ", ".join(str(one["ratio"]) for one in pairs)
-    goals = ", ".join(str(one["goal"]) for one in pairs)
-    return f"""<!-- Generated by `make bench`; edits are lost. -->
-
-# How fast the message path is
-
-Measured beside the same work done by hand, in one run on one machine
-({found["machine"]}; load average at the start {found["load"][0]:.1f}), as durable as production:
-quorum queues, persistent messages, publisher confirms, acknowledgement after the commit. A and B
-took turns; medians of {len(pairs[0]["ours"])}. Rates are this machine's, ratios travel.
-
-| events per second | ours | by hand | ratio | goal |
-|---|---|---|---|---|
-{chr(10).join(table)}
-
-```mermaid
-xychart-beta
-    title "Share of what the same work done by hand reaches (line: the goal)"
-    x-axis [{names}]
-    y-axis "ratio" 0 --> 1.2
-    bar [{ratios}]
-    line [{goals}]
-```
-
-From an event's commit to the commit of its effect in the consumer, at 100 events a second, in
-milliseconds: p50 {late["p50"]}, p90 {late["p90"]}, p99 {late["p99"]} (goals: p50 < 6, p99 < 20).
-
-A backlog in the queue of the hot handler is drained at {found["drain_1"]:,} events a second by one
-worker, and at {found["drain_2"]:,} by two that share one process.
-
-What is measured: `tests/benchmarks/messaging/measure.py`. By hand means: aio-pika and asyncpg used
-directly, with the same statements, for this one purpose, without retries, dead letters, Redis,
-metrics or typed events.
-"""
-
-
-def say_line(line: Line) -> None:
-    ours, by_hand = statistics.median(line.ours), statistics.median(line.by_hand)
-    say(f"{line.what}: {ours:,.0f}/s / {by_hand:,.0f}/s = {line.ratio:.2f} (goal {line.goal})")
-
-
-def rounded(values: dict[str, float]) -> dict[str, float]:
-    return {key: round(value, 2) for key, value in values.items()}
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+def keep(key: str, figure: dict[str, Any]) -> None:
+    sys.stdout.write(f"{key}: {json.dumps(figure, ensure_ascii=False)}\n")
     sys.stdout.flush()
+    report.keep("messaging", {key: figure}, command="python -m tests.benchmarks.messaging.measure")
 
 
 def main() -> None:
@@ -486,13 +517,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--only", nargs="*")
-    arguments = parser.parse_args()
+    configure_logging("messaging", "benchmark", "WARNING")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(measure(arguments))
-    if not arguments.only:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-        PAGE.write_text(page(found))
+        runner.run(measure(parser.parse_args()))
 
 
 if __name__ == "__main__":

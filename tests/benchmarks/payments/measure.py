@@ -8,15 +8,12 @@ provider answers inside the process: at once, or after 200 ms, so that only our 
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -38,12 +35,12 @@ from shared.context import current_cause
 from shared.ids import new_id
 from shared.observability import configure_logging
 from shared.schedule import Due
+from tests.benchmarks.report import keep
 from tests.databases import fresh_database
 from tests.harness import Deployment
 from tests.payments.conftest import migrated
 from tests.servers import servers
 
-RESULTS = Path(__file__).parents[1] / "results" / "payments.json"
 REPEATS = 3
 SLOW_SECONDS = 0.2
 WEBHOOKS, WARM = 600, 100
@@ -231,7 +228,7 @@ async def _paid(runtime: Any, payment_id: UUID) -> bool:
 
 @asynccontextmanager
 async def deployed() -> AsyncIterator[Deployment]:
-    with servers() as given:
+    with servers(durable=True) as given:
         async with fresh_database(given.postgres_admin_url) as database:
             yield await migrated(database, given)
 
@@ -257,8 +254,6 @@ async def measure(count: int) -> dict[str, Any]:
         "one_by_one_at_200_ms_would_be": 1 / SLOW_SECONDS,
         "urgent_payment_behind_a_run_at_200_ms_ms": statistics.median(waits),
         **answered,
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
-        "load_average": os.getloadavg()[0],
     }
 
 
@@ -268,8 +263,7 @@ def main() -> None:
     configure_logging("payments", "benchmark", "ERROR")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(measure(parser.parse_args().count))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    keep("payments", found, command="python -m tests.benchmarks.payments.measure")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 

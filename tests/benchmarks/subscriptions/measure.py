@@ -8,8 +8,6 @@ writes `tests/benchmarks/results/subscriptions.json`. `--due 100000` renews that
 import argparse
 import asyncio
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +15,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -42,12 +39,12 @@ from shared.clock import utc_now
 from shared.ids import new_id
 from shared.observability import configure_logging
 from shared.schedule import Due
+from tests.benchmarks.report import keep
 from tests.databases import fresh_database
 from tests.harness import Deployment
 from tests.servers import Servers, servers
 from tests.tokens import TokenIssuer
 
-RESULTS = Path(__file__).parents[1] / "results" / "subscriptions.json"
 USAGE_BATCH = 1000
 CHECKS = 3000
 AT_ONCE = 10
@@ -356,7 +353,7 @@ async def checks_per_second(runtime: Any, issuer: TokenIssuer, account_id: UUID)
 
 async def measure(due: int, usage: int, parts: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with servers() as where:
+    with servers(durable=True) as where:
         async with deployed(where) as deployment:
             settings = deployment.settings(service, test_clocks=False)
             url = deployment.database_urls["subscriptions"]
@@ -394,12 +391,7 @@ async def measure(due: int, usage: int, parts: set[str]) -> dict[str, Any]:
                         "empty_endpoint_per_second": round(asked["empty"]),
                         "checks_to_empty": round(asked["checks"] / asked["empty"], 3),
                     }
-    return {
-        **found,
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version()},
-        "load_average": round(os.getloadavg()[0], 2),
-        "measured_on": f"{utc_now():%Y-%m-%d}",
-    }
+    return found
 
 
 def main() -> None:
@@ -411,10 +403,7 @@ def main() -> None:
     configure_logging("subscriptions", "benchmark", "ERROR")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(measure(known.due, known.usage, set(known.only)))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    if RESULTS.exists():
-        found = {**json.loads(RESULTS.read_text()), **found}  # what was left out stays
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    keep("subscriptions", found, command="python -m tests.benchmarks.subscriptions.measure")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
