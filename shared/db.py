@@ -1,5 +1,6 @@
 """The unit of work: rows, outgoing events and the inbox commit together or not at all."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
     AsyncEngine,
     AsyncSession,
     async_sessionmaker,
@@ -126,6 +128,13 @@ class UnitOfWork:
         self._audits: list[dict[str, Any]] = []
         self._wakes: set[str] = set()
         self._activity: Counter[tuple[UUID, str, str]] = Counter()
+        self._connection: AsyncConnection | None = None
+
+    async def connection(self) -> AsyncConnection:
+        """The transaction's connection, for statements of the message path's own."""
+        if self._connection is None:
+            self._connection = await self.session.connection()
+        return self._connection
 
     def emit(self, event: Event) -> None:
         """Report `event` to the other services, once this transaction commits."""
@@ -192,11 +201,12 @@ class UnitOfWork:
 
     async def write(self) -> None:
         """Store what was emitted, audited and woken; called once, before the commit."""
-        await self.session.flush()
+        if self.session.new or self.session.dirty or self.session.deleted:
+            await self.session.flush()
         if self._audits:
             await self.session.execute(insert(self.platform.audit_log), self._audits)
         if self._outbox:
-            await store(self.session, self.platform.schema, self._outbox)
+            await store(await self.connection(), self.platform.schema, self._outbox)
         for job in sorted(self._wakes):
             await self._notify(f"jobs_{self.platform.schema}", job)
         if self._activity:
@@ -341,11 +351,19 @@ class Database(Generic[U]):
     @asynccontextmanager
     async def begin(self, scope: Scope = SYSTEM) -> AsyncIterator[U]:
         """Open a transaction. It commits when the block ends, and rolls back if it raises."""
-        async with self._sessions() as session, session.begin():
-            session.info["scope"] = scope
-            uow = self._unit_of_work(session, scope, self.platform)
+        session = self._sessions()
+        session.info["scope"] = scope
+        uow = self._unit_of_work(session, scope, self.platform)
+        try:
             yield uow
             await uow.write()
+            await session.commit()
+        except BaseException:
+            # Whatever ended it: it is rolled back, and its connection returned.
+            await asyncio.shield(session.close())
+            raise
+        # The commit returned the connection: nothing is left that would have to be waited for.
+        session.sync_session.close()
 
     async def close(self) -> None:
         await self.engine.dispose()

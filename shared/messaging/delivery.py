@@ -138,6 +138,7 @@ class Deliveries:
                 for taken in batches:
                     if not self._is_stopping:
                         await self._settle(taken)
+                self._have_them_remembered()
             if self._marking is not None:
                 await self._marking
         finally:
@@ -229,7 +230,7 @@ class Deliveries:
                 await self._see_through(deliveries[:middle])
                 await self._see_through(deliveries[middle:])
             else:
-                await self._finish(committed)
+                self._finish(committed)
             return
 
     async def _see_one_through(self, delivery: Delivery) -> None:
@@ -241,7 +242,7 @@ class Deliveries:
             if not await self._attempt(delivery, None if alone else error):
                 return
             committed = []
-        await self._finish(committed)
+        self._finish(committed)
         if self.handler.ordered and not committed:
             await self._drain(delivery.found.subject)
 
@@ -263,7 +264,7 @@ class Deliveries:
                     await self._put_off(delivery, error)
                     return False
             try:
-                await self._finish(await self._commit([delivery], drain=False))
+                self._finish(await self._commit([delivery], drain=False))
             except Exception as again:  # noqa: BLE001  (sorted above)
                 error = again
             else:
@@ -432,7 +433,7 @@ class Deliveries:
                 if not await patience.waits_out(error) and not is_collision(error):
                     raise
 
-    async def _finish(self, committed: Sequence[Delivery]) -> None:
+    def _finish(self, committed: Sequence[Delivery]) -> None:
         """Count what took effect, and have Redis remember it; losing that only repeats a look."""
         if not committed:
             return
@@ -441,9 +442,11 @@ class Deliveries:
             made = delivery.id.int >> 80  # milliseconds, by RFC 9562
             self._lag.observe(max(0.0, now - made / 1000))
         self._count["handled"].inc(len(committed))
-        # Beside the next batches: nothing waits for what Redis remembers.
         self._to_mark += [one.id for one in committed]
-        if self._marking is None or self._marking.done():
+
+    def _have_them_remembered(self) -> None:
+        """Beside the next batches: nothing waits for what Redis remembers."""
+        if self._to_mark and (self._marking is None or self._marking.done()):
             self._marking = asyncio.create_task(self._mark())
 
     async def _mark(self) -> None:

@@ -136,7 +136,7 @@ class Gate:
                 turn.stale.append(delivery)  # an edited copy has taken its place
                 continue
             found[delivery.found.sequence] = delivery
-        connection = await uow.session.connection()
+        connection = await uow.connection()
         # In one order for everybody, so that two workers never wait for each other.
         names = (self._consumer, sorted(by_aggregate))
         rows: Any = await connection.exec_driver_sql(self._lock, names)
@@ -172,7 +172,7 @@ class Gate:
 
     async def close(self, uow: UnitOfWork, turn: Turn) -> None:
         """Write down how far each aggregate has come, and what still waits."""
-        connection = await uow.session.connection()
+        connection = await uow.connection()
         if turn.moved:
             await connection.exec_driver_sql(
                 self._move, (self._consumer, list(turn.moved), list(turn.moved.values()))
@@ -196,7 +196,7 @@ class Gate:
 
     async def next_early(self, uow: UnitOfWork, aggregate_id: UUID) -> bytes | None:
         """The early event whose turn has come, if there is one."""
-        connection = await uow.session.connection()
+        connection = await uow.connection()
         names = (self._consumer, aggregate_id)
         await connection.exec_driver_sql(self._skip, names)
         row = (await connection.exec_driver_sql(self._next, names)).one_or_none()
@@ -204,5 +204,5 @@ class Gate:
 
     async def drop(self, uow: UnitOfWork, aggregate_id: UUID, sequence: int) -> None:
         """Forget an early event that was parked."""
-        connection = await uow.session.connection()
+        connection = await uow.connection()
         await connection.exec_driver_sql(self._drop_one, (self._consumer, aggregate_id, sequence))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 #: The insert takes the rows in their order, so an aggregate's positions rise with its sequence.
 STORE = """
@@ -28,9 +28,8 @@ COLUMNS = (
 )
 
 
-async def store(session: AsyncSession, schema: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Store outbox rows (envelope.outbox_row) in the session's transaction."""
+async def store(connection: AsyncConnection, schema: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Store outbox rows (envelope.outbox_row) in the connection's transaction."""
     columns = [[row[name] for row in rows] for name in COLUMNS]
     headers = [orjson.dumps(row["headers"]).decode() if row["headers"] else None for row in rows]
-    connection = await session.connection()
     await connection.exec_driver_sql(STORE.format(schema=schema), (*columns, headers))

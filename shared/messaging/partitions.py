@@ -95,12 +95,12 @@ async def _patiently(runtime: Runtime[Any, Any], step: Step) -> int:
     while True:
         try:
             async with runtime.database.engine.begin() as connection:
-                await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-                # One process at a time.
+                # One process at a time; that much may be waited for, it is in nobody's way.
                 await connection.execute(
                     text("SELECT pg_advisory_xact_lock(hashtext(:name))"),
                     {"name": f"partitions {schema}"},
                 )
+                await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
                 return await step(connection)
         except DBAPIError as error:
             pause = next(pauses, None)
