@@ -105,7 +105,8 @@ are that machine's, ratios travel. What is compared takes turns, three times, an
 Servers are private to a run and as durable as in production: Postgres waits for the disk, queues
 are quorum queues, messages persistent and confirmed, acknowledged after the commit. *Load* is the
 machine's load average at the end of the measurement: above the number of cores, others were at work
-on it too. A commit with a `+` had changes on top.
+on it too. A commit with a `+` had changes on top. A figure without a commit is older than this
+page: its Postgres did not wait for the disk.
 
 `make bench` measures everything; each section names the command that repeats it alone.
 
