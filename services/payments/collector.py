@@ -20,9 +20,7 @@ from shared.observability import logger
 log = logger(__name__)
 
 GATHER_SECONDS = 0.01
-#: So many transactions write answers down at once; what comes meanwhile goes into the next ones.
-WRITERS = 3
-#: Of one transaction.
+#: So many answers at most are written down in one transaction.
 AT_ONCE = 25
 
 
@@ -32,6 +30,7 @@ class Answer:
 
     claim: Claim
     outcome: ChargeOutcome
+    is_taken: bool = False
     written: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -47,7 +46,8 @@ class Collector:
         self._slots = slots
         # Answers that come all at once queue up here, and not for connections, where waiting
         # too long is an error; who gets a turn writes down what waits with it.
-        self._turns = asyncio.Semaphore(min(connections, WRITERS))
+        self._writers = connections
+        self._turns = asyncio.Semaphore(connections)
         self._answers: deque[Answer] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.traffic = Traffic()
@@ -83,15 +83,22 @@ class Collector:
         crashpoint("payments.after_call")
         self._answers.append(answer)
         async with self._turns:
-            if self._answers and not answer.written.is_set():
-                count = min(len(self._answers), AT_ONCE)
-                await self._write_down([self._answers.popleft() for _ in range(count)])
+            while not answer.is_taken:
+                await self._write_down(self._share())
         await answer.written.wait()
 
     async def drain(self) -> None:
         """Let what is under way come to its end; each call has a time-out of its own."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _share(self) -> list[Answer]:
+        """The oldest answers that wait: one writer's part of them."""
+        part = -(-len(self._answers) // self._writers)
+        taken = [self._answers.popleft() for _ in range(min(part, AT_ONCE))]
+        for answer in taken:
+            answer.is_taken = True
+        return taken
 
     async def _write_down(self, answers: list[Answer]) -> None:
         """Settle these in one transaction; should that fail, each in one of its own."""

@@ -21,6 +21,9 @@ def main() -> None:
         log_level=settings.log_level.lower(),
         access_log=False,
         timeout_graceful_shutdown=2,
+        # Longer than a caller keeps an idle connection: one that ends just as it is used again
+        # would look like a lost answer.
+        timeout_keep_alive=75,
     )
 
 
