@@ -321,18 +321,20 @@ async def test_fifty_people_paying_one_invoice_at_once_are_charged_once(world: W
         assert payment is not None
         payment.due_at = None
 
-    answers = await asyncio.gather(
-        *(
-            world.http.post(
+    async def pay(number: int) -> int:
+        """As a client does it: where there is no room for it now, again under the same key."""
+        while True:
+            answer = await world.http.post(
                 f"/v1/invoices/{invoice.invoice_id}/pay",
                 json={"payment_method_id": str(method)},
                 headers={**world.member, "Idempotency-Key": f"pay-{number}"},
             )
-            for number in range(50)
-        )
-    )
+            if answer.status_code != 503:
+                return answer.status_code
 
-    assert {answer.status_code for answer in answers} <= {200, 409}
+    statuses = await asyncio.gather(*(pay(number) for number in range(50)))
+
+    assert set(statuses) <= {200, 409}
     assert world.sandbox.taken(invoice.invoice_id) == 1
     assert (await world.payment(invoice)).status is PaymentStatus.SUCCEEDED
     assert [name for name in await world.names() if name == "payment.succeeded"] == [
