@@ -1,10 +1,17 @@
 """The demo's story, told once to a whole system: the journeys and the surface start from it."""
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 
-from infra.demo.story import Report, Story
+from infra.demo.client import Client, newest_mail, until
+from infra.demo.story import PASSWORD, Report, Story
+from tests.journeys.operations import Operation
 from tests.whole_system import WholeSystem
 
 
@@ -38,3 +45,135 @@ def told(whole_system: WholeSystem) -> tuple[Story, Listener]:
     )
     story.tell()
     return story, listener
+
+
+#: Ids of things that everybody sees.
+SHARED_IDS = {"plan_id", "price_id", "from_price_id", "to_price_id", "feature", "name", "of"}
+
+
+#: Ids of things that only staff ask for; there is none of them.
+MADE_UP = (
+    "addon_id",
+    "coupon_id",
+    "move_id",
+    "letter_id",
+    "stuck_id",
+    "document_id",
+    "promotion_code_id",
+)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Who asks, and one id of everything that belongs to `owner`."""
+
+    http: httpx.Client
+    ids: dict[str, str]
+    owner: str
+    other: str
+    key_without_scopes: str
+    staff: str
+
+    def ask(self, operation: Operation, token: str | None, **headers: str) -> httpx.Response:
+        sent = {"Idempotency-Key": str(uuid4()), **headers}
+        if token:
+            sent["Authorization"] = f"Bearer {token}"
+        return self.http.request(
+            operation.method,
+            operation.url(self.ids),
+            params=operation.query(self.ids),
+            json=operation.body(self.ids),
+            headers=sent,
+        )
+
+
+def sign_up(system: WholeSystem) -> tuple[str, str]:
+    """An account of its own: its id, and its owner's token."""
+    email = f"{uuid4().hex}@example.com"
+    with Client(system.base_url) as anybody:
+        made = anybody.post("/v1/auth/register", email=email, password=PASSWORD, country="DE")
+        token = re.search(r"^Token: (\S+)$", newest_mail(system.mailbox, email), re.MULTILINE)
+        assert token
+        anybody.post("/v1/auth/verify-email", token=token[1])
+        signed_in = anybody.post("/v1/auth/login", email=email, password=PASSWORD)
+    return made["account"]["id"], signed_in["access_token"]
+
+
+@pytest.fixture(scope="session")
+def surface(whole_system: WholeSystem, told: tuple[Story, Listener]) -> Iterator[Surface]:
+    story, _ = told
+    _, other = sign_up(whole_system)
+    owner, staff = story.customer_token, story.staff_token
+    account = story.account_id
+    with (
+        Client(whole_system.base_url, owner) as mine,
+        Client(whole_system.base_url, staff) as operator,
+        httpx.Client(base_url=whole_system.base_url, timeout=60) as http,
+    ):
+        me = mine.get("/v1/me")
+        key = mine.post(f"/v1/accounts/{account}/api-keys", name="nothing", scopes=[])
+        invitation = mine.post(
+            f"/v1/accounts/{account}/invitations", email=f"{uuid4().hex}@example.com", role="member"
+        )
+        invoices = mine.get("/v1/invoices")["data"]
+        note = operator.post(
+            "/v1/credit-notes",
+            invoice_id=invoices[0]["id"],
+            amount=100,
+            reason="goodwill",
+            settle="credit",
+        )
+        attachment = mine.post(
+            "/v1/attachments",
+            filename="order.pdf",
+            content_type="application/pdf",
+            size=3,
+            sha256="0" * 64,
+            invoice_id=invoices[0]["id"],
+        )
+        code = uuid4().hex[:8]
+        meter = operator.post("/v1/meters", code=f"m_{code}", name="Calls")
+        subscription = mine.post("/v1/subscriptions", price_id=story.team["EUR"])["id"]
+        until(
+            "the subscription is active",
+            lambda: mine.get(f"/v1/subscriptions/{subscription}")["status"] == "active",
+        )
+        usage = mine.post(
+            "/v1/usage-events",
+            id=f"first-{code}",
+            meter=meter["code"],
+            value="1",
+            subscription_id=subscription,
+        )
+        bundle = operator.post(
+            "/v1/bundles", code=f"b-{code}", name="B", tokens=10, currency="EUR", amount=500
+        )
+        order = mine.post("/v1/token-balance/purchase", bundle_id=bundle["id"])
+        ids = {
+            "account_id": account,
+            "user_id": me["id"],
+            "session_id": mine.get("/v1/me/sessions")["data"][0]["id"],
+            "key_id": key["id"],
+            "invitation_id": invitation["id"],
+            "project_id": mine.post("/v1/projects", name="P")["id"],
+            "subscription_id": subscription,
+            "invoice_id": invoices[0]["id"],
+            "note_id": note["id"],
+            "attachment_id": attachment["id"],
+            "payment_id": mine.get("/v1/payments")["data"][0]["id"],
+            "method_id": mine.get("/v1/payment-methods")["data"][0]["id"],
+            "event_id": usage["id"],
+            "bundle_id": bundle["id"],
+            "order_id": order["id"],
+            "clock_id": story.clock_id,
+            "price_id": story.team["EUR"],
+            "from_price_id": story.team["EUR"],
+            "to_price_id": story.business["EUR"],
+            "plan_id": mine.get(f"/v1/prices/{story.team['EUR']}")["plan_id"],
+            "entity_id": operator.get("/v1/legal-entities")["data"][0]["id"],
+            **dict.fromkeys(MADE_UP, str(uuid4())),
+            "feature": "seats",
+            "name": "sandbox",
+            "of": "invoices",
+        }
+        yield Surface(http, ids, owner, other, key["key"], staff)

@@ -61,6 +61,11 @@ class Operation:
         found: dict[str, Any] | None = content.get("application/json", {}).get("schema")
         return found
 
+    @property
+    def fields(self) -> set[str]:
+        """Of its JSON body."""
+        return set(resolved(self.schema or {}).get("properties", ()))
+
     def url(self, ids: Mapping[str, str]) -> str:
         return re.sub(r"{(\w+)}", lambda found: ids[found[1]], self.path)
 

@@ -1,5 +1,6 @@
 """The main job, end to end: one customer from sign-up to cancellation, through the gateway."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -107,6 +108,26 @@ def test_what_the_demo_says_to_try_next_works_when_it_is_pasted(
     for part in ('"ready"', "INV-2026-000005", '"subscription.canceled"', '"stuck"'):
         assert part in pasted.stdout
     assert (tmp_path / "invoice.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_first_steps_work_as_they_are_written(whole_system: WholeSystem) -> None:
+    block = re.search(r"```sh\n(.*?)```", Path("docs/first-steps.md").read_text(), re.DOTALL)
+    assert block
+    script = (
+        block[1]
+        .replace("http://localhost:8080", whole_system.base_url)
+        .replace(".run/mailbox", str(whole_system.mailbox))
+        .replace("curl -sS", "curl -sS --fail")
+    )
+
+    pasted = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert pasted.returncode == 0, pasted.stderr
+    assert "subscription.activated" in pasted.stdout
+    assert '"status":"paid"' in pasted.stdout
 
 
 def test_one_health_page_shows_all_four(whole_system: WholeSystem) -> None:
