@@ -49,7 +49,14 @@ async def main(given: dict[str, Any]) -> float:
             timeout=10,
         )
 
-    outbox.subscriber("relayed", ack_policy=AckPolicy.NACK_ON_ERROR, **given["settings"])(relay)
+    async def as_it_is(message: Any) -> bytes:
+        """Nothing is decoded on the way: that is the fastest."""
+        body: bytes = message.body
+        return body
+
+    outbox.subscriber(
+        "relayed", ack_policy=AckPolicy.NACK_ON_ERROR, decoder=as_it_is, **given["settings"]
+    )(relay)
     await rabbit.connect()
     started = time.perf_counter()
     await outbox.start()
