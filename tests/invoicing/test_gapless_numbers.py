@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from decimal import Decimal
@@ -24,23 +25,50 @@ from tests.invoicing.conftest import NewAccount, body, until
 
 pytestmark = pytest.mark.servers
 
-#: Takes a number as a finalization does, and then hangs with it, not committed.
+#: Finalizes a draft with the code that does it, and hangs before the commit, its number taken.
 HOLD = """
-import asyncio, asyncpg, sys
+import asyncio, sys
+from uuid import UUID
+from services.invoicing.main import service
+from services.invoicing.settings import InvoicingSettings
+from services.invoicing.use_cases.draft_invoice import finalize_draft
+from shared.clock import utc_now
+
 async def main():
-    c = await asyncpg.connect(sys.argv[1])
-    await c.execute("BEGIN")
-    await c.execute(
-        "UPDATE number_series SET last = last + 1 "
-        "WHERE legal_entity_id = $1::uuid AND series = 'invoice'", sys.argv[2])
-    print("held", flush=True)
-    await asyncio.sleep(600)
+    async with service.open(InvoicingSettings()) as runtime, runtime.begin() as uow:
+        await finalize_draft(uow, await uow.invoices.get(UUID(sys.argv[1])), at=utc_now())
+        await uow.number_invoices()
+        await uow.session.flush()
+        print("held", flush=True)
+        await asyncio.Event().wait()
+
 asyncio.run(main())
 """
 
+
+async def hanging(invoicing: Running, draft: UUID) -> asyncio.subprocess.Process:
+    """A process of its own in the middle of finalizing a draft."""
+    settings = invoicing.runtime.settings
+    environment = {
+        **os.environ,
+        "PERENNIAL_DATABASE_URL": settings.database_url.get_secret_value(),
+        "PERENNIAL_BROKER_URL": settings.broker_url.get_secret_value(),
+        "PERENNIAL_REDIS_URL": settings.redis_url.get_secret_value(),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD, str(draft), stdout=asyncio.subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    async for line in process.stdout:
+        if line == b"held\n":
+            return process
+    raise AssertionError("it ended before it held a number")
+
+
+#: Who waits for a lock in this database.
 WAITING = """
 SELECT count(*) FROM pg_stat_activity
- WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%number_series%'
+ WHERE wait_event_type = 'Lock' AND datname = current_database()
 """
 
 
@@ -91,12 +119,7 @@ async def test_200_at_once_over_two_entities_with_a_killed_process(
                 await uow.number_invoices()
                 raise ZeroDivisionError
 
-    url = invoicing.runtime.settings.database_url.get_secret_value()
-    killed = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLD, url, entities[0], stdout=asyncio.subprocess.PIPE
-    )
-    assert killed.stdout is not None
-    assert await killed.stdout.readline() == b"held\n"
+    killed = await hanging(invoicing, drafts[5])
     # Those of the other entity do not wait for the one that hangs.
     await asyncio.gather(*[finalize(draft) for draft in drafts[100:150]])
     rest = asyncio.gather(
