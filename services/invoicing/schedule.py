@@ -64,7 +64,7 @@ async def _park_draft(runtime: InvoicingRuntime, invoice_id: UUID, refusal: Doma
     """Try it no more by itself: somebody has to change it or the settings first."""
     async with runtime.begin() as uow:
         invoice = await uow.invoices.get(invoice_id)
-        invoice.finalizes_at = None
+        invoice.park(refusal.detail)
         uow.audit("invoice.parked", invoice_id, after={"reason": refusal.detail})
     log.error("A draft could not be finalized", invoice_id=str(invoice_id), reason=refusal.code)
 

@@ -2,11 +2,14 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from services.invoicing.schedule import finalize_drafts, remind_payers
+from services.invoicing.tables import number_series
 from shared.clock import utc_now
 from shared.events.invoicing import InvoiceFinalized, InvoicePaid, InvoiceReminderDue
 from shared.schedule import Due
@@ -50,6 +53,47 @@ async def test_subscription_invoices_rest_as_drafts_where_the_entity_wants_it(
     assert finalized.occurred_at == START + timedelta(hours=1)
     assert finalized.sequence == 2
     assert await finalize_drafts(invoicing.runtime, due_in(invoicing, timedelta())) == 0
+
+
+async def test_a_draft_that_cannot_be_finalized_waits_for_a_person_and_says_why(
+    *,
+    http: httpx.AsyncClient,
+    staff: dict[str, str],
+    events: EventLog,
+    publish: Publish,
+    invoicing: Running,
+    new_account: NewAccount,
+) -> None:
+    account = await new_account()
+    acting = staff | {"Perennial-Account": str(account)}
+    entity = {"name": "Numberless GmbH", "country": "DE", "draft_hours": 1}
+    made = body(await http.post("/v1/legal-entities", json=entity, headers=staff))
+    await http.put("/v1/billing-details", json={"legal_entity_id": made["id"]}, headers=acting)
+    mine = number_series.c.legal_entity_id == UUID(made["id"])
+    numbers = update(number_series).where(mine, number_series.c.series.in_(("invoice", "lost")))
+    async with invoicing.runtime.begin() as uow:
+        await uow.session.execute(numbers.values(series="lost"))
+
+    await publish(a_started(account))
+
+    async def stuck() -> Any:
+        # The worker does it as well; whoever comes first.
+        await finalize_drafts(invoicing.runtime, due_in(invoicing, timedelta()))
+        answer = await http.get("/v1/ops/invoicing/stuck", params={"limit": 200}, headers=staff)
+        found = body(answer)["data"]
+        return [one for one in found if one["account_id"] == str(account)]
+
+    [parked] = await until(stuck, within=30)
+    assert (parked["kind"], parked["reason"]) == (
+        "draft",
+        "The legal entity has no number series 'invoice'.",
+    )
+    async with invoicing.runtime.begin() as uow:
+        await uow.session.execute(numbers.values(series="invoice"))
+    path = f"/v1/invoices/{parked['id']}/finalize"
+    assert body(await http.post(path, headers=staff))["status"] == "open"
+    assert await stuck() == []
+    assert (await events.next(InvoiceFinalized, about=account)).number
 
 
 def due_in(invoicing: Running, ahead: timedelta) -> Due:

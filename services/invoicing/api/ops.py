@@ -1,4 +1,4 @@
-"""What needs a person: documents that could not be made, money that went back wrongly or not."""
+"""What needs a person: what could not be made, and money that went back wrongly or not."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from shared.web import Page, PageRequest, Reading, page_request, reading
 router = APIRouter(prefix="/v1/ops/invoicing", tags=["operations"])
 
 NEXT_STEP = {
+    "draft": "Change what the reason names, then finalize the draft.",
     "document": "Mend what the reason names, then POST /v1/ops/invoicing/documents/{id}/render.",
     "refund": "Send the money another way, or grant it as account credit, and say so there.",
     "returned_too_much": "Look at the invoice's refunds, disputes and credit notes, and settle the "
@@ -23,7 +24,7 @@ NEXT_STEP = {
 
 
 class StuckView(BaseModel):
-    """A document that failed, a refund that failed, or an invoice that was given back twice."""
+    """A draft, a document or a refund that failed, or an invoice that was given back twice."""
 
     kind: str
     id: UUID
@@ -49,10 +50,13 @@ async def list_stuck(
     query: Annotated[Reading[UnitOfWork], Depends(reading)],
     page: Annotated[PageRequest, Depends(page_request)],
 ) -> Page[StuckView]:
-    """Documents and refunds that failed, and invoices of which too much was given back (staff)."""
+    """Drafts, documents and refunds that failed, and what was given back twice (staff)."""
     query.caller.require_staff()
     stuck = union_all(
         _rows("document", documents, documents.c.error).where(documents.c.error.is_not(None)),
+        _rows("draft", invoices, invoices.c.parked_reason).where(
+            invoices.c.parked_reason.is_not(None)
+        ),
         _rows("refund", returned_payments, returned_payments.c.failure).where(
             text("kind = 'refund' AND state = 'kept'")
         ),

@@ -149,6 +149,8 @@ class Invoice:
     supplied_at: datetime
     #: A draft is finalized by itself at this time; never, when it is None.
     finalizes_at: datetime | None = None
+    #: Why it could not be finalized by itself: a person has to look.
+    parked_reason: str | None = None
     #: The next reminder, and how many days after the due date it is.
     reminds_at: datetime | None = None
     issued_at: datetime | None = None
@@ -253,6 +255,12 @@ class Invoice:
         self.created_at = min(self.created_at, at)
         self.supplied_at = min(self.supplied_at, at)
 
+    def park(self, reason: str) -> None:
+        """Finalize it no more by itself: somebody has to change it or the settings first."""
+        self.require_draft()
+        self.finalizes_at = None
+        self.parked_reason = reason
+
     def draft(self, *, at: datetime) -> InvoiceDrafted:
         """Report that it waits to be finalized, or that it has grown while it waits."""
         self.require_draft()
@@ -265,6 +273,7 @@ class Invoice:
         self.issued_at = at
         self.due_at = due_at
         self.finalizes_at = None
+        self.parked_reason = None
         self.basis = []
         self.index()
         return InvoiceFinalized(

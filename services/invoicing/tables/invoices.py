@@ -76,6 +76,7 @@ invoices = Table(
     Column("payment_terms_days", Integer),
     Column("supplied_at", INSTANT, nullable=False),
     Column("finalizes_at", INSTANT),
+    Column("parked_reason", Text),
     Column("reminds_at", INSTANT),
     Column("issued_at", INSTANT),
     Column("due_at", INSTANT),
@@ -104,6 +105,7 @@ invoices = Table(
     CheckConstraint("subtotal - discount = net AND net + tax = total", name="sums"),
     CheckConstraint("total >= 0", name="total"),
     CheckConstraint("reminds_at IS NULL OR status = 'open'", name="reminds_at"),
+    CheckConstraint("parked_reason IS NULL OR status = 'draft'", name="parked_reason"),
     CheckConstraint("credit_applied BETWEEN 0 AND total", name="credit_applied"),
     CheckConstraint("amount_paid BETWEEN 0 AND total - credit_applied", name="amount_paid"),
     # Never more is taken back than was paid, and no more refunded than came as money.
@@ -134,6 +136,8 @@ invoices = Table(
     # An account's list, newest first; staff's list is the primary key.
     Index("ix_invoices_account_id_id", "account_id", "id"),
     Index("ix_invoices_subscription_id_id", "subscription_id", "id"),
+    # Drafts that could not be finalized: a person has to look.
+    Index("ix_invoices_parked", "id", postgresql_where=text("parked_reason IS NOT NULL")),
     # Those of which more was given back than was paid: a person has to look.
     Index(
         "ix_invoices_overreturned",

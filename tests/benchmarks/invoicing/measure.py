@@ -90,8 +90,13 @@ async def publish_backlog(deployment: Deployment, accounts: Sequence[UUID], even
             )
 
 
-async def finalized_per_second(running: Servers, events: int, workers: int) -> tuple[float, float]:
-    """Invoices per second by so many worker processes, and by plain inserts of their rows."""
+async def finalized_per_second(
+    running: Servers, events: int, workers: int
+) -> tuple[float, float, float]:
+    """Invoices per second by so many worker processes, and by plain inserts of their rows.
+
+    The third is the workers' own milliseconds of CPU per invoice, whatever else the machine does.
+    """
     async with deployed(running) as (deployment, url):
         connection = await asyncpg.connect(url)
         accounts = [new_id() for _ in range(ACCOUNTS)]
@@ -103,14 +108,14 @@ async def finalized_per_second(running: Servers, events: int, workers: int) -> t
         await publish_backlog(deployment, accounts, events)
         processes = [start_worker(deployment, url) for _ in range(workers)]
         try:
-            ours = await watch(connection, events)
+            ours, cpu = await watch(connection, events, processes)
         finally:
             for process in processes:
                 process.terminate()
                 process.wait()
         by_hand = await plain_inserts(running, connection, events)
         await connection.close()
-    return ours, by_hand
+    return ours, by_hand, cpu
 
 
 def start_worker(deployment: Deployment, url: str) -> subprocess.Popen[bytes]:
@@ -126,15 +131,28 @@ def start_worker(deployment: Deployment, url: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "services.invoicing", "worker"], env=environment)
 
 
-async def watch(connection: asyncpg.Connection, events: int) -> float:
+async def watch(
+    connection: asyncpg.Connection, events: int, processes: Sequence[subprocess.Popen[bytes]]
+) -> tuple[float, float]:
     """Invoices per second from the first batch to the last: processes start, queues do not."""
     counted = "SELECT count(*) FROM invoices WHERE number IS NOT NULL"
     while not (first := await connection.fetchval(counted)):  # noqa: ASYNC110  (rows tell)
         await asyncio.sleep(0.05)
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), cpu_seconds(processes)
     while await connection.fetchval(counted) < events:  # noqa: ASYNC110
         await asyncio.sleep(0.25)
-    return float((events - first) / (time.perf_counter() - started))
+    done = events - first
+    milliseconds = 1000 * (cpu_seconds(processes) - spent) / done
+    return float(done / (time.perf_counter() - started)), float(milliseconds)
+
+
+def cpu_seconds(processes: Sequence[subprocess.Popen[bytes]]) -> float:
+    """What these processes have spent so far, by /proc."""
+    ticks = 0
+    for process in processes:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return float(ticks / os.sysconf("SC_CLK_TCK"))
 
 
 async def plain_inserts(running: Servers, source: asyncpg.Connection, events: int) -> float:
@@ -237,13 +255,14 @@ async def main(arguments: Sequence[str] | None = None) -> int:
     if counts:
         with servers() as running:
             for workers in counts:
-                ours, by_hand = await finalized_per_second(running, options.events, workers)
+                ours, by_hand, cpu = await finalized_per_second(running, options.events, workers)
                 result[f"workers_{workers}"] = {
                     **conditions,
                     "events": options.events,
                     "finalized_per_second": round(ours),
                     "plain_inserts_per_second": round(by_hand),
                     "ratio": round(ours / by_hand, 2),
+                    "worker_cpu_ms_per_invoice": round(cpu, 2),
                 }
     if options.only in (None, "documents"):
         result["documents"] = {
