@@ -12,6 +12,7 @@ from services.invoicing.schedule import finalize_drafts, remind_payers
 from services.invoicing.tables import number_series
 from shared.clock import utc_now
 from shared.events.invoicing import InvoiceFinalized, InvoicePaid, InvoiceReminderDue
+from shared.ids import new_id
 from shared.schedule import Due
 from tests.eventlog import EventLog
 from tests.harness import Running
@@ -74,7 +75,7 @@ async def test_a_draft_that_cannot_be_finalized_waits_for_a_person_and_says_why(
     async with invoicing.runtime.begin() as uow:
         await uow.session.execute(numbers.values(series="lost"))
 
-    await publish(a_started(account))
+    await publish(a_renewed(account, new_id()))
 
     async def stuck() -> Any:
         # The worker does it as well; whoever comes first.
