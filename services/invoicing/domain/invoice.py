@@ -242,7 +242,14 @@ class Invoice:
         self.taxes = [group.as_json() for group in totals.groups]
         self.total = totals.total
 
-    def gather(self, bundles: Sequence[Bundle], subscription_id: UUID, *, at: datetime) -> None:
+    def gather(
+        self,
+        bundles: Sequence[Bundle],
+        subscription_id: UUID,
+        *,
+        supplied_at: datetime,
+        at: datetime,
+    ) -> None:
         """Take in what one more subscription owes; the order in which they come is no matter.
 
         Subscriptions stand in the order in which they were made, and the charges of each in the
@@ -253,7 +260,7 @@ class Invoice:
         self.basis = sorted(kept, key=lambda bundle: bundle["subscription_id"] or "")
         self.subscription_ids = sorted({*self.subscription_ids, subscription_id})
         self.created_at = min(self.created_at, at)
-        self.supplied_at = min(self.supplied_at, at)
+        self.supplied_at = min(self.supplied_at, supplied_at)
 
     def park(self, reason: str) -> None:
         """Finalize it no more by itself: somebody has to change it or the settings first."""

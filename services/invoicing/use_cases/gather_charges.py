@@ -40,7 +40,9 @@ async def gather_charges(
             finalizes_at=gathering.closes_at,
         )
         uow.invoices.add(invoice)
-    invoice.gather(bundles, event.subscription_id, at=event.occurred_at)
+    invoice.gather(
+        bundles, event.subscription_id, supplied_at=supplied_at(event), at=event.occurred_at
+    )
     uow.fill_later(invoice, lambda: _fill(uow, invoice, at=event.occurred_at))
     return invoice
 
