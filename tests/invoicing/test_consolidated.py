@@ -18,7 +18,7 @@ from services.invoicing.use_cases.bill_subscription import bill_subscription, pr
 from services.invoicing.use_cases.finalize_due_draft import finalize_due_draft
 from shared.clock import utc_now
 from shared.events.invoicing import InvoiceFinalized, InvoicePaid
-from shared.events.subscriptions import Billable
+from shared.events.subscriptions import Billable, SubscriptionRenewed
 from shared.ids import new_id
 from tests.eventlog import EventLog
 from tests.harness import Running
@@ -86,6 +86,12 @@ def test_what_somebody_asked_for_at_once_is_invoiced_at_once() -> None:
     )
 
 
+def a_renewal(account: UUID, subscription: UUID, **fields: Any) -> SubscriptionRenewed:
+    """Of a period that begins soon: its draft is not finalized meanwhile."""
+    period = {"period_start": SOON, "period_end": SOON + timedelta(days=30)}
+    return a_renewed(account, subscription, **{"occurred_at": SOON, **period, **fields})
+
+
 async def consolidate(
     http: httpx.AsyncClient, staff: dict[str, str], account: UUID, **fields: Any
 ) -> None:
@@ -147,7 +153,7 @@ async def test_whatever_the_order_the_invoice_is_the_same(
         subscriptions = [new_id() for _ in range(3)]
         half = a_discount(percent="50")
         renewals = [
-            a_renewed(
+            a_renewal(
                 account,
                 subscription,
                 occurred_at=SOON + timedelta(seconds=n),
@@ -180,7 +186,7 @@ async def test_many_at_once_are_one_invoice_and_paying_it_reports_each(
     account = await new_account()
     await consolidate(http, staff, account)
     subscriptions = sorted(new_id() for _ in range(20))
-    renewals = [a_renewed(account, one, occurred_at=SOON) for one in subscriptions]
+    renewals = [a_renewal(account, one) for one in subscriptions]
 
     await asyncio.gather(*[publish(event) for event in renewals])
     # The same periods again, told by other events: nothing is billed twice.
@@ -219,7 +225,7 @@ async def test_what_comes_after_the_day_was_invoiced_has_an_invoice_of_its_own(
 ) -> None:
     account = await new_account()
     await consolidate(http, staff, account)
-    on_time, late = (a_renewed(account, new_id(), occurred_at=SOON) for _ in range(2))
+    on_time, late = (a_renewal(account, new_id()) for _ in range(2))
 
     await bill(invoicing, on_time)
     [draft] = await invoices_of(http, issuer, account)
@@ -243,7 +249,7 @@ async def test_a_consolidated_invoice_that_was_voided_is_made_again_with_its_sub
     account = await new_account()
     await consolidate(http, staff, account)
     subscriptions = sorted(new_id() for _ in range(2))
-    await bill(invoicing, *[a_renewed(account, one, occurred_at=SOON) for one in subscriptions])
+    await bill(invoicing, *[a_renewal(account, one) for one in subscriptions])
     [draft] = await invoices_of(http, issuer, account)
     await finalize(invoicing, draft["id"])
     await http.post(f"/v1/invoices/{draft['id']}/void", headers=staff)
