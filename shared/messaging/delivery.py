@@ -336,6 +336,8 @@ class Deliveries:
             for one in acted_on:
                 with caused_by(handling(one.found.cause, str(one.id))):
                     await handler.handle(uow, one.event)
+                # The next of the batch has to find what this one made: queries do not flush.
+                await uow.session.flush()
         self._note(uow, deliveries)
 
     def _note(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
