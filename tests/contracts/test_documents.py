@@ -18,7 +18,7 @@ def test_generated_pages_are_up_to_date() -> None:
     assert not stale, "run `make docs`, and have a look at what changed"
 
 
-@pytest.mark.parametrize("page", sorted(Path("docs").rglob("*.md")), ids=str)
+@pytest.mark.parametrize("page", [Path("README.md"), *sorted(Path("docs").rglob("*.md"))], ids=str)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page} links to {target}"
