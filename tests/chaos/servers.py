@@ -139,6 +139,12 @@ class Disk:
             *("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "perennial-chaos", str(self._folder))
         )
 
+    def unmount(self) -> None:
+        """So that its folder can be removed."""
+        if self.mounted:
+            subprocess.run(["umount", "-l", str(self._folder)], check=False)
+            self.mounted = False
+
     def fill(self) -> bool:
         """No space is left from now on; whether that could be had."""
         if not self.mounted:

@@ -235,6 +235,7 @@ class Topology(System):
             with suppress(OSError):
                 os.killpg(process.pid, signal.SIGCONT)
         stop(self.state.alive().values(), grace=8)
+        self.disk.unmount()
         folder = self.plan.postgres_folder
         if folder.exists() and self.run not in folder.parents:
             shutil.rmtree(folder.parent.parent, ignore_errors=True)
