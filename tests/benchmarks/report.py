@@ -177,12 +177,14 @@ def _flat(found: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _around(found: Mapping[str, Any]) -> str:
+    """Commit, day and load; and that it was one run, where it was."""
     load = found.get("load", found.get("load_average"))
     first = load[0] if isinstance(load, list) else load
     parts = (
         found.get("commit"),
         found.get("measured_on"),
         None if first is None else f"{first:.1f}",
+        "one run" if len(found.get("ours", ())) == 1 else None,
     )
     return ", ".join(str(part) for part in parts if part) or "-"
 
