@@ -333,11 +333,16 @@ class Deliveries:
             with caused_by(handling(acted_on[0].found.cause, str(acted_on[0].id))):
                 await handler.handle(uow, [one.event for one in acted_on])
         elif not handler.batch:
+            unflushed: set[UUID] = set()
             for one in acted_on:
+                # What this account's events have made so far has to be found, and queries do not
+                # flush; nothing reaches over accounts, so that a run over many is stored at once.
+                if one.found.account_id in unflushed:
+                    await uow.session.flush()
+                    unflushed.clear()
+                unflushed.add(one.found.account_id)
                 with caused_by(handling(one.found.cause, str(one.id))):
                     await handler.handle(uow, one.event)
-                # The next of the batch has to find what this one made: queries do not flush.
-                await uow.session.flush()
         self._note(uow, deliveries)
 
     def _note(self, uow: UnitOfWork, deliveries: Sequence[Delivery]) -> None:

@@ -8,12 +8,12 @@ from services.payments.main import service
 from shared.clock import utc_now
 from shared.context import current_cause
 from shared.events.base import Event
-from shared.events.payments import PaymentSucceeded
+from shared.events.payments import PaymentCanceled, PaymentSucceeded
 from shared.ids import new_id
 from shared.messaging.envelope import outbox_row
 from tests.eventlog import EventLog, listening
 from tests.harness import Deployment, Running, running
-from tests.payments.factories import an_invoice_finalized, an_invoice_paid
+from tests.payments.factories import an_invoice_finalized, an_invoice_paid, an_invoice_voided
 from tests.payments.servers import Sandbox
 from tests.tokens import TokenIssuer
 
@@ -56,3 +56,27 @@ async def test_an_invoice_is_collected_once_however_often_it_is_reported(
     assert paid.amount == invoice.amount_due
     await publish(events_here, an_invoice_paid(invoice, payment_id=paid.payment_id))
     assert sandbox.taken(invoice.invoice_id) == 1
+
+
+async def test_an_invoice_that_is_voided_in_the_batch_that_brings_it_is_not_collected(
+    payments_deployment: Deployment,
+    events_here: EventLog,
+    issuer: TokenIssuer,
+    sandbox: Sandbox,
+) -> None:
+    account_id = new_id()
+    async with running(service, payments_deployment, issuer, worker=False) as api:
+        attached = await api.http.post(
+            "/v1/payment-methods", json={"token": "tok_ok"}, headers=issuer.of_account(account_id)
+        )
+        assert attached.status_code == 201
+    invoice = an_invoice_finalized(account_id=account_id, occurred_at=utc_now())
+    # Nobody works yet: both wait, and are taken together.
+    await publish(events_here, invoice)
+    await publish(events_here, an_invoice_voided(invoice))
+
+    async with running(service, payments_deployment, issuer):
+        canceled = await events_here.next(PaymentCanceled, about=account_id)
+
+    assert canceled.invoice_id == invoice.invoice_id
+    assert sandbox.taken(invoice.invoice_id) == 0
