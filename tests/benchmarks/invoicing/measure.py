@@ -9,7 +9,6 @@ import asyncio
 import copy
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -32,13 +31,13 @@ from shared.context import Cause, new_traceparent
 from shared.ids import new_id
 from shared.messaging import envelope
 from shared.messaging.topology import declare
+from tests.benchmarks.report import keep
 from tests.databases import fresh_database
 from tests.harness import Deployment
 from tests.invoicing.factories import a_charge, a_started
 from tests.invoicing.test_einvoice import a_paper, an_invoice, issue
 from tests.servers import Servers, servers
 
-RESULTS = Path(__file__).parents[1] / "results" / "invoicing.json"
 TABLES = (
     "invoices", "invoice_lines", "documents", "upcoming", "outbox", "inbox", "cursors",
 )  # fmt: skip
@@ -246,18 +245,13 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         help="one worker, two workers, or documents; all of them when it is not given",
     )
     options = parser.parse_args(arguments)
-    result: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    conditions = {
-        "machine": f"{os.cpu_count()} cores, CPython {platform.python_version()}",
-        "load_before": round(os.getloadavg()[0], 1),
-    }
+    found: dict[str, Any] = {}
     counts = [workers for workers in (1, 2) if options.only in (None, str(workers))]
     if counts:
-        with servers() as running:
+        with servers(durable=True) as running:
             for workers in counts:
                 ours, by_hand, cpu = await finalized_per_second(running, options.events, workers)
-                result[f"workers_{workers}"] = {
-                    **conditions,
+                found[f"{workers} worker{'s' * (workers > 1)}"] = {
                     "events": options.events,
                     "finalized_per_second": round(ours),
                     "plain_inserts_per_second": round(by_hand),
@@ -265,14 +259,11 @@ async def main(arguments: Sequence[str] | None = None) -> int:
                     "worker_cpu_ms_per_invoice": round(cpu, 2),
                 }
     if options.only in (None, "documents"):
-        result["documents"] = {
-            **conditions,
-            "one_page": documents_per_second(2, DOCUMENTS),
-            "many_pages": documents_per_second(300, DOCUMENTS // 20),
-            "pool": await pooled_per_second(os.cpu_count() or 1, DOCUMENTS),
-        }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        found["documents of one page"] = documents_per_second(2, DOCUMENTS)
+        found["documents of many pages"] = documents_per_second(300, DOCUMENTS // 20)
+        found["documents in a pool"] = await pooled_per_second(os.cpu_count() or 1, DOCUMENTS)
+    keep("invoicing", found, command="python -m tests.benchmarks.invoicing.measure --events 50000")
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
     return 0
 
 
