@@ -13,13 +13,13 @@ from services.payments.domain.payments import Attempt, AttemptStatus
 from services.payments.domain.refunds import Refund, RefundStatus
 from services.payments.domain.webhooks import WebhookEvent
 from services.payments.queries import stuck
-from services.payments.queries.stuck import StuckView
 from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
 from services.payments.tables import attempts, refunds, webhook_events
 from services.payments.use_cases.audit_books import audit_books
 from shared.clock import utc_now
 from shared.errors import NotFound
+from shared.stuck import StuckView
 from shared.web import Edge, Page, Reading, command, problems
 from shared.web import reading as read
 

@@ -266,7 +266,7 @@ async def test_more_periods_than_can_be_right_are_parked_and_hold_up_nobody(
 
     async def parked() -> Any:
         stuck = (await staff.get("/v1/ops/subscriptions/stuck"))["data"]
-        return [one for one in stuck if one["subscription_id"] == runaway["id"]]
+        return [one for one in stuck if one["id"] == runaway["id"]]
 
     (found,) = await until(parked)
     assert "due at once" in found["reason"]

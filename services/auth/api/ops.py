@@ -1,29 +1,17 @@
 """What needs a person: mails that could not be sent."""
 
-from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel
 from sqlalchemy import select
 
 from services.auth.domain.mail import MailStatus
 from services.auth.tables import mails
 from shared.db import UnitOfWork
+from shared.stuck import StuckView
 from shared.web import Page, PageRequest, Reading, page_request, reading
 
 router = APIRouter(prefix="/v1/ops/auth", tags=["operations"])
-
-
-class StuckView(BaseModel):
-    """A mail that was given up; whom it was for stays in the database."""
-
-    kind: str
-    id: UUID
-    since: datetime
-    reason: str
-    next_step: str
 
 
 @router.get("/stuck")
@@ -40,6 +28,7 @@ async def list_stuck(
 
 
 def _stuck(row: Any) -> StuckView:
+    """Whom the mail was for stays in the database."""
     return StuckView(
         kind="mail",
         id=row.id,

@@ -1,15 +1,13 @@
 """What needs a person: what could not be made, and money that went back wrongly or not."""
 
-from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Select, literal, select, text, union_all
 
 from services.invoicing.tables import OVERRETURNED, documents, invoices, returned_payments
 from shared.db import UnitOfWork
+from shared.stuck import StuckView
 from shared.web import Page, PageRequest, Reading, page_request, reading
 
 router = APIRouter(prefix="/v1/ops/invoicing", tags=["operations"])
@@ -23,26 +21,15 @@ NEXT_STEP = {
 }
 
 
-class StuckView(BaseModel):
-    """A draft, a document or a refund that failed, or an invoice that was given back twice."""
-
-    kind: str
-    id: UUID
-    account_id: UUID
-    since: datetime
-    reason: str
-    next_step: str
-
-    @classmethod
-    def of(cls, row: Any) -> "StuckView":
-        return cls(
-            kind=row.kind,
-            id=row.id,
-            account_id=row.account_id,
-            since=row.since,
-            reason=row.reason,
-            next_step=NEXT_STEP[row.kind].format(id=row.id),
-        )
+def _stuck(row: Any) -> StuckView:
+    return StuckView(
+        kind=row.kind,
+        id=row.id,
+        account_id=row.account_id,
+        since=row.since,
+        reason=row.reason,
+        next_step=NEXT_STEP[row.kind].format(id=row.id),
+    )
 
 
 @router.get("/stuck")
@@ -68,7 +55,7 @@ async def list_stuck(
     ).subquery()
     async with query.begin() as uow:
         rows = (await uow.session.execute(page.narrow(select(stuck), stuck.c.id))).all()
-    return page.page(rows, StuckView.of, lambda row: row.id)
+    return page.page(rows, _stuck, lambda row: row.id)
 
 
 def _rows(kind: str, table: Any, reason: ColumnElement[Any]) -> Select[Any]:

@@ -1,10 +1,5 @@
 """What nobody works on by itself any more, for who looks after the system."""
 
-from datetime import datetime
-from typing import Literal
-from uuid import UUID
-
-from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,17 +7,7 @@ from services.payments.domain.payments import Attempt, AttemptStatus
 from services.payments.domain.refunds import Refund, RefundStatus
 from services.payments.domain.webhooks import WebhookEvent
 from services.payments.tables import attempts, refunds, webhook_events
-
-
-class StuckView(BaseModel):
-    """Something that will not go on without a person."""
-
-    kind: Literal["payment", "refund", "webhook"]
-    id: UUID
-    account_id: UUID | None
-    since: datetime
-    reason: str
-    next_step: str
+from shared.stuck import StuckView
 
 
 async def list_stuck(session: AsyncSession) -> list[StuckView]:

@@ -1,6 +1,5 @@
 """What needs a person: subscriptions that could not be billed."""
 
-from datetime import datetime
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -12,6 +11,7 @@ from services.subscriptions.api.edge import Command, Paging, Query, RequestModel
 from services.subscriptions.api.views import SubscriptionView
 from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
 from services.subscriptions.entitlement_cache import NAMESPACE, cache_of
+from shared.stuck import StuckView
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1/ops/subscriptions", tags=["operations"])
@@ -36,27 +36,18 @@ class InvalidatedView(BaseModel):
     dropped: int
 
 
-class StuckView(BaseModel):
-    """A subscription that was parked, why, and what to do about it."""
-
-    subscription_id: UUID
-    account_id: UUID
-    since: datetime | None
-    reason: str | None
-    next_step: str
-
-    @classmethod
-    def of(cls, subscription: Subscription) -> "StuckView":
-        return cls(
-            subscription_id=subscription.id,
-            account_id=subscription.account_id,
-            since=subscription.parked_at,
-            reason=subscription.parked_reason,
-            next_step=(
-                "Mend the cause, then POST "
-                f"/v1/ops/subscriptions/stuck/{subscription.id}/release: what is due is billed."
-            ),
-        )
+def _stuck(subscription: Subscription) -> StuckView:
+    return StuckView(
+        kind="subscription",
+        id=subscription.id,
+        account_id=subscription.account_id,
+        since=subscription.parked_at or subscription.updated_at,
+        reason=subscription.parked_reason or "",
+        next_step=(
+            "Mend the cause, then POST "
+            f"/v1/ops/subscriptions/stuck/{subscription.id}/release: what is due is billed."
+        ),
+    )
 
 
 @router.get("/stuck")
@@ -66,7 +57,7 @@ async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     async with query.begin() as uow:
         parked = select(Subscription).where(tables.subscriptions.c.parked_at.is_not(None))
         found = (await uow.session.scalars(page.narrow(parked, tables.subscriptions.c.id))).all()
-        return page.page(found, StuckView.of, lambda subscription: subscription.id)
+        return page.page(found, _stuck, lambda subscription: subscription.id)
 
 
 @router.post(
