@@ -145,7 +145,7 @@ async def test_a_supply_bears_the_rate_of_its_day(
     rates = []
     for day in (datetime(2020, 8, 1, tzinfo=UTC), datetime(2021, 8, 1, tzinfo=UTC)):
         account = await new_account("DE")
-        await publish(a_started(account, occurred_at=day))
+        await publish(a_started(account, period_start=day))
         finalized = await events.next(InvoiceFinalized, about=account)
         invoice = body(await http.get(f"/v1/invoices/{finalized.invoice_id}", headers=staff))
         rates.append(invoice["taxes"][0]["rate"])

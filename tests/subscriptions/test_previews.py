@@ -30,7 +30,7 @@ from shared.events.subscriptions import Billable
 from shared.ids import new_id
 from shared.schedule import Due
 from tests.harness import Running
-from tests.subscriptions.conftest import Client, Customer, Shop
+from tests.subscriptions.conftest import Client, Customer, Shop, until
 
 pytestmark = pytest.mark.servers
 
@@ -80,9 +80,14 @@ class World:
                     await resume_subscription(uow, subscription, now=at)
 
     async def let_time_pass(self, about: UUID, to: datetime) -> None:
-        async with self.service.runtime.begin() as uow:
-            due = Due(to, uow.platform, self.account_id)
-            await advance_subscriptions(uow, due, most=1, only=about)
+        """Have it do what is due; who works on it at this moment (news came) is waited for."""
+
+        async def advanced() -> bool:
+            async with self.service.runtime.begin() as uow:
+                due = Due(to, uow.platform, self.account_id)
+                return bool(await advance_subscriptions(uow, due, most=1, only=about))
+
+        await until(advanced)
 
     async def billed(self, about: UUID) -> list[Any]:
         """What was reported of it, in order."""
