@@ -310,6 +310,7 @@ async def test_charges_for_the_next_invoice_wait_for_it(
     assert [line["discount"]["amount"] for line in invoice["lines"]] == [0, 100]
 
 
+@pytest.mark.usefixtures("invoicing")
 async def test_an_account_that_is_not_known_yet_is_billed_when_it_is(
     events: EventLog, publish: Publish
 ) -> None:

@@ -326,9 +326,7 @@ async def test_stopping_finishes_what_is_in_hand_and_gives_the_rest_back(probe: 
     await probe.deliver(*(a_change() for _ in range(10)))
     async with probe.worker(batch=2):
         await started.wait()
-    done = len(await probe.effects())
-    assert done
-    assert done % 2 == 0
+    assert 0 < len(await probe.effects()) <= 2  # what was in hand, and no batch after it
 
     async with probe.worker():
         await eventually(lambda: _has_effects(probe, 10))
