@@ -1,6 +1,7 @@
 """The demo's story, told once to a whole system: the journeys and the surface start from it."""
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,18 @@ from infra.demo.client import Client, newest_mail, until
 from infra.demo.story import PASSWORD, Report, Story
 from tests.journeys.operations import Operation
 from tests.whole_system import WholeSystem
+
+
+class Patient(httpx.HTTPTransport):
+    """Asks again, when it may, what the gateway put off: all of a surface comes from one address."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        while True:
+            answer = super().handle_request(request)
+            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                return answer
+            answer.close()
+            time.sleep(float(answer.headers["retry-after"]))
 
 
 class Listener:
@@ -108,7 +121,7 @@ def surface(whole_system: WholeSystem, told: tuple[Story, Listener]) -> Iterator
     with (
         Client(whole_system.base_url, owner) as mine,
         Client(whole_system.base_url, staff) as operator,
-        httpx.Client(base_url=whole_system.base_url, timeout=60) as http,
+        httpx.Client(base_url=whole_system.base_url, timeout=60, transport=Patient()) as http,
     ):
         me = mine.get("/v1/me")
         key = mine.post(f"/v1/accounts/{account}/api-keys", name="nothing", scopes=[])
