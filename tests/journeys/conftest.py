@@ -17,7 +17,7 @@ from tests.whole_system import WholeSystem
 
 
 class Patient(httpx.HTTPTransport):
-    """Asks again, when it may, what the gateway put off: all of a surface comes from one address."""
+    """Asks again, when it may, what the gateway put off: it all comes from one address."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         while True:
