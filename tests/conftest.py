@@ -28,6 +28,18 @@ settings.register_profile("perennial", deadline=None, suppress_health_check=[Hea
 settings.load_profile("perennial")
 
 
+#: Fixtures that start servers, or install what only these tests need.
+HEAVY = {"servers", "whole_system", "engine"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks for servers is marked so, whether its author thought of it or not."""
+    for item in items:
+        if HEAVY.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.servers)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _logging() -> None:
     """Log as a process does, from warnings on.

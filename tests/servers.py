@@ -58,7 +58,9 @@ def servers(*, durable: bool = False) -> Iterator[Servers]:
 @contextmanager
 def _containers(*, durable: bool) -> Iterator[Servers]:
     """Ryuk, the reaper of testcontainers, removes them when this process is killed."""
+    # Its patience is tries times interval: asked ten times as often, it must ask ten times as much.
     os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
+    os.environ.setdefault("TC_MAX_TRIES", "1200")
     from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415
     from testcontainers.community.rabbitmq import RabbitMqContainer  # noqa: PLC0415
     from testcontainers.community.redis import RedisContainer  # noqa: PLC0415

@@ -119,10 +119,12 @@ def _apt(how: list[str], words: list[str], log: Path) -> None:
     """Run apt-get; its own output goes to the log, and one moving line to the terminal."""
     command = [*how, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", *words]
     moving = sys.stdout.isatty()
-    with log.open("a") as output:
-        child = subprocess.Popen(
+    with (
+        log.open("a") as output,
+        subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        ) as child,
+    ):
         last, steps = "", 0
         for line in child.stdout or ():
             output.write(line)
@@ -137,5 +139,5 @@ def _apt(how: list[str], words: list[str], log: Path) -> None:
                     print(shown, flush=True)
         if moving:
             print()
-    if child.wait() != 0:
+    if child.returncode != 0:
         raise Missing(f"apt-get {words[0]} failed: {last or 'see the log'} (log: {log})")
