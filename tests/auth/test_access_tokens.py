@@ -17,8 +17,6 @@ from services.auth.use_cases.rotate_keys import keep_keys_fresh, rotate_keys
 from shared.clock import utc_now
 from tests.auth.people import People, Person, claims
 
-pytestmark = pytest.mark.servers
-
 
 def b64(value: bytes | dict[str, Any]) -> str:
     raw = json.dumps(value).encode() if isinstance(value, dict) else value

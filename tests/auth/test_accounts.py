@@ -10,8 +10,6 @@ from shared.events.auth import AccountUpdated, ProjectActivated, ProjectArchived
 from tests.auth.people import People, claims
 from tests.eventlog import EventLog
 
-pytestmark = pytest.mark.servers
-
 
 async def test_country_and_zone_change_and_are_reported(people: People, events: EventLog) -> None:
     person = await people.logged_in()

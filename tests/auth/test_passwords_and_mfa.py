@@ -3,11 +3,8 @@
 import time
 
 import pyotp
-import pytest
 
 from tests.auth.people import PASSWORD, People, Person
-
-pytestmark = pytest.mark.servers
 
 NEW_PASSWORD = "quiet harbor lantern moss"
 

@@ -14,8 +14,6 @@ from tests.auth.people import PASSWORD, People
 from tests.eventlog import EventLog
 from tests.harness import Deployment
 
-pytestmark = pytest.mark.servers
-
 
 async def test_everything_about_me_is_exported(people: People) -> None:
     person = await people.logged_in(full_name="Grace Hopper")

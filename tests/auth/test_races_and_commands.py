@@ -14,8 +14,6 @@ from shared.errors import Invalid
 from tests.auth.people import PASSWORD, People, claims
 from tests.harness import Deployment, running
 
-pytestmark = pytest.mark.servers
-
 
 async def test_of_many_uses_of_a_mailed_token_one_counts(people: People) -> None:
     person = await people.registered()

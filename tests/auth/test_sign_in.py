@@ -8,8 +8,6 @@ from shared.events.auth import AccountRegistered, UserRegistered, UserVerified
 from tests.auth.people import PASSWORD, People, claims
 from tests.eventlog import EventLog
 
-pytestmark = pytest.mark.servers
-
 
 async def test_somebody_signs_up_verifies_and_logs_in(people: People) -> None:
     person = await people.registered(

@@ -3,13 +3,9 @@
 from typing import Any
 from uuid import uuid4
 
-import pytest
-
 from services.auth.api import routers
 from shared.web.problems import Problem
 from tests.auth.people import People
-
-pytestmark = pytest.mark.servers
 
 #: Whoever asks: signing in, and the public keys.
 PUBLIC = ("/v1/auth/", "/.well-known/", "/health")

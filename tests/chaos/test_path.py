@@ -38,7 +38,7 @@ from tests.messaging.events import ThingChanged, a_change
 from tests.messaging.probe import metadata_of, open_runtime, settings_of, take_effect
 from tests.servers import Servers
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SCHEMA = "path"
 THINGS = 3

@@ -4,13 +4,10 @@ import asyncio
 from itertools import pairwise
 
 import httpx
-import pytest
 
 from shared.ids import new_id
 from tests.invoicing.conftest import NewAccount, body, key
 from tests.tokens import TokenIssuer
-
-pytestmark = pytest.mark.servers
 
 
 async def test_invoices_at_once_spend_credit_once_and_its_entries_add_up(

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import httpx
-import pytest
 
 from shared.events.invoicing import (
     CreditNoteIssued,
@@ -19,8 +18,6 @@ from shared.money import Money
 from tests.eventlog import EventLog
 from tests.invoicing.conftest import NewAccount, body, key
 from tests.tokens import TokenIssuer
-
-pytestmark = pytest.mark.servers
 
 EUR = "EUR"
 

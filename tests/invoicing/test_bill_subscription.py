@@ -27,8 +27,6 @@ from tests.invoicing.conftest import NewAccount, Publish, body, until
 from tests.invoicing.factories import END, START, a_charge, a_discount, a_renewed, a_started
 from tests.tokens import TokenIssuer
 
-pytestmark = pytest.mark.servers
-
 
 def a_payment(invoice: InvoiceFinalized, amount: int | None = None) -> PaymentSucceeded:
     return PaymentSucceeded(

@@ -8,15 +8,12 @@ from typing import Any
 
 import httpx
 import pikepdf
-import pytest
 from lxml import etree  # type: ignore[import-untyped]
 
 from shared.ids import new_id
 from tests.invoicing.conftest import NewAccount, body, key, until
 from tests.invoicing.test_pdf import amounts_in, text_of
 from tests.tokens import TokenIssuer
-
-pytestmark = pytest.mark.servers
 
 CBC = "{urn:oasis:names:specification:ubl:schema:xsd:CommonBasicComponents-2}"
 

@@ -9,7 +9,6 @@ from decimal import Decimal
 from uuid import UUID
 
 import httpx
-import pytest
 from sqlalchemy import select, text
 
 from services.invoicing.tables import invoices
@@ -22,8 +21,6 @@ from services.invoicing.use_cases.draft_invoice import (
 from shared.clock import utc_now
 from tests.harness import Running
 from tests.invoicing.conftest import NewAccount, body, until
-
-pytestmark = pytest.mark.servers
 
 #: Finalizes a draft with the code that does it, and hangs before the commit, its number taken.
 HOLD = """

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import pytest
 from sqlalchemy import update
 
 from services.invoicing.schedule import finalize_drafts, remind_payers
@@ -18,8 +17,6 @@ from tests.eventlog import EventLog
 from tests.harness import Running
 from tests.invoicing.conftest import NewAccount, Publish, body, key, until
 from tests.invoicing.factories import START, a_renewed, a_started
-
-pytestmark = pytest.mark.servers
 
 
 async def test_subscription_invoices_rest_as_drafts_where_the_entity_wants_it(

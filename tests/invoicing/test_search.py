@@ -16,8 +16,6 @@ from tests.harness import Running
 from tests.invoicing.conftest import NewAccount, body, key
 from tests.tokens import TokenIssuer
 
-pytestmark = pytest.mark.servers
-
 #: Invoices of a hundred other accounts, with what looks like names and numbers.
 FILLER = """
 INSERT INTO invoices ({columns})

@@ -16,7 +16,7 @@ from tests.journeys.conftest import Surface
 from tests.journeys.operations import operations
 from tests.whole_system import WholeSystem
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 MARK = uuid4().hex[:10]
 CARD = "4242424242424242"

@@ -13,7 +13,7 @@ from infra.demo.story import Story
 from tests.journeys.conftest import Listener
 from tests.whole_system import WholeSystem, log_lines
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PAID = [
     "invoice.finalized",

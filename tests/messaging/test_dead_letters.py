@@ -22,8 +22,6 @@ from tests.messaging.events import ThingChanged, a_change
 from tests.messaging.probe import Probe, body_of, eventually, take_effect
 from tests.tokens import TokenIssuer
 
-pytestmark = pytest.mark.servers
-
 
 class Mood:
     """Whether handlers of these tests refuse."""

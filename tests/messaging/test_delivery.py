@@ -23,8 +23,6 @@ from tests.messaging.events import (
 )
 from tests.messaging.probe import Probe, body_of, eventually, take_effect
 
-pytestmark = pytest.mark.servers
-
 
 def add_plain(probe: Probe) -> str:
     """A handler that is commutative."""

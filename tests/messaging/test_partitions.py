@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import asyncpg
-import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -23,8 +22,6 @@ from shared.messaging.partitions import (
 )
 from tests.messaging.events import ThingChanged, ThingNoticed, a_change, a_notice
 from tests.messaging.probe import Probe, eventually, take_effect
-
-pytestmark = pytest.mark.servers
 
 LONG_AGO = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
 

@@ -33,8 +33,6 @@ from tests.messaging.events import ThingChanged, ThingMade, a_change, a_making
 from tests.messaging.probe import Probe, eventually, take_effect
 from tests.messaging.valve import a_valve
 
-pytestmark = pytest.mark.servers
-
 UNSENT = "SELECT count(*) FROM {s}.outbox WHERE sent_at IS NULL"
 SENT = "SELECT count(*) FROM {s}.outbox WHERE sent_at IS NOT NULL"
 #: Subject, sequence and id of each message, in order.

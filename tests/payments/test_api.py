@@ -8,8 +8,6 @@ from shared.ids import new_id
 from tests.payments.factories import an_invoice_voided
 from tests.payments.world import World
 
-pytestmark = pytest.mark.servers
-
 
 async def test_the_first_method_is_the_default_and_another_may_become_it(world: World) -> None:
     first, second = await world.attach(), await world.attach()

@@ -20,8 +20,6 @@ from shared.ids import new_id
 from tests.payments.factories import an_invoice_voided
 from tests.payments.world import World
 
-pytestmark = pytest.mark.servers
-
 
 async def audited(world: World, *, since: datetime | None = None) -> Audit:
     later = utc_now() + timedelta(hours=1)

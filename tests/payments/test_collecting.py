@@ -22,8 +22,6 @@ from tests.payments.factories import (
 )
 from tests.payments.world import World
 
-pytestmark = pytest.mark.servers
-
 
 async def test_a_finalized_invoice_is_charged_once_and_reported(world: World) -> None:
     await world.attach()

@@ -27,8 +27,6 @@ from tests.payments.world import World
 from tests.servers import Servers
 from tests.tokens import TokenIssuer
 
-pytestmark = pytest.mark.servers
-
 POINTS = (
     "payments.before_claim_commits",
     "payments.claimed",

@@ -14,8 +14,6 @@ from shared.ids import new_id
 from shared.money import Money
 from tests.payments.world import World
 
-pytestmark = pytest.mark.servers
-
 
 async def a_posting(world: World) -> ledger.Posting:
     posting = ledger.invoice_owed(new_id(), Money(500, "EUR"))

@@ -26,8 +26,6 @@ from shared.money import Money
 from tests.payments.factories import NOW
 from tests.payments.world import World
 
-pytestmark = pytest.mark.servers
-
 
 async def shown(world: World, method: UUID) -> dict[str, Any]:
     answer = await world.http.get(f"/v1/payment-methods/{method}", headers=world.member)

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import select, update
 
 from services.payments import schedule
@@ -17,8 +16,6 @@ from shared.events.invoicing import InvoiceFinalized
 from shared.money import Money
 from tests.payments.factories import a_credit_note_issued
 from tests.payments.world import World
-
-pytestmark = pytest.mark.servers
 
 
 async def a_paid_invoice(world: World, amount: int = 1000) -> tuple[InvoiceFinalized, Payment]:

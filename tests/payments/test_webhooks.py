@@ -6,7 +6,6 @@ import random
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sqlalchemy_event
@@ -19,8 +18,6 @@ from services.payments.tables import webhook_events
 from services.payments.use_cases.take_webhooks import KEPT, forget_webhooks
 from shared.clock import utc_now
 from tests.payments.world import World
-
-pytestmark = pytest.mark.servers
 
 
 def about(

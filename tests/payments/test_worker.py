@@ -17,8 +17,6 @@ from tests.payments.factories import an_invoice_finalized, an_invoice_paid, an_i
 from tests.payments.servers import Sandbox
 from tests.tokens import TokenIssuer
 
-pytestmark = pytest.mark.servers
-
 
 @pytest.fixture
 async def events_here(payments_deployment: Deployment) -> AsyncIterator[EventLog]:

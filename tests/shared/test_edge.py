@@ -24,8 +24,6 @@ from shared.web import Edge, Reading, command, keyed_command, reading
 from tests.harness import Deployment, Running, running
 from tests.tokens import TokenIssuer
 
-pytestmark = pytest.mark.servers
-
 router = APIRouter(prefix="/v1/probes")
 gates: dict[str, asyncio.Event] = {}
 entered = asyncio.Event()

@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-import pytest
 from sqlalchemy import insert, select
 
 from services.auth.main import service
@@ -11,8 +10,6 @@ from shared.housekeeping import drop_old_answers
 from shared.ids import new_id
 from shared.schedule import Due
 from tests.harness import Deployment, running
-
-pytestmark = pytest.mark.servers
 
 
 async def test_answers_are_kept_a_day_and_no_longer(deployment: Deployment) -> None:

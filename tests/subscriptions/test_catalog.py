@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-import pytest
 from sqlalchemy import text
 
 from services.subscriptions.seed import seed
@@ -12,8 +11,6 @@ from shared.ids import new_id
 from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Publish, Shop, until
 from tests.subscriptions.test_subscriptions import an_active_one
-
-pytestmark = pytest.mark.servers
 
 
 async def test_anybody_reads_what_is_on_sale_and_only_staff_write(

@@ -3,8 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-import pytest
-
 from shared.events.payments import DunningExhausted, DunningStarted
 from shared.ids import new_id
 from tests.subscriptions.conftest import Customer, Publish, Shop, until
@@ -15,8 +13,6 @@ from tests.subscriptions.test_subscriptions import (
     paid,
     reaches,
 )
-
-pytestmark = pytest.mark.servers
 
 
 async def test_all_follow_the_invoice_that_they_share_in_any_order(

@@ -32,8 +32,6 @@ from shared.schedule import Due
 from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Shop, until
 
-pytestmark = pytest.mark.servers
-
 TIERS = [
     {"up_to": 5, "unit_amount_decimal": "700", "flat_amount": "0"},
     {"up_to": None, "unit_amount_decimal": "650.5", "flat_amount": "100"},

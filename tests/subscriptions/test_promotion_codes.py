@@ -12,8 +12,6 @@ from shared.clock import utc_now
 from shared.ids import new_id
 from tests.subscriptions.conftest import Client, Customer, Shop
 
-pytestmark = pytest.mark.servers
-
 
 @pytest.fixture
 async def coupon(staff: Client) -> dict[str, Any]:

@@ -29,8 +29,6 @@ from tests.eventlog import EventLog
 from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Publish, Shop, answered, until
 
-pytestmark = pytest.mark.servers
-
 
 def invoice_of(subscription: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {

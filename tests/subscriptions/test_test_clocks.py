@@ -36,7 +36,7 @@ from tests.subscriptions.conftest import Client, Customer, Shop, until
 from tests.subscriptions.factories import at
 from tests.tokens import TokenIssuer
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 YEAR_BEGINS = at(2024, 1, 31, 12)
 #: On this day a cheaper price is chosen, which counts from the next period on.

@@ -22,8 +22,6 @@ from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Shop, answered, until
 from tests.subscriptions.test_subscriptions import make_due
 
-pytestmark = pytest.mark.servers
-
 
 @pytest.fixture
 async def meter(staff: Client) -> dict[str, Any]:
