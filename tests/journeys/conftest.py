@@ -17,12 +17,15 @@ from tests.whole_system import WholeSystem
 
 
 class Patient(httpx.HTTPTransport):
-    """Asks again, when it may, what the gateway put off: it all comes from one address."""
+    """Asks again, a second later, what the gateway put off: it all comes from one address.
+
+    What a service itself refuses for a while (an hour, for some) is its answer.
+    """
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         while True:
             answer = super().handle_request(request)
-            if answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
+            if "gateway" not in answer.headers.get("ratelimit", ""):
                 return answer
             answer.close()
             time.sleep(float(answer.headers["retry-after"]))
