@@ -1,7 +1,7 @@
 """Listens to every event, as one more service would."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -79,3 +79,12 @@ async def listening(broker_url: str) -> AsyncIterator[EventLog]:
         log = EventLog(exchange)
         await queue.consume(log.take)
         yield log
+
+
+async def emptied(broker_url: str, queues: Iterable[str]) -> None:
+    """Forget what waits in these queues."""
+    connection = await aio_pika.connect(broker_url)
+    async with connection:
+        channel = await connection.channel()
+        for name in queues:
+            await (await channel.get_queue(name)).purge()

@@ -41,7 +41,15 @@ class Client:
         """Every POST carries a key of its own, so that a lost answer could be asked for again."""
         return self._ask("POST", path, json=body, headers={"Idempotency-Key": str(uuid4())})
 
+    def download(self, path: str) -> bytes:
+        """A document, wherever it is kept."""
+        return self._send("GET", path, follow_redirects=True).content
+
     def _ask(self, method: str, path: str, **how: Any) -> Any:
+        answer = self._send(method, path, **how)
+        return answer.json() if answer.content else {}
+
+    def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
         for _ in range(5):
             try:
                 answer = self.http.request(method, path, **how)
@@ -52,7 +60,7 @@ class Client:
             time.sleep(float(answer.headers.get("Retry-After", "1")))
         if answer.is_error:
             raise StoryFailed(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer.json() if answer.content else {}
+        return answer
 
 
 def until(what: str, look: Callable[[], Any], *, within_seconds: float = 30) -> Any:

@@ -51,6 +51,7 @@ class Story:
             self._subscribe()
             self._renew_three_times()
             self._upgrade_half_way()
+            self._give_some_back()
             self._cancel_at_period_end()
             self._check_the_books()
 
@@ -180,6 +181,26 @@ class Story:
         self._show_invoice(invoice)
         self._show_events()
 
+    def _give_some_back(self) -> None:
+        self.report.step("Staff give 10.00 EUR of it back: a credit note, and money to the card")
+        note = self._staff.post(
+            "/v1/credit-notes",
+            invoice_id=self._invoices()[0]["id"],
+            amount=1000,
+            reason="A day without service",
+        )
+        path = f"/v1/credit-notes/{note['id']}"
+        until(
+            "the refund arrives",
+            lambda: self._customer.get(path)["refund_status"] == "succeeded",
+        )
+        self.report.fact(f"credit note {note['number']}")
+        self.report.fact(f"  net {money(note['net'])}, VAT {money(note['tax'])}")
+        self.report.fact(f"  refunded {money(note['refund'])}")
+        size = len(self._customer.download(f"{path}/pdf"))
+        self.report.fact(f"  as a PDF of {size // 1024} kB with the e-invoice in it")
+        self._show_events()
+
     def _cancel_at_period_end(self) -> None:
         self.report.step("The customer cancels at the period's end, and time moves past it")
         subscription = self._customer.post(f"/v1/subscriptions/{self.subscription_id}/cancel")
@@ -200,6 +221,13 @@ class Story:
             raise StoryFailed(f"paid invoices say {paid}, payments say {taken}")
         in_all = money({"amount": paid, "currency": "EUR"})
         self.report.fact(f"{len(invoices)} paid invoices = payments = {in_all}")
+        notes = self._customer.get("/v1/credit-notes", limit=200)["data"]
+        noted = sum(note["refund"]["amount"] for note in notes)
+        returned = sum(payment["refunded"]["amount"] for payment in payments)
+        if noted != returned:
+            raise StoryFailed(f"credit notes say {noted}, refunds say {returned}")
+        in_all = money({"amount": noted, "currency": "EUR"})
+        self.report.fact(f"{len(notes)} credit note = refunds = {in_all}")
         balances = self._staff.get("/v1/ledger/balances")["data"]
         sums: dict[str, int] = {}
         for row in balances:

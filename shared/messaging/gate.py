@@ -9,7 +9,7 @@ from uuid import UUID
 from shared.db import UnitOfWork
 
 if TYPE_CHECKING:
-    from shared.messaging.delivery import Delivery
+    from shared.messaging.processor import Delivery
 
 #: Makes, reads and locks the cursors in one statement.
 LOCK = """

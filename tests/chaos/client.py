@@ -51,6 +51,10 @@ class Client:
     def use(self, token: str) -> None:
         self._http.headers["Authorization"] = f"Bearer {token}"
 
+    def act_for(self, account: str) -> None:
+        """Staff who speak for a customer."""
+        self._http.headers["Perennial-Account"] = account
+
     def ask(self, what: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """The status and body of the answer that counted."""
         key = str(UUID(int=self._rng.getrandbits(128), version=4))

@@ -36,7 +36,8 @@ class Catalog:
     flat: list[str] = field(default_factory=list)
     metered: str = ""
     bundle: str = ""
-    coupon: str = "CHAOS20"
+    #: A coupon's own code, and one that stands for it.
+    codes: tuple[str, str] = ("CHAOS20", "WELCOME20")
 
     def publish(self, staff: Client) -> None:
         """Make it, before anything is broken."""
@@ -69,8 +70,11 @@ class Catalog:
                 self.flat.append(made["id"])
         bundle = {"code": "k", "name": "1,000", "tokens": 1000, "amount": 1000, "currency": "EUR"}
         self.bundle = staff.must("make a bundle", "POST", "/v1/bundles", bundle)["id"]
-        coupon = {"code": self.coupon, "name": "A fifth", "percent": "20", "max_per_account": 50}
-        staff.must("make a coupon", "POST", "/v1/coupons", coupon)
+        own, other = self.codes
+        coupon = {"code": own, "name": "A fifth", "percent": "20", "max_per_account": 50}
+        coupon_id = staff.must("make a coupon", "POST", "/v1/coupons", coupon)["id"]
+        body = {"code": other, "coupon_id": coupon_id}
+        staff.must("give a code out", "POST", "/v1/promotion-codes", body)
 
 
 @dataclass
@@ -90,6 +94,8 @@ class Customer:
     everybody: list[str]
     #: Of how many subscriptions it is the one account that floods.
     floods: int = 0
+    #: Whether what it is given back goes by credit note.
+    credits: bool = False
     held: list[str] = field(default_factory=list)
     _clock: "Clock | None" = None
     _reported: int = 0
@@ -100,6 +106,8 @@ class Customer:
         if self.rng.random() < 0.5:
             self._clock = Clock(self.staff(), account)
             self._clock.make()
+            if self.rng.random() < 0.4:
+                self._share_invoices(account)
         card = self.rng.choices(list(CARDS), list(CARDS.values()))[0]
         body = {"provider": "sandbox", "token": "tok_ok" if self.floods else card}
         self.client.must("attach a card", "POST", "/v1/payment-methods", body)
@@ -115,7 +123,7 @@ class Customer:
         price = self.catalog.metered if is_metered else self.rng.choice(self.catalog.flat)
         body: dict[str, Any] = {"price_id": price}
         if self.rng.random() < 0.2:
-            body["coupon"] = self.catalog.coupon
+            body["coupon"] = self.rng.choice(self.catalog.codes)
         made = self.client.make("subscribe", "/v1/subscriptions", body)
         self.held.append(made["id"])
         self.everybody.append(made["id"])
@@ -126,7 +134,7 @@ class Customer:
             return
         doings = (
             *(self._change, self._change, self._change_my_mind),
-            *(self._refund, self._report_usage, self._tokens),
+            *(self._give_back, self._report_usage, self._tokens),
         )
         self.rng.choice(doings)()
 
@@ -190,6 +198,40 @@ class Customer:
         )
         body = {"amount": self.rng.choice([10, 100, 990]), "reason": "chaos"}
         self._try("spend tokens", "/v1/token-balance/debit", body)
+
+    def _share_invoices(self, account: str) -> None:
+        """What renews on one day is billed together."""
+        staff = self.staff()
+        staff.act_for(account)
+        try:
+            body = {"name": "Chaos Ltd", "consolidated_billing": True}
+            staff.must("share invoices", "PUT", "/v1/billing-details", body)
+        finally:
+            staff.close()
+
+    def _give_back(self) -> None:
+        """By hand for some customers, by credit note for others: both of one payment race."""
+        if self.credits:
+            self._credit()
+        else:
+            self._refund()
+
+    def _credit(self) -> None:
+        """Staff take back an invoice that was paid, all of it or a part, by money or credit."""
+        found = self.client.must("look at invoices", "GET", "/v1/invoices?limit=20")["data"]
+        paid = [one for one in found if one["status"] == "paid" and one["total"]["amount"] > 0]
+        if not paid:
+            return
+        one = self.rng.choice(paid)
+        body = {"invoice_id": one["id"], "reason": "chaos"}
+        body["settle"] = self.rng.choice(["refund", "credit"])
+        if self.rng.random() < 0.7:
+            body["amount"] = self.rng.randint(1, one["total"]["amount"])
+        staff = self.staff()
+        try:
+            self._try("credit", "/v1/credit-notes", body, by=staff)
+        finally:
+            staff.close()
 
     def _refund(self) -> None:
         """Staff send a part of a payment back."""

@@ -100,9 +100,9 @@ def no_inbox() -> None:
     """Whatever comes twice takes effect twice."""
     inbox = module("shared.messaging.inbox")
     marks = module("shared.messaging.marks")
-    delivery = module("shared.messaging.delivery")
+    processor = module("shared.messaging.processor")
     claim = inbox.Inbox.claim
-    see_through = delivery.Deliveries._see_through
+    see_through = processor.Processor.see_through
 
     async def claim_all(self: Any, uow: Any, event_ids: Any) -> set[Any]:
         await claim(self, uow, event_ids)
@@ -117,7 +117,7 @@ def no_inbox() -> None:
 
     inbox.Inbox.claim = claim_all
     marks.Marks.done = nothing_done
-    delivery.Deliveries._see_through = slowly
+    processor.Processor.see_through = slowly
 
 
 @plant
@@ -144,15 +144,15 @@ def done_by_redis_alone() -> None:
 def no_sequence_gate() -> None:
     """Events take effect in whatever order they come."""
     gate = module("shared.messaging.gate")
-    delivery = module("shared.messaging.delivery")
-    see_through = delivery.Deliveries._see_through
+    processor = module("shared.messaging.processor")
+    see_through = processor.Processor.see_through
 
     async def slowly(self: Any, fresh: Any) -> None:
         if self.handler.ordered and random.random() < 0.5:  # noqa: S311  (chance, no secret)
             await asyncio.sleep(4 * MOMENT_SECONDS)
         await see_through(self, fresh)
 
-    delivery.Deliveries._see_through = slowly
+    processor.Processor.see_through = slowly
 
     def _sort(turn: Any, aggregate_id: Any, found: Any) -> None:
         for sequence in found:
@@ -167,7 +167,7 @@ def no_sequence_gate() -> None:
 @plant
 def poison_dropped() -> None:
     """What fails is acknowledged and forgotten, instead of being put off."""
-    delivery = module("shared.messaging.delivery")
+    processor = module("shared.messaging.processor")
 
     async def forget(*_: Any, **__: Any) -> None:
         return
@@ -175,8 +175,8 @@ def poison_dropped() -> None:
     async def no_patience(*_: Any) -> bool:
         return False
 
-    delivery.Deliveries._put_off = forget
-    delivery.Patience.waits_out = no_patience
+    processor.Processor._put_off = forget
+    processor.Patience.waits_out = no_patience
 
 
 @plant

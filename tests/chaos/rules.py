@@ -119,6 +119,14 @@ RULES = {
            AND l.kind NOT LIKE '%credit%' AND l.amount > 0
          GROUP BY 1, 2, 3 HAVING count(DISTINCT i.id) > 1
     """,
+    "an invoice that is shared by others than its lines bill": """
+        SELECT i.id, i.number FROM invoicing.invoices i
+          JOIN invoicing.invoice_lines l ON l.invoice_id = i.id
+         WHERE i.subscription_ids <> '{}' AND l.subscription_id IS NOT NULL
+         GROUP BY i.id, i.number, i.subscription_ids
+        HAVING NOT (array_agg(DISTINCT l.subscription_id) <@ i.subscription_ids
+                    AND i.subscription_ids <@ array_agg(DISTINCT l.subscription_id))
+    """,
     "a subscription that is paid in advance, began and was not billed": """
         SELECT s.id FROM subscriptions.subscriptions s
           JOIN subscriptions.prices p ON p.id = s.price_id AND p.type <> 'metered'
@@ -205,6 +213,11 @@ RULES = {
         SELECT c.code, c.redeemed, count(r.id) FROM subscriptions.coupons c
           LEFT JOIN subscriptions.redemptions r ON r.coupon_id = c.id
          GROUP BY c.id, c.code, c.redeemed HAVING count(r.id) <> c.redeemed
+    """,
+    "a promotion code and its redemptions differ": """
+        SELECT p.code, p.redeemed, count(r.id) FROM subscriptions.promotion_codes p
+          LEFT JOIN subscriptions.redemptions r ON r.promotion_code_id = p.id
+         GROUP BY p.id, p.code, p.redeemed HAVING count(r.id) <> p.redeemed
     """,
     "usage that is counted other than it came": """
         SELECT b.subscription_id, b.bucket_start, b.total, sum(e.value)

@@ -122,6 +122,7 @@ class Workload:
             count=subscriptions,
             everybody=self._everybody,
             floods=self.subscriptions if number == 0 else 0,
+            credits=number % 2 == 1,
         )
         try:
             customer.live()

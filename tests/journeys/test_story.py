@@ -38,6 +38,7 @@ EXPECTED = [
     ],
     ["subscription.renewed", *PAID],
     ["subscription.changed", *PAID],
+    ["credit_note.issued", "refund.created", "refund.succeeded"],
     ["subscription.cancellation_scheduled", "subscription.canceled"],
 ]
 
@@ -57,6 +58,7 @@ def test_amounts_are_those_of_the_plan(told: tuple[Story, Listener]) -> None:
         fact.strip() for fact in listener.facts
     ]
     assert "5 paid invoices = payments = 155.89 EUR" in listener.facts
+    assert "1 credit note = refunds = 10.00 EUR" in listener.facts
 
 
 def test_one_request_can_be_followed_through_all_services(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -71,15 +72,26 @@ async def world(
         yield made
 
 
+@dataclass(frozen=True)
+class Own:
+    """A deployment of payments, and the books of its provider, that nobody else writes in."""
+
+    deployment: Deployment
+    sandbox: Sandbox
+
+
 @pytest.fixture
-async def alone(
-    servers: Servers, issuer: TokenIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[World]:
-    """Books of its own: a sandbox and a database that nobody else writes in."""
+async def own(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Own]:
     with sandbox_process(tmp_path, hang_seconds=0) as sandbox:
         for name, value in found_by(sandbox).items():
             monkeypatch.setenv(name, value)
         async with fresh_database(servers.postgres_admin_url) as database:
-            deployment = await migrated(database, servers)
-            async with World.open(deployment, sandbox, issuer) as world:
-                yield world
+            yield Own(await migrated(database, servers), sandbox)
+
+
+@pytest.fixture
+async def alone(own: Own, issuer: TokenIssuer) -> AsyncIterator[World]:
+    async with World.open(own.deployment, own.sandbox, issuer) as world:
+        yield world
