@@ -1,6 +1,7 @@
 """What the broker holds is what the rules ask for, and no process but `migrate` may change it."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from aio_pika.exceptions import AMQPError
 
 from shared.db import UnitOfWork
 from shared.messaging.names import RETRY_DELAYS_MS
+from tests.conftest import SERVICES, service_named
+from tests.harness import Deployment
 from tests.messaging.events import ThingChanged, a_change
 from tests.messaging.probe import DELAYS_MS, Probe, eventually, take_effect
 
@@ -26,8 +29,10 @@ def add_handlers(probe: Probe) -> None:
         await take_effect(uow, event)
 
 
-def expected(probe: Probe) -> dict[str, dict[str, Any]]:
-    """The arguments that the rules ask for, written out."""
+def expected(
+    service: str, handlers: Iterable[str], delays_ms: Iterable[int]
+) -> dict[str, dict[str, Any]]:
+    """The queues of a service with the arguments that the rules ask for, written out."""
     bounded = {
         "x-queue-type": "quorum",
         "x-overflow": "reject-publish",
@@ -36,35 +41,34 @@ def expected(probe: Probe) -> dict[str, dict[str, Any]]:
     handler = {
         **bounded,
         "x-delivery-limit": 20,
-        "x-dead-letter-exchange": f"{probe.name}.dead",
-        "x-dead-letter-routing-key": f"{probe.name}.dead",
+        "x-dead-letter-exchange": f"{service}.dead",
+        "x-dead-letter-routing-key": f"{service}.dead",
         "x-dead-letter-strategy": "at-least-once",
     }
     return {
-        f"{probe.name}.note": handler,
-        f"{probe.name}.follow": handler,
-        f"{probe.name}.dead": bounded,
+        **dict.fromkeys(handlers, handler),
+        f"{service}.dead": bounded,
         **{
-            f"{probe.name}.retry.{delay}": {
+            f"{service}.retry.{delay}": {
                 **bounded,
                 "x-message-ttl": delay,
-                "x-dead-letter-exchange": f"{probe.name}.deliver",
+                "x-dead-letter-exchange": f"{service}.deliver",
                 "x-dead-letter-strategy": "at-least-once",
             }
-            for delay in DELAYS_MS
+            for delay in delays_ms
         },
     }
 
 
-@pytest.mark.servers
-async def test_the_live_topology_is_what_the_rules_ask_for(probe: Probe) -> None:
-    add_handlers(probe)
-    await probe.deploy()
+async def compare(
+    connection: Any, service: str, handlers: Iterable[str], delays_ms: Sequence[int]
+) -> None:
+    """Have the broker compare what it holds with what the rules ask for.
 
-    # The broker compares a declaration with what it holds, and closes the channel at any
-    # difference (AMQP 0-9-1, queue.declare), whatever its version.
-    for queue, arguments in expected(probe).items():
-        channel = await probe.connection.channel()
+    It closes the channel at any difference (AMQP 0-9-1, queue.declare), whatever its version.
+    """
+    for queue, arguments in expected(service, handlers, delays_ms).items():
+        channel = await connection.channel()
         await channel.declare_queue(queue, durable=True, arguments=arguments)
         with pytest.raises(AMQPError):
             await channel.declare_queue(
@@ -72,13 +76,33 @@ async def test_the_live_topology_is_what_the_rules_ask_for(probe: Probe) -> None
             )
     for exchange, kind in (
         ("billing.events", "topic"),
-        (f"{probe.name}.dead", "direct"),
-        (f"{probe.name}.deliver", "direct"),
-        (f"{probe.name}.retry.{DELAYS_MS[0]}", "fanout"),
+        (f"{service}.dead", "direct"),
+        (f"{service}.deliver", "direct"),
+        *((f"{service}.retry.{delay}", "fanout") for delay in delays_ms),
     ):
-        channel = await probe.connection.channel()
+        channel = await connection.channel()
         await channel.declare_exchange(exchange, aio_pika.ExchangeType(kind), durable=True)
         await channel.close()
+
+
+@pytest.mark.servers
+async def test_the_live_topology_is_what_the_rules_ask_for(probe: Probe) -> None:
+    add_handlers(probe)
+    await probe.deploy()
+
+    handlers = (f"{probe.name}.note", f"{probe.name}.follow")
+    await compare(probe.connection, probe.name, handlers, DELAYS_MS)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+async def test_the_live_topology_of_each_service_is_what_the_rules_ask_for(
+    name: str, deployment: Deployment
+) -> None:
+    handlers = service_named(name).consumers.handlers
+    assert handlers
+
+    async with await aio_pika.connect(deployment.broker_url) as connection:
+        await compare(connection, name, handlers, RETRY_DELAYS_MS)
 
 
 @pytest.mark.servers
