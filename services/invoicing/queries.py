@@ -130,7 +130,10 @@ async def refunds_of(uow: UnitOfWork, note_ids: Sequence[UUID]) -> dict[UUID, Re
     """What became of the refunds that these credit notes ordered, as far as it is known."""
     returned = returned_payments.c
     rows = await uow.session.execute(
-        select(returned.credit_note_id, returned.state).where(returned.credit_note_id.in_(note_ids))
+        select(returned.credit_note_id, returned.state)
+        .where(returned.credit_note_id.in_(note_ids))
+        # One that failed may have been made anew: the last one counts.
+        .order_by(returned.id)
     )
     return {row.credit_note_id: row.state for row in rows}
 

@@ -9,7 +9,12 @@ from pydantic import BaseModel
 from sqlalchemy import update
 
 from services.payments.domain.audit import Audit, DifferenceClass
-from services.payments.domain.payments import Attempt, AttemptStatus
+from services.payments.domain.payments import (
+    Attempt,
+    AttemptStatus,
+    PaymentNotRefundable,
+    RefundAboveCharge,
+)
 from services.payments.domain.refunds import Refund, RefundStatus
 from services.payments.domain.webhooks import WebhookEvent
 from services.payments.queries import stuck
@@ -17,6 +22,7 @@ from services.payments.repository import PaymentsUnitOfWork
 from services.payments.settings import PaymentsSettings
 from services.payments.tables import attempts, refunds, webhook_events
 from services.payments.use_cases.audit_books import audit_books
+from services.payments.use_cases.refund_payments import dismiss_refund, send_again
 from shared.clock import utc_now
 from shared.errors import NotFound
 from shared.stuck import StuckView
@@ -90,10 +96,13 @@ async def list_stuck(edge: Read) -> Page[StuckView]:
     "/v1/ops/payments/stuck/{stuck_id}/ask",
     status_code=204,
     tags=["operations"],
-    responses=problems(NothingStuck),
+    responses=problems(NothingStuck, PaymentNotRefundable, RefundAboveCharge),
 )
 async def ask_again(stuck_id: UUID, edge: Command) -> Response:
-    """Have the reconciler ask the provider once more, from the start of its schedule."""
+    """Have the provider asked once more, from the start of the schedule; staff.
+
+    A refund that failed is made anew, under a key of its own.
+    """
     edge.caller.require_staff("finance", "support")
     now = utc_now()
     async with edge.begin() as uow:
@@ -115,9 +124,25 @@ async def ask_again(stuck_id: UUID, edge: Command) -> Response:
                 execution_options={"synchronize_session": False},
             )
             done += len(result.all())
-        if not done:
+        if not done and not await send_again(uow, stuck_id, real_now=now):
             raise NothingStuck("Nothing of this id waits for a person.")
         uow.audit("payments.ask_again", stuck_id)
         for job in ("ask_providers", "send_refunds", "work_off_webhooks"):
             uow.wake(job)
+        return await edge.answer(uow)
+
+
+@router.post(
+    "/v1/ops/payments/stuck/{stuck_id}/dismiss",
+    status_code=204,
+    tags=["operations"],
+    responses=problems(NothingStuck),
+)
+async def dismiss(stuck_id: UUID, edge: Command) -> Response:
+    """Say that the money of a failed refund went another way, or need not go; staff."""
+    edge.caller.require_staff("finance", "support")
+    async with edge.begin() as uow:
+        if not await dismiss_refund(uow, stuck_id, real_now=utc_now()):
+            raise NothingStuck("No failed refund of this id waits for a person.")
+        uow.audit("payments.dismiss", stuck_id)
         return await edge.answer(uow)

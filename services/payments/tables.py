@@ -237,10 +237,22 @@ refunds = Table(
     Column("asked", Integer, nullable=False),
     Column("reference", Text),
     Column("failure", Text),
+    Column("attended_at", instant()),
     Column("version", BigInteger, nullable=False),
     CheckConstraint("amount > 0", name="amount"),
-    # A credit note sends money back once.
-    UniqueConstraint("credit_note_id"),
+    # A credit note sends money back once; again only when that failed and was seen to.
+    Index(
+        "uq_refunds_open_credit_note_id",
+        "credit_note_id",
+        unique=True,
+        postgresql_where=text("attended_at IS NULL"),
+    ),
+    # Failed ones that wait for a person.
+    Index(
+        "ix_refunds_forgotten",
+        "id",
+        postgresql_where=text("status = 'failed' AND attended_at IS NULL"),
+    ),
     # A payment's refunds.
     Index("ix_refunds_payment_id", "payment_id"),
     # The job that sends them.

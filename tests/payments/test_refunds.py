@@ -13,6 +13,7 @@ from services.payments.tables import refunds
 from services.payments.use_cases.refund_payments import claim_refunds, send_refund
 from shared.clock import utc_now
 from shared.events.invoicing import InvoiceFinalized
+from shared.ids import new_id
 from shared.money import Money
 from tests.payments.factories import a_credit_note_issued
 from tests.payments.world import World
@@ -170,6 +171,81 @@ async def test_a_refund_that_comes_back_may_be_sent_again(world: World) -> None:
     assert again.status_code == 201
     await world.run(schedule.send_refunds)
     assert (await world.balances())["refunds"] == 1000
+
+
+async def comes_back(world: World, payment: Payment) -> None:
+    """The provider has sent the last refund of a payment, and tells that it came back."""
+    await world.run(schedule.send_refunds)
+    async with world.runtime.begin() as uow:
+        sent = (
+            await uow.session.execute(
+                select(refunds.c.reference)
+                .where(refunds.c.payment_id == payment.id)
+                .order_by(refunds.c.id.desc())
+            )
+        ).first()
+    assert sent
+    failed = world.sandbox.post(f"/v1/refunds/{sent.reference}/fail")
+    await world.hear({"id": f"evt_{sent.reference}", "type": "refund.failed", "data": failed})
+    await world.run(schedule.work_off_webhooks)
+
+
+async def forgotten(world: World) -> list[str]:
+    """The failed refunds of this account that wait for a person."""
+    shown = await world.http.get("/v1/ops/payments/stuck", headers=world.finance)
+    return [
+        row["id"]
+        for row in shown.json()["data"]
+        if row["kind"] == "failed_refund" and row["account_id"] == str(world.account_id)
+    ]
+
+
+async def attend(world: World, refund: str, how: str) -> httpx.Response:
+    path = f"/v1/ops/payments/stuck/{refund}/{how}"
+    headers = {**world.finance, "Idempotency-Key": f"{how}-{new_id()}"}
+    return await world.http.post(path, headers=headers)
+
+
+async def test_a_failed_refund_of_a_credit_note_is_made_anew_when_somebody_says_so(
+    world: World,
+) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    note = a_credit_note_issued(invoice, refund=Money(250, "EUR"))
+    async with world.runtime.begin() as uow:
+        await refund_credit_note(uow, note)
+    await comes_back(world, payment)
+    [failed] = await forgotten(world)
+
+    answers = await asyncio.gather(*(attend(world, failed, "ask") for _ in range(5)))
+    # The news comes once more, as news does: the note has its refund.
+    async with world.runtime.begin() as uow:
+        await refund_credit_note(uow, note)
+    await world.run(schedule.send_refunds)
+
+    assert sorted(answer.status_code for answer in answers) == [204, 404, 404, 404, 404]
+    assert await forgotten(world) == []
+    assert (await world.payment(invoice)).refunded == 250
+    assert world.sandbox.charges(invoice.invoice_id)[0]["refunded"] == 250
+    last = (await world.emitted())[-1]
+    assert (last["type"], last["data"]["reason"]) == ("refund.succeeded", "credit_note")
+    assert last["data"]["credit_note_id"] == str(note.credit_note_id)
+    assert last["data"]["refund_id"] != failed
+
+
+async def test_a_failed_refund_whose_money_went_another_way_is_dismissed(world: World) -> None:
+    _, payment = await a_paid_invoice(world)
+    await ask(world, payment, "one", 1000)
+    await comes_back(world, payment)
+    [failed] = await forgotten(world)
+    await ask(world, payment, "by hand", 400)
+
+    above = await attend(world, failed, "ask")
+    assert (above.status_code, above.json()["code"]) == (422, "refund-above-charge")
+    assert await forgotten(world) == [failed]
+    assert (await attend(world, failed, "dismiss")).status_code == 204
+    assert await forgotten(world) == []
+    again = await attend(world, failed, "dismiss")
+    assert (again.status_code, again.json()["code"]) == (404, "nothing-stuck")
 
 
 async def test_a_word_about_a_refund_that_arrived_changes_nothing(world: World) -> None:

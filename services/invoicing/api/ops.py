@@ -1,11 +1,11 @@
-"""What needs a person: what could not be made, and money that went back wrongly or not."""
+"""What needs a person: what could not be made, and what was given back twice."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from sqlalchemy import ColumnElement, Select, literal, select, text, union_all
 
-from services.invoicing.tables import OVERRETURNED, documents, invoices, returned_payments
+from services.invoicing.tables import OVERRETURNED, documents, invoices
 from shared.db import UnitOfWork
 from shared.stuck import StuckView
 from shared.web import Page, PageRequest, Reading, page_request, reading
@@ -15,7 +15,6 @@ router = APIRouter(prefix="/v1/ops/invoicing", tags=["operations"])
 NEXT_STEP = {
     "draft": "Change what the reason names, then finalize the draft.",
     "document": "Mend what the reason names, then POST /v1/ops/invoicing/documents/{id}/render.",
-    "refund": "Send the money another way, or grant it as account credit, and say so there.",
     "returned_too_much": "Look at the invoice's refunds, disputes and credit notes, and settle the "
     "difference with the customer.",
 }
@@ -37,15 +36,12 @@ async def list_stuck(
     query: Annotated[Reading[UnitOfWork], Depends(reading)],
     page: Annotated[PageRequest, Depends(page_request)],
 ) -> Page[StuckView]:
-    """Drafts, documents and refunds that failed, and what was given back twice (staff)."""
+    """Drafts and documents that failed, and what was given back twice (staff)."""
     query.caller.require_staff()
     stuck = union_all(
         _rows("document", documents, documents.c.error).where(documents.c.error.is_not(None)),
         _rows("draft", invoices, invoices.c.parked_reason).where(
             invoices.c.parked_reason.is_not(None)
-        ),
-        _rows("refund", returned_payments, returned_payments.c.failure).where(
-            text("kind = 'refund' AND state = 'kept'")
         ),
         _rows(
             "returned_too_much",

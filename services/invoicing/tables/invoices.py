@@ -284,12 +284,6 @@ returned_payments = Table(
         "credit_note_id",
         postgresql_where=text("credit_note_id IS NOT NULL"),
     ),
-    # Refunds that failed: a person has to look.
-    Index(
-        "ix_returned_payments_failed",
-        "id",
-        postgresql_where=text("kind = 'refund' AND state = 'kept'"),
-    ),
 )
 
 upcoming = Table(

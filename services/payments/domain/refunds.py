@@ -55,6 +55,8 @@ class Refund:
     asked: int = 0
     reference: str | None = None
     failure: str | None = None
+    #: When a failed one was seen to: it was sent again, or its money went another way.
+    attended_at: datetime | None = None
     version: int = 0
 
     @classmethod
@@ -116,6 +118,11 @@ class Refund:
         self.ask_at = ask_again_at(self.id, self.asked, real_now)
         self.asked += 1
         return True
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it failed and nobody has seen to it."""
+        return self.status is RefundStatus.FAILED and self.attended_at is None
 
     def _facts(self, at: datetime) -> dict[str, object]:
         self.version += 1

@@ -1,5 +1,7 @@
 """What nobody works on by itself any more, for who looks after the system."""
 
+from datetime import datetime
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -9,53 +11,56 @@ from services.payments.domain.webhooks import WebhookEvent
 from services.payments.tables import attempts, refunds, webhook_events
 from shared.stuck import StuckView
 
+#: By kind, what a person can do.
+NEXT_STEP = {
+    "payment": "Look the attempt's id up at the provider, then POST …/stuck/{id}/ask.",
+    "refund": "Look the refund's id up at the provider, then POST …/stuck/{id}/ask.",
+    "failed_refund": "POST …/stuck/{id}/ask makes it anew; when the money went another way,"
+    " POST …/stuck/{id}/dismiss.",
+    "webhook": "Read the log for its id, mend the cause, then POST …/stuck/{id}/ask.",
+}
+LOST = "The provider's answer was lost."
+
 
 async def list_stuck(session: AsyncSession) -> list[StuckView]:
     """Charges, refunds and webhooks that nobody works on by themselves any more."""
-    found: list[StuckView] = []
-    unknown = select(Attempt).where(
-        attempts.c.status == AttemptStatus.UNKNOWN, attempts.c.ask_at.is_(None)
-    )
-    for attempt in await session.scalars(unknown):
-        step = "Look the attempt's id up at the provider, then POST …/stuck/{id}/ask to ask again."
-        found.append(
-            StuckView(
-                kind="payment",
-                id=attempt.id,
-                account_id=attempt.account_id,
-                since=attempt.started_at,
-                reason=attempt.message or "The provider's answer was lost.",
-                next_step=step,
-            )
+    unknown = await session.scalars(
+        select(Attempt).where(
+            attempts.c.status == AttemptStatus.UNKNOWN, attempts.c.ask_at.is_(None)
         )
-    unsent = select(Refund).where(
-        refunds.c.status == RefundStatus.PENDING, refunds.c.ask_at.is_(None)
     )
-    for refund in await session.scalars(unsent):
-        step = "Look the refund's id up at the provider, then POST …/stuck/{id}/ask to ask again."
-        found.append(
-            StuckView(
-                kind="refund",
-                id=refund.id,
-                account_id=refund.account_id,
-                since=refund.created_at,
-                reason=refund.failure or "The provider's answer was lost.",
-                next_step=step,
-            )
-        )
-    failed = select(WebhookEvent).where(
-        webhook_events.c.processed_at.is_(None), webhook_events.c.process_at.is_(None)
+    unsent = await session.scalars(
+        select(Refund).where(refunds.c.status == RefundStatus.PENDING, refunds.c.ask_at.is_(None))
     )
-    for webhook in await session.scalars(failed):
-        step = "Read the log for its id, mend the cause, then POST …/stuck/{id}/ask."
-        found.append(
-            StuckView(
-                kind="webhook",
-                id=webhook.id,
-                account_id=None,
-                since=webhook.received_at,
-                reason=webhook.trouble or "It could not be worked off.",
-                next_step=step,
-            )
+    failed = await session.scalars(
+        select(Refund).where(
+            refunds.c.status == RefundStatus.FAILED, refunds.c.attended_at.is_(None)
         )
-    return found
+    )
+    unread = await session.scalars(
+        select(WebhookEvent).where(
+            webhook_events.c.processed_at.is_(None), webhook_events.c.process_at.is_(None)
+        )
+    )
+    return [
+        *(_view("payment", one, one.started_at, one.message or LOST) for one in unknown),
+        *(_view("refund", one, one.created_at, one.failure or LOST) for one in unsent),
+        *(_view("failed_refund", one, one.created_at, one.failure or "refused") for one in failed),
+        *(
+            _view("webhook", one, one.received_at, one.trouble or "It could not be worked off.")
+            for one in unread
+        ),
+    ]
+
+
+def _view(
+    kind: str, row: Attempt | Refund | WebhookEvent, since: datetime, reason: str
+) -> StuckView:
+    return StuckView(
+        kind=kind,
+        id=row.id,
+        account_id=None if isinstance(row, WebhookEvent) else row.account_id,
+        since=since,
+        reason=reason,
+        next_step=NEXT_STEP[kind].replace("{id}", str(row.id)),
+    )

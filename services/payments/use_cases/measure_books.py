@@ -23,7 +23,7 @@ async def measure_books(uow: PaymentsUnitOfWork, *, now: datetime) -> None:
     oldest = await _oldest_in_clearing(uow)
     CLEARING_AGE.set((now - oldest).total_seconds() if oldest else 0.0)
     stuck = Counter(found.kind for found in await list_stuck(uow.session))
-    for kind in ("payment", "refund", "webhook"):
+    for kind in ("payment", "refund", "failed_refund", "webhook"):
         STUCK.labels(kind).set(stuck[kind])
 
 

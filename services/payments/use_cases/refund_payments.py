@@ -93,6 +93,48 @@ async def refund_for_credit_note(
     )
 
 
+async def send_again(uow: PaymentsUnitOfWork, refund_id: UUID, *, real_now: datetime) -> bool:
+    """Make a failed refund anew, under a key of its own; False where none waits under this id.
+
+    Raises `RefundAboveCharge` when the money has gone back another way since.
+    """
+    failed = await _forgotten(uow, refund_id)
+    if failed is None:
+        return False
+    failed.attended_at = real_now
+    # Its credit note may order another one only then.
+    await uow.session.flush()
+    await request_refund(
+        uow,
+        await uow.payments.get(failed.payment_id),
+        amount=failed.amount,
+        reason=failed.reason,
+        now=max(failed.at, await uow.now(failed.account_id)),
+        real_now=real_now,
+        credit_note_id=failed.credit_note_id,
+    )
+    return True
+
+
+async def dismiss_refund(uow: PaymentsUnitOfWork, refund_id: UUID, *, real_now: datetime) -> bool:
+    """Note that a failed refund was settled without us; False where none waits under this id."""
+    failed = await _forgotten(uow, refund_id)
+    if failed is None:
+        return False
+    failed.attended_at = real_now
+    return True
+
+
+async def _forgotten(uow: PaymentsUnitOfWork, refund_id: UUID) -> Refund | None:
+    """The failed refund, locked after its payment like everywhere."""
+    found = await uow.session.get(Refund, refund_id)
+    if found is None:
+        return None
+    await uow.payments.get(found.payment_id)
+    refund = await uow.refund(refund_id)
+    return refund if refund is not None and refund.is_forgotten else None
+
+
 async def claim_refunds(uow: PaymentsUnitOfWork, *, limit: int, real_now: datetime) -> list[Refund]:
     """Refunds to send or to ask about; others leave them alone until that must have ended."""
     statement = (
