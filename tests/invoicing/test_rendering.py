@@ -1,6 +1,7 @@
 """Rendering when it goes wrong: renderers that die, documents that are not valid, lost files."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
@@ -265,6 +266,16 @@ async def test_a_renderer_that_dies_takes_no_other_document_with_it(
         await hanging
     assert (await other).pdf.startswith(b"%PDF")
     assert (await pool.render(a_paper())).pdf.startswith(b"%PDF")
+
+
+async def test_a_renderer_lets_everything_else_go_first(pool: RenderPool) -> None:
+    await pool.render(a_paper())
+
+    [renderer] = [one for one in pool._all if one._executor is not None]
+    assert renderer._executor
+    [pid] = renderer._executor._processes
+    lag = os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, os.getpid())
+    assert lag >= min(10, 19 - os.getpriority(os.PRIO_PROCESS, os.getpid()))
 
 
 async def _any_busy(pool: RenderPool) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +15,8 @@ DOCUMENTS_PER_PROCESS = 300
 BYTES_PER_PROCESS = 600 * 1024 * 1024
 TIMEOUT_SECONDS = 60.0
 IDLE_SECONDS = 30.0
+#: Whoever waits for a request or an event goes first.
+NICENESS = 10
 
 
 class RenderPool:
@@ -90,7 +93,12 @@ class _Renderer:
     def _start(self) -> ProcessPoolExecutor:
         self._made = 0
         # Spawned, not forked: this process has threads and open connections.
-        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        return ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=os.nice,
+            initargs=(NICENESS,),
+        )
 
     def _end(self) -> None:
         if self._executor is not None:
