@@ -19,6 +19,7 @@ from joserfc.jwk import KeySet
 
 from shared.db import Scope
 from shared.errors import Forbidden, Unauthenticated, Unavailable
+from shared.http import HttpClient
 from shared.runtime import Runtime
 
 #: The only algorithm; `none`, HMAC and RSA are refused whatever a header says.
@@ -106,7 +107,7 @@ def fetch_from(url: str) -> FetchKeys:
     """Keys from auth's JWKS endpoint."""
 
     async def fetch() -> dict[str, Any]:
-        async with httpx.AsyncClient(timeout=3) as client:
+        async with HttpClient(timeout=3) as client:
             answer = await client.get(url)
             answer.raise_for_status()
             keys: dict[str, Any] = answer.json()
@@ -121,7 +122,7 @@ def exchange_at(jwks_url: str) -> Exchange:
 
     async def exchange(key: str) -> str:
         try:
-            async with httpx.AsyncClient(timeout=3) as client:
+            async with HttpClient(timeout=3) as client:
                 answer = await client.post(url, headers={"Authorization": f"Bearer {key}"})
         except httpx.HTTPError as error:
             raise Unavailable("API keys cannot be checked right now.") from error

@@ -5,13 +5,14 @@ from pathlib import Path
 import httpx
 
 from shared.errors import Unavailable
+from shared.http import HttpClient
 
 
 async def read_source(source: str) -> bytes:
     """The bytes of a file or an address. Raises `Unavailable` with the reason."""
     try:
         if source.startswith(("http://", "https://")):
-            async with httpx.AsyncClient(timeout=20, follow_redirects=True) as client:
+            async with HttpClient(timeout=20, follow_redirects=True) as client:
                 answer = await client.get(source)
                 answer.raise_for_status()
                 return answer.content

@@ -39,6 +39,7 @@ from services.payments.providers.base import (
 )
 from services.payments.providers.signatures import verify_signature
 from shared.errors import Invalid, Unavailable
+from shared.http import HttpClient
 from shared.money import Money, exponent
 
 NOT_CHARGED_IN = {"XXX", "XTS", "XAU", "XAG"}
@@ -87,7 +88,7 @@ class SandboxProvider:
         self._secrets = [s for s in settings.webhook_secret.split(",") if s]
         self.longest_call = timedelta(seconds=settings.timeout_seconds)
         self.calls_per_second = settings.calls_per_second
-        self._http = httpx.AsyncClient(
+        self._http = HttpClient(
             base_url=settings.url,
             # Certificates are only loaded (some megabytes) where they are looked at.
             verify=settings.url.startswith("https"),

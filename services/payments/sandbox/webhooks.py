@@ -8,6 +8,7 @@ import time
 import httpx
 
 from services.payments.sandbox.books import Books, Row
+from shared.http import HttpClient
 
 SIGNATURE_HEADER = "Sandbox-Signature"
 LONGEST_WAIT_SECONDS = 60.0
@@ -32,7 +33,7 @@ class Sender:
     async def run(self) -> None:
         if not self._url:
             return
-        async with httpx.AsyncClient(timeout=10, verify=self._url.startswith("https")) as client:
+        async with HttpClient(timeout=10, verify=self._url.startswith("https")) as client:
             while True:
                 due = self._books.all(
                     "SELECT * FROM webhooks WHERE sent IS NULL AND due <= ? ORDER BY due LIMIT ?",
@@ -43,7 +44,7 @@ class Sender:
                 if len(due) < BATCH:
                     await asyncio.sleep(0.1)
 
-    async def _send(self, client: httpx.AsyncClient, row: Row) -> None:
+    async def _send(self, client: HttpClient, row: Row) -> None:
         body = row["body"].encode()
         taken = True
         for _ in range(row["copies"]):
