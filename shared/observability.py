@@ -6,9 +6,17 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
-
 from shared.context import current_cause
+
+# Where a developer has rich, structlog loads it for a console that JSON has no use for: 3 MB in
+# every process, and pictures of tracebacks that take seconds.
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
+
+del sys.modules["rich"]
+if _rich is not None:
+    sys.modules["rich"] = _rich
 
 #: A key that holds one of these never reaches a log line.
 SECRET_KEYS = re.compile(
