@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +38,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.clock import utc_now
 from shared.context import current_cause
+from shared.driver import fetch
 from shared.events.base import Event
 from shared.ids import new_id
 from shared.messaging.envelope import outbox_row
@@ -130,11 +131,14 @@ class UnitOfWork:
         self._activity: Counter[tuple[UUID, str, str]] = Counter()
         self._connection: AsyncConnection | None = None
 
-    async def connection(self) -> AsyncConnection:
-        """The transaction's connection, for statements of the message path's own."""
+    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
+        """The rows of a statement in this transaction, for hot paths (shared/driver.py).
+
+        Nobody's rows are narrowed to the scope here, and nothing is flushed before.
+        """
         if self._connection is None:
             self._connection = await self.session.connection()
-        return self._connection
+        return await fetch(self._connection, statement, *arguments)
 
     def emit(self, event: Event) -> None:
         """Report `event` to the other services, once this transaction commits."""
@@ -206,7 +210,7 @@ class UnitOfWork:
         if self._audits:
             await self.session.execute(insert(self.platform.audit_log), self._audits)
         if self._outbox:
-            await store(await self.connection(), self.platform.schema, self._outbox)
+            await store(self, self._outbox)
         for job in sorted(self._wakes):
             await self._notify(f"jobs_{self.platform.schema}", job)
         if self._activity:

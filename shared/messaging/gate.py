@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from shared.db import UnitOfWork
@@ -136,12 +136,11 @@ class Gate:
                 turn.stale.append(delivery)  # an edited copy has taken its place
                 continue
             found[delivery.found.sequence] = delivery
-        connection = await uow.connection()
         # In one order for everybody, so that two workers never wait for each other.
         names = (self._consumer, sorted(by_aggregate))
-        rows: Any = await connection.exec_driver_sql(self._lock, names)
+        rows = await uow.fetch(self._lock, *names)
         turn.cursors = {row[0]: row[1] for row in rows}
-        waiting: Any = await connection.exec_driver_sql(self._waiting, names)
+        waiting = await uow.fetch(self._waiting, *names)
         for aggregate_id, sequence, body in waiting:
             turn.with_early.add(aggregate_id)
             if body is None:
@@ -172,37 +171,29 @@ class Gate:
 
     async def close(self, uow: UnitOfWork, turn: Turn) -> None:
         """Write down how far each aggregate has come, and what still waits."""
-        connection = await uow.connection()
         if turn.moved:
-            await connection.exec_driver_sql(
-                self._move, (self._consumer, list(turn.moved), list(turn.moved.values()))
-            )
+            await uow.fetch(self._move, self._consumer, list(turn.moved), list(turn.moved.values()))
         passed = turn.with_early & turn.moved.keys()
         if passed:
-            await connection.exec_driver_sql(
-                self._drop,
-                (self._consumer, list(passed), [turn.moved[one] for one in passed]),
+            await uow.fetch(
+                self._drop, self._consumer, list(passed), [turn.moved[one] for one in passed]
             )
         if turn.early:
-            await connection.exec_driver_sql(
+            await uow.fetch(
                 self._keep,
-                (
-                    self._consumer,
-                    [one.found.subject for one in turn.early],
-                    [one.found.sequence for one in turn.early],
-                    [None if one.is_discarded else one.body for one in turn.early],
-                ),
+                self._consumer,
+                [one.found.subject for one in turn.early],
+                [one.found.sequence for one in turn.early],
+                [None if one.is_discarded else one.body for one in turn.early],
             )
 
     async def next_early(self, uow: UnitOfWork, aggregate_id: UUID) -> bytes | None:
         """The early event whose turn has come, if there is one."""
-        connection = await uow.connection()
         names = (self._consumer, aggregate_id)
-        await connection.exec_driver_sql(self._skip, names)
-        row = (await connection.exec_driver_sql(self._next, names)).one_or_none()
-        return bytes(row[0]) if row else None
+        await uow.fetch(self._skip, *names)
+        rows = await uow.fetch(self._next, *names)
+        return bytes(rows[0][0]) if rows else None
 
     async def drop(self, uow: UnitOfWork, aggregate_id: UUID, sequence: int) -> None:
         """Forget an early event that was parked."""
-        connection = await uow.connection()
-        await connection.exec_driver_sql(self._drop_one, (self._consumer, aggregate_id, sequence))
+        await uow.fetch(self._drop_one, self._consumer, aggregate_id, sequence)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from shared.db import UnitOfWork
@@ -46,25 +45,19 @@ class Inbox:
         """Take these events for this transaction; answers with those nobody had taken."""
         if not event_ids:
             return set()
-        connection = await uow.connection()
         # In one order for everybody, so that two workers never wait for each other.
-        rows = await connection.exec_driver_sql(self._claim, (self._consumer, sorted(event_ids)))
+        rows = await uow.fetch(self._claim, self._consumer, sorted(event_ids))
         return {row[0] for row in rows}
 
     async def give_back(self, uow: UnitOfWork, event_ids: Sequence[UUID]) -> None:
         """Undo claims of this transaction whose turn has not come after all."""
-        connection = await uow.connection()
-        await connection.exec_driver_sql(self._give_back, (self._consumer, list(event_ids)))
+        await uow.fetch(self._give_back, self._consumer, list(event_ids))
 
     async def count_attempt(self, uow: UnitOfWork, event_id: UUID) -> tuple[int, datetime] | None:
         """One more failure; how many that makes, since when. None for what was done meanwhile."""
-        connection = await uow.connection()
-        row: Any = (
-            await connection.exec_driver_sql(self._count_attempt, (self._consumer, event_id))
-        ).one_or_none()
-        return (row[0], row[1]) if row else None
+        rows = await uow.fetch(self._count_attempt, self._consumer, event_id)
+        return (rows[0][0], rows[0][1]) if rows else None
 
     async def reopen(self, uow: UnitOfWork, event_id: UUID) -> None:
         """Let a parked event be taken again, with all its attempts before it."""
-        connection = await uow.connection()
-        await connection.exec_driver_sql(self._reopen, (self._consumer, event_id))
+        await uow.fetch(self._reopen, self._consumer, event_id)

@@ -1,10 +1,12 @@
 """Storing events with the change that they report, in one statement that also wakes the relay."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+if TYPE_CHECKING:
+    from shared.db import UnitOfWork
 
 #: The insert takes the rows in their order, so an aggregate's positions rise with its sequence.
 STORE = """
@@ -28,8 +30,8 @@ COLUMNS = (
 )
 
 
-async def store(connection: AsyncConnection, schema: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Store outbox rows (envelope.outbox_row) in the connection's transaction."""
+async def store(uow: "UnitOfWork", rows: Sequence[dict[str, Any]]) -> None:
+    """Store outbox rows (envelope.outbox_row) in this transaction."""
     columns = [[row[name] for row in rows] for name in COLUMNS]
     headers = [orjson.dumps(row["headers"]).decode() if row["headers"] else None for row in rows]
-    await connection.exec_driver_sql(STORE.format(schema=schema), (*columns, headers))
+    await uow.fetch(STORE.format(schema=uow.platform.schema), *columns, headers)

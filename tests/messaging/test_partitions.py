@@ -111,7 +111,7 @@ async def test_a_day_is_made_beside_an_open_transaction_and_dropped_after_it(
         # However slow the machine is: this transaction stays.
         await uow.session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         await inbox.claim(uow, [a_change().id])
-        await store(await uow.connection(), probe.name, [outbox_row(a_change(), current_cause())])
+        await store(uow, [outbox_row(a_change(), current_cause())])
         keeping = asyncio.create_task(keep_until_kept(probe))
         await eventually(lambda: _has(probe, days(1, AHEAD_DAYS)), within=60)
         for _ in range(5):  # others are not held up while it waits to drop

@@ -25,14 +25,11 @@ def add_hot_handler(consumers: Consumers) -> None:
 
     @consumers.handler(on=[ThingChanged], batch=True)
     async def note(uow: UnitOfWork, events: list[ThingChanged]) -> None:
-        connection = await uow.connection()
-        await connection.exec_driver_sql(
+        await uow.fetch(
             insert,
-            (
-                [event.id for event in events],
-                [event.thing_id for event in events],
-                [event.sequence for event in events],
-            ),
+            [event.id for event in events],
+            [event.thing_id for event in events],
+            [event.sequence for event in events],
         )
         for event in events:
             uow.emit(a_notice(event))

@@ -1,0 +1,110 @@
+"""Statements beneath SQLAlchemy: in its transaction, on its connection, with its errors."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from services.auth.main import service
+from shared.db import UnitOfWork
+from shared.ids import new_id
+from shared.messaging.outages import is_collision, is_outage
+from tests.harness import Deployment, Running, running
+
+COUNT = "SELECT count(*) FROM auth.inbox WHERE consumer = $1"
+ADD = "INSERT INTO auth.inbox (consumer, event_id) VALUES ($1, $2)"
+TRANSACTION = "SELECT txid_current()"
+
+
+@pytest.fixture
+async def auth(deployment: Deployment) -> AsyncIterator[Running]:
+    async with running(service, deployment, None, worker=False) as made:
+        yield made
+
+
+async def counted(auth: Running, consumer: str) -> int:
+    async with auth.runtime.begin() as uow:
+        [[count]] = await uow.fetch(COUNT, consumer)
+    return int(count)
+
+
+async def test_both_share_one_transaction_whoever_begins_it(auth: Running) -> None:
+    name = f"driver-{new_id()}"
+    async with auth.runtime.begin() as uow:
+        [[begun]] = await uow.fetch(TRANSACTION)
+        assert await uow.session.scalar(text(TRANSACTION)) == begun
+        await uow.fetch(ADD, name, new_id())
+    async with auth.runtime.begin() as uow:
+        second = await uow.session.scalar(text(TRANSACTION))
+        [[same]] = await uow.fetch(TRANSACTION)
+
+    assert same == second != begun
+    assert await counted(auth, name) == 1
+
+
+async def test_it_is_rolled_back_with_everything_else(auth: Running) -> None:
+    name = f"driver-{new_id()}"
+
+    async def whole() -> None:
+        async with auth.runtime.begin() as uow:
+            await uow.fetch(ADD, name, new_id())
+            raise ZeroDivisionError
+
+    async def part(uow: UnitOfWork) -> None:
+        async with uow.attempt():
+            await uow.fetch(ADD, name, new_id())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await whole()
+    async with auth.runtime.begin() as uow:
+        with pytest.raises(ZeroDivisionError):
+            await part(uow)
+
+    assert await counted(auth, name) == 0
+
+
+async def test_what_the_database_refuses_is_the_error_that_others_get(auth: Running) -> None:
+    name, event_id = f"driver-{new_id()}", new_id()
+
+    async def twice() -> None:
+        async with auth.runtime.begin() as uow:
+            await uow.fetch(ADD, name, event_id)
+            await uow.fetch(ADD, name, event_id)
+
+    with pytest.raises(IntegrityError) as refused:
+        await twice()
+
+    assert not is_outage(refused.value)
+    assert "parameters hidden" in str(refused.value)
+    assert await counted(auth, name) == 0
+
+
+async def test_a_session_that_is_ended_is_an_outage_and_the_pool_heals(auth: Running) -> None:
+    async def ended() -> None:
+        async with auth.runtime.begin() as uow:
+            [[pid]] = await uow.fetch("SELECT pg_backend_pid()")
+            async with auth.runtime.begin() as other:
+                await other.fetch("SELECT pg_terminate_backend($1)", pid)
+            await uow.fetch(TRANSACTION)
+
+    with pytest.raises(DBAPIError) as lost:
+        await ended()
+
+    assert is_outage(lost.value)
+    assert await counted(auth, "nobody") == 0
+
+
+async def test_a_lock_that_is_not_had_is_a_collision(auth: Running) -> None:
+    async def impatient() -> None:
+        async with auth.runtime.begin() as uow:
+            await uow.session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+            await uow.fetch(COUNT, "nobody")
+
+    async with auth.runtime.begin() as holder:
+        await holder.fetch("LOCK TABLE auth.inbox IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DBAPIError) as refused:
+            await impatient()
+
+    assert is_collision(refused.value)
