@@ -52,7 +52,8 @@ test: $(READY) ## all tests, on real servers that they start themselves; TESTS=t
 	@$(PY) -m pytest $(TESTS) -m "not benchmark and not chaos"
 
 test-fast: $(READY) ## the tests that need no servers
-	@$(PY) -m pytest $(TESTS) -m "not servers and not benchmark and not chaos" -q
+	@$(PY) -m pytest $(TESTS) -m "not servers and not benchmark and not chaos" -q \
+		--hypothesis-profile=fast
 
 check: $(READY) ## formatting, lint, types, imports
 	@.venv/bin/ruff format --check --quiet . || { echo 'make format formats it'; exit 1; }

@@ -25,6 +25,8 @@ SERVICES = ("auth", "subscriptions", "invoicing", "payments")
 
 # How long an example takes says how busy the machine is, not whether it is right.
 settings.register_profile("perennial", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For `make test-fast`, which is run between two thoughts; `make test` takes all examples.
+settings.register_profile("fast", settings.get_profile("perennial"), max_examples=25)
 settings.load_profile("perennial")
 
 
