@@ -7,13 +7,24 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from services.subscriptions import tables
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.cancel_subscription import cancel_all
-from services.subscriptions.use_cases.know_account import know_account, know_payment_method
+from services.subscriptions.use_cases.know_account import (
+    know_account,
+    know_payment_method,
+    know_project,
+)
 from services.subscriptions.use_cases.run_test_clock import hear_report
 from services.subscriptions.use_cases.settle_invoice import InvoiceNews, settle_invoice
 from services.subscriptions.use_cases.spend_tokens import drop_order, grant_tokens
 from shared.context import current_cause
 from shared.events import Event
-from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
+from shared.events.auth import (
+    AccountClosed,
+    AccountRegistered,
+    AccountUpdated,
+    ProjectActivated,
+    ProjectArchived,
+    ProjectCreated,
+)
 from shared.events.clocks import TestClockReported
 from shared.events.invoicing import (
     InvoiceEvent,
@@ -71,6 +82,14 @@ async def follow_payment_method(
 ) -> None:
     """Whether an account can pay. Commutative: a later sequence wins."""
     await know_payment_method(uow, event)
+
+
+@consumers.handler(on=[ProjectCreated, ProjectActivated, ProjectArchived])
+async def follow_project(
+    uow: SubscriptionsUnitOfWork, event: ProjectCreated | ProjectActivated | ProjectArchived
+) -> None:
+    """Whether subscriptions may belong to a project. Commutative: a later sequence wins."""
+    await know_project(uow, event)
 
 
 @consumers.handler(on=[TestClockReported])

@@ -171,7 +171,7 @@ def surface(whole_system: WholeSystem, told: tuple[Story, Listener]) -> Iterator
             "session_id": mine.get("/v1/me/sessions")["data"][0]["id"],
             "key_id": key["id"],
             "invitation_id": invitation["id"],
-            "project_id": mine.post("/v1/projects", name="P")["id"],
+            "project_id": mine.post("/v1/projects", name="P", status="active")["id"],
             "subscription_id": subscription,
             "invoice_id": invoices[0]["id"],
             "note_id": note["id"],

@@ -12,7 +12,7 @@ from services.subscriptions import tables
 from services.subscriptions.schedule import advance_due_subscriptions
 from shared.clock import utc_now
 from shared.events import Event
-from shared.events.auth import AccountClosed
+from shared.events.auth import AccountClosed, ProjectActivated, ProjectArchived, ProjectCreated
 from shared.events.invoicing import InvoiceFinalized, InvoicePaid
 from shared.events.payments import DunningExhausted, DunningStarted
 from shared.events.subscriptions import (
@@ -581,3 +581,32 @@ async def test_a_back_dated_start_bills_from_then_on(
         start + timedelta(weeks=2),
     ]
     assert (await customer.get(f"/v1/subscriptions/{made['id']}"))["status"] == "active"
+
+
+async def test_a_subscription_belongs_to_an_active_project_of_its_account(
+    customer: Customer, new_customer: Any, shop: Shop, publish: Publish
+) -> None:
+    price = (await shop.price())["id"]
+    told = {"account_id": customer.account_id, "project_id": new_id()}
+    project_id = str(told["project_id"])
+    asked = {"price_id": price, "project_id": project_id}
+
+    async def tried(status: int, who: Customer = customer) -> bool:
+        answer = await who.ask("POST", "/v1/subscriptions", json=asked)
+        if answer.status_code == 422:
+            assert answer.json()["code"] == "project-not-active"
+        return answer.status_code == status
+
+    assert await tried(422)
+    activated = ProjectActivated(occurred_at=utc_now(), sequence=2, **told)
+    created = ProjectCreated(occurred_at=utc_now(), sequence=1, status="draft", **told)
+    # Older news that come later change nothing.
+    await publish(activated)
+    await publish(created)
+    await until(lambda: tried(201))
+    assert await tried(201)
+    assert await tried(422, await new_customer())
+    found = await customer.get("/v1/subscriptions", project_id=project_id)
+    assert len(found["data"]) == 2
+    await publish(ProjectArchived(occurred_at=utc_now(), sequence=3, **told))
+    await until(lambda: tried(422))

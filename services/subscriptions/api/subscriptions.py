@@ -23,7 +23,11 @@ from services.subscriptions.api.views import (
     SubscriptionView,
     TimelineEntryView,
 )
-from services.subscriptions.domain.account import AccountIsClosed, AccountNotReady
+from services.subscriptions.domain.account import (
+    AccountIsClosed,
+    AccountNotReady,
+    ProjectNotActive,
+)
 from services.subscriptions.domain.catalog import AddonNotFound, NotOnSale
 from services.subscriptions.domain.coupon import (
     CouponExhausted,
@@ -196,6 +200,7 @@ CHOICE_REFUSALS = (
         PaymentMethodNeeded,
         AccountNotReady,
         AccountIsClosed,
+        ProjectNotActive,
     ),
 )
 async def start(body: StartRequest, command: KeyedCommand) -> Response:

@@ -1,9 +1,9 @@
-"""What this service knows of accounts: where they are, and how they can pay."""
+"""What this service knows of accounts: where they are, how they can pay, their projects."""
 
 from dataclasses import dataclass
 from uuid import UUID
 
-from shared.errors import Conflict, Unavailable
+from shared.errors import Conflict, Invalid, Unavailable
 
 
 class AccountNotReady(Unavailable):
@@ -16,6 +16,12 @@ class AccountIsClosed(Conflict):
     """It ended, and buys nothing more."""
 
     code = "account-closed"
+
+
+class ProjectNotActive(Invalid):
+    """It is no project of the account's, or takes no new subscriptions."""
+
+    code = "project-not-active"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -37,3 +43,13 @@ class PaymentMethod:
     is_default: bool
     attached: bool
     version: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Project:
+    """What subscriptions of an account may belong to; the highest sequence wins."""
+
+    id: UUID
+    account_id: UUID
+    active: bool = False
+    version: int = 0

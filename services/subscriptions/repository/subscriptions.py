@@ -14,6 +14,8 @@ from services.subscriptions.domain.account import (
     AccountIsClosed,
     AccountNotReady,
     PaymentMethod,
+    Project,
+    ProjectNotActive,
 )
 from services.subscriptions.domain.standing import InvoiceState
 from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
@@ -161,7 +163,7 @@ class Accounts:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    def add(self, entity: Account | PaymentMethod) -> None:
+    def add(self, entity: Account | PaymentMethod | Project) -> None:
         self._session.add(entity)
 
     async def get(self, account_id: UUID) -> Account:
@@ -177,6 +179,18 @@ class Accounts:
 
     async def payment_method(self, payment_method_id: UUID) -> PaymentMethod | None:
         return await self._session.get(PaymentMethod, payment_method_id, with_for_update=True)
+
+    async def project(self, project_id: UUID) -> Project | None:
+        return await self._session.get(Project, project_id, with_for_update=True)
+
+    async def require_active_project(self, account_id: UUID, project_id: UUID) -> None:
+        """Raises `ProjectNotActive`; one that was activated a moment ago may not be known yet."""
+        found = await self._session.get(Project, project_id)
+        if found is None or found.account_id != account_id or not found.active:
+            raise ProjectNotActive(
+                "The account has no active project of this id; a new one takes a moment.",
+                field="project_id",
+            )
 
     async def zones(self, account_ids: Iterable[UUID]) -> dict[UUID, str]:
         rows = await self._session.execute(

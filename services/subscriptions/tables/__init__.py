@@ -13,7 +13,12 @@ from services.subscriptions.tables.catalog import (
     promotion_codes,
 )
 from services.subscriptions.tables.columns import metadata
-from services.subscriptions.tables.customers import accounts, invoice_states, payment_methods
+from services.subscriptions.tables.customers import (
+    accounts,
+    invoice_states,
+    payment_methods,
+    projects,
+)
 from services.subscriptions.tables.history import (
     TimelineEntry,
     test_clock_reports,
@@ -54,6 +59,7 @@ __all__ = [
     "price_moves",
     "prices",
     "products",
+    "projects",
     "promotion_codes",
     "redemptions",
     "stale_entitlements",

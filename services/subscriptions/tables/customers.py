@@ -12,7 +12,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.subscriptions.domain.account import Account, PaymentMethod
+from services.subscriptions.domain.account import Account, PaymentMethod, Project
 from services.subscriptions.domain.standing import InvoiceState
 from services.subscriptions.tables.columns import id_, mapping, metadata, moment, text_, version
 
@@ -36,6 +36,15 @@ payment_methods = Table(
     version(),
     # Can this account pay?
     Index("ix_payment_methods_account_id", "account_id"),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    id_(),
+    Column("account_id", Uuid, nullable=False),
+    Column("active", Boolean, nullable=False),
+    version(),
 )
 
 invoice_states = Table(
@@ -63,4 +72,5 @@ invoice_states = Table(
 
 mapping.map_imperatively(Account, accounts)
 mapping.map_imperatively(PaymentMethod, payment_methods)
+mapping.map_imperatively(Project, projects)
 mapping.map_imperatively(InvoiceState, invoice_states)

@@ -1,8 +1,15 @@
 """Keep what other services report of accounts."""
 
-from services.subscriptions.domain.account import Account, PaymentMethod
+from services.subscriptions.domain.account import Account, PaymentMethod, Project
 from services.subscriptions.repository import SubscriptionsUnitOfWork
-from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
+from shared.events.auth import (
+    AccountClosed,
+    AccountRegistered,
+    AccountUpdated,
+    ProjectActivated,
+    ProjectArchived,
+    ProjectCreated,
+)
 from shared.events.payments import PaymentMethodAttached, PaymentMethodDetached
 
 
@@ -40,4 +47,21 @@ async def know_payment_method(
         method.version = event.sequence
         method.attached = isinstance(event, PaymentMethodAttached)
         method.is_default = isinstance(event, PaymentMethodAttached) and event.is_default
+    await uow.session.flush()
+
+
+async def know_project(
+    uow: SubscriptionsUnitOfWork, event: ProjectCreated | ProjectActivated | ProjectArchived
+) -> None:
+    """Whether new subscriptions may belong to it."""
+    project = await uow.accounts.project(event.project_id)
+    if project is None:
+        project = Project(id=event.project_id, account_id=event.account_id)
+        uow.accounts.add(project)
+    if event.sequence > project.version:
+        project.version = event.sequence
+        if isinstance(event, ProjectCreated):
+            project.active = event.status == "active"
+        else:
+            project.active = isinstance(event, ProjectActivated)
     await uow.session.flush()

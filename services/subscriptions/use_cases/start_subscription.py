@@ -43,6 +43,8 @@ async def start_subscription(
 ) -> Subscription:
     """Start it: `trialing`, `incomplete` until the first payment, or `active` when it is free."""
     account = await uow.accounts.get(account_id)
+    if order.project_id is not None:
+        await uow.accounts.require_active_project(account_id, order.project_id)
     items = await choose_items(
         uow,
         account_id,
