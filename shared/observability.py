@@ -8,8 +8,8 @@ from typing import Any
 
 from shared.context import current_cause
 
-# Where a developer has rich, structlog loads it for a console that JSON has no use for: 3 MB in
-# every process, and pictures of tracebacks that take seconds.
+# Where a developer has rich, structlog loads it for a console that JSON has no use for: megabytes
+# in every process, and pictures of tracebacks that take seconds.
 _rich = sys.modules.get("rich")
 sys.modules["rich"] = None  # type: ignore[assignment]
 import structlog  # noqa: E402

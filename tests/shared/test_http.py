@@ -49,7 +49,7 @@ def test_a_connection_that_is_reset_as_it_opens_is_an_error_of_the_network(reset
             ]
         return [answer for some in asked for answer in some]
 
-    # The loop of every process of ours: with it, one in six ended as an AttributeError.
+    # The loop of every process of ours: with it, httpx's own client fails this test.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         answers = runner.run(ask())
 
