@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -30,15 +30,14 @@ from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
     AsyncSession,
-    async_sessionmaker,
     create_async_engine,
 )
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from shared import driver
 from shared.clock import utc_now
 from shared.context import current_cause
-from shared.driver import fetch
 from shared.events.base import Event
 from shared.ids import new_id
 from shared.messaging.envelope import outbox_row
@@ -119,7 +118,10 @@ def _keep_to_the_account(state: ORMExecuteState) -> None:
 
 
 class UnitOfWork:
-    """One transaction. Services add their repositories in a subclass."""
+    """One transaction, of the connection that the session is bound to.
+
+    Services add their repositories in a subclass.
+    """
 
     def __init__(self, session: AsyncSession, scope: Scope, platform: "Platform") -> None:
         self.session = session
@@ -129,16 +131,14 @@ class UnitOfWork:
         self._audits: list[dict[str, Any]] = []
         self._wakes: set[str] = set()
         self._activity: Counter[tuple[UUID, str, str]] = Counter()
-        self._connection: AsyncConnection | None = None
+        self._connection = cast("AsyncConnection", session.bind)
 
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         """The rows of a statement in this transaction, for hot paths (shared/driver.py).
 
         Nobody's rows are narrowed to the scope here, and nothing is flushed before.
         """
-        if self._connection is None:
-            self._connection = await self.session.connection()
-        return await fetch(self._connection, statement, *arguments)
+        return await driver.fetch(self._connection, statement, *arguments)
 
     def emit(self, event: Event) -> None:
         """Report `event` to the other services, once this transaction commits."""
@@ -191,17 +191,6 @@ class UnitOfWork:
             if simulated is not None:
                 return simulated
         return utc_now()
-
-    @asynccontextmanager
-    async def attempt(self) -> AsyncIterator[None]:
-        """A part that may fail alone: when it raises, its rows and events are as never made."""
-        kept = (list(self._outbox), list(self._audits), set(self._wakes), Counter(self._activity))
-        try:
-            async with self.session.begin_nested():
-                yield
-        except BaseException:
-            self._outbox, self._audits, self._wakes, self._activity = kept
-            raise
 
     async def write(self) -> None:
         """Store what was emitted, audited and woken; called once, before the commit."""
@@ -319,7 +308,6 @@ class Database(Generic[U]):
         self.engine = engine
         self.platform = platform
         self._unit_of_work = unit_of_work
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
 
     @classmethod
     def open(
@@ -355,19 +343,29 @@ class Database(Generic[U]):
     @asynccontextmanager
     async def begin(self, scope: Scope = SYSTEM) -> AsyncIterator[U]:
         """Open a transaction. It commits when the block ends, and rolls back if it raises."""
-        session = self._sessions()
+        connection = await self.engine.connect()
+        # It joins the transaction of the connection, which ends that one alone.
+        session = AsyncSession(
+            connection,
+            join_transaction_mode="rollback_only",
+            expire_on_commit=False,
+            autoflush=False,
+        )
         session.info["scope"] = scope
-        uow = self._unit_of_work(session, scope, self.platform)
         try:
+            driver.begin(connection)
+            uow = self._unit_of_work(session, scope, self.platform)
             yield uow
             await uow.write()
-            await session.commit()
+            await driver.commit(connection)
         except BaseException:
             # Whatever ended it: it is rolled back, and its connection returned.
-            await asyncio.shield(session.close())
+            await asyncio.shield(connection.close())
             raise
-        # The commit returned the connection: nothing is left that would have to be waited for.
-        session.sync_session.close()
+        else:
+            driver.give_back(connection)
+        finally:
+            session.sync_session.close()
 
     async def close(self) -> None:
         await self.engine.dispose()

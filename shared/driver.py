@@ -1,41 +1,82 @@
-"""Statements of the message path, beneath SQLAlchemy's layers but in its transaction.
+"""A transaction of the message path, beneath SQLAlchemy's layers but on its connection.
 
-Each layer costs a statement more than Postgres does (docs/adr/0011-statements-at-the-driver.md).
-The transaction, the connection and the errors stay SQLAlchemy's.
+Each layer costs a statement more than Postgres does, and a greenlet that waits costs more still
+(docs/adr/0011-statements-at-the-driver.md). The connection, its pool and the errors stay
+SQLAlchemy's, and so does a transaction that it takes part in.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+Error = AsyncAdapt_asyncpg_dbapi.Error
+
+
+def begin(connection: AsyncConnection) -> None:
+    """Have what follows be one transaction; Postgres hears of it with the first statement."""
+    _sync(connection).begin()
 
 
 async def fetch(connection: AsyncConnection, statement: str, *arguments: object) -> Sequence[Any]:
     """The rows of a statement with `$1`, `$2`, …: asyncpg's types in, its records out.
 
-    The first statement of a transaction begins it, here as elsewhere. Raises what SQLAlchemy
-    would raise.
+    Raises what SQLAlchemy would raise.
     """
-    sync: Any = connection.sync_connection
-    adapted: Any = sync.connection.dbapi_connection
-    cursor = adapted.cursor()
+    adapted = _adapted(connection)
     try:
-        # What `cursor.execute` waits for, without the greenlet that it needs to wait.
-        await cursor._prepare_and_execute(statement, arguments)  # noqa: SLF001
-    except sync.dialect.loaded_dbapi.Error as error:
-        is_lost = sync.dialect.is_disconnect(error, adapted, None)
+        if adapted._transaction is None:  # noqa: SLF001
+            await adapted._start_transaction()  # noqa: SLF001
+        rows: Sequence[Any] = await adapted.driver_connection.fetch(statement, *arguments)
+    except Exception as error:
+        raise _of_sqlalchemy(error, connection, statement) from error
+    return rows
+
+
+async def commit(connection: AsyncConnection) -> None:
+    """Commit what was begun. Raises what SQLAlchemy would raise."""
+    adapted = _adapted(connection)
+    if adapted._transaction is not None:  # noqa: SLF001
+        try:
+            await adapted._call_and_discard(adapted._transaction.commit)  # noqa: SLF001
+        except Exception as error:
+            raise _of_sqlalchemy(error, connection, "COMMIT") from error
+    # All that this has left to do is to take note.
+    _sync(connection).commit()
+
+
+def give_back(connection: AsyncConnection) -> None:
+    """Return a connection to its pool whose transaction has ended: nothing has to be awaited."""
+    _sync(connection).close()
+
+
+def _sync(connection: AsyncConnection) -> Any:
+    return connection.sync_connection
+
+
+def _adapted(connection: AsyncConnection) -> Any:
+    return _sync(connection).connection.dbapi_connection
+
+
+def _of_sqlalchemy(error: Exception, connection: AsyncConnection, statement: str) -> BaseException:
+    """The error to raise for this one. A connection that is lost leaves the pool."""
+    sync, adapted = _sync(connection), _adapted(connection)
+    try:
+        adapted._handle_exception(error)  # noqa: SLF001  (it raises what the driver makes of it)
+    except Error as found:
+        is_lost = sync.dialect.is_disconnect(found, adapted, None)
         if is_lost:
-            await connection.invalidate(error)
-        raised = DBAPIError.instance(
+            sync.invalidate(found)
+        return DBAPIError.instance(
             statement,
-            arguments,
-            error,
-            sync.dialect.loaded_dbapi.Error,
-            hide_parameters=True,
+            (),
+            found,
+            Error,
             connection_invalidated=is_lost,
             dialect=sync.dialect,
         )
-        raise raised from error
-    rows: Sequence[Any] = cursor._rows  # noqa: SLF001
-    return rows
+    except Exception as other:  # noqa: BLE001  (what is none of the database's stays what it is)
+        return other
+    return error

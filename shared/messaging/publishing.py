@@ -26,7 +26,7 @@ async def publish(
     Raises `PublishError` when no queue takes it, `DeliveryError` when a queue refuses it,
     `TimeoutError` when nothing is heard of it in time, and what ends a channel.
     """
-    await channel.basic_publish(
+    await channel.basic_publish(  # type: ignore[call-arg]  # the abstract one has no `wait`
         body,
         exchange=exchange,
         routing_key=routing_key,
@@ -35,6 +35,8 @@ async def publish(
             content_type=CONTENT_TYPE, delivery_mode=2, message_id=message_id, headers=headers
         ),
         timeout=confirm_seconds,
+        # The confirm is waited for; to wait for the socket besides costs a write for each message.
+        wait=False,
     )
 
 

@@ -30,6 +30,8 @@ from shared.context import Cause, new_traceparent
 from shared.ids import new_id
 from shared.messaging import envelope
 from shared.messaging.commands import COMMANDS
+from shared.messaging.inbox import CLAIM
+from shared.messaging.outbox import STORE
 from shared.messaging.partitions import begin_partitions
 from shared.messaging.relay import Relay
 from shared.messaging.worker import MessageWorker
@@ -206,13 +208,7 @@ async def handle_by_hand(
 ) -> None:
     read = {UUID(found["id"]): found for found in (orjson.loads(one.body) for one in messages)}
     async with database.transaction():
-        claimed = await database.fetch(
-            f"INSERT INTO {schema}.inbox (consumer, event_id, processed_at)"  # noqa: S608
-            " SELECT $1, id, now() FROM unnest($2::uuid[]) AS id"
-            " ON CONFLICT DO NOTHING RETURNING event_id",
-            queue_name,
-            list(read),
-        )
+        claimed = await database.fetch(CLAIM.format(schema=schema), queue_name, list(read))
         mine = [read[row[0]] for row in claimed]
         things = [UUID(one["subject"]) for one in mine]
         await database.execute(
@@ -224,12 +220,14 @@ async def handle_by_hand(
         )
         ids = [new_id() for _ in mine]
         await database.execute(
-            f"INSERT INTO {schema}.outbox (id, part, exchange, routing_key, aggregate_id,"  # noqa: S608
-            " account_id, sequence, body)"
-            " SELECT id, 1, 'billing.events', 'notice.taken', id, account, 1, body"
-            " FROM unnest($1::uuid[], $2::uuid[], $3::bytea[]) AS new(id, account, body)",
+            STORE.format(schema=schema),
+            ids,
+            [envelope.part_of(ident) for ident in ids],
+            [envelope.EVENTS_EXCHANGE] * len(ids),
+            ["notice.taken"] * len(ids),
             ids,
             [UUID(one["accountid"]) for one in mine],
+            [1] * len(ids),
             [
                 orjson.dumps(
                     {
@@ -244,6 +242,7 @@ async def handle_by_hand(
                 )
                 for ident, one in zip(ids, mine, strict=True)
             ],
+            [None] * len(ids),
         )
 
 
