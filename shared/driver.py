@@ -6,7 +6,7 @@ SQLAlchemy's, and so does a transaction that it takes part in.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
@@ -30,8 +30,8 @@ async def fetch(connection: AsyncConnection, statement: str, *arguments: object)
         if adapted._transaction is None:  # noqa: SLF001
             await adapted._start_transaction()  # noqa: SLF001
         rows: Sequence[Any] = await adapted.driver_connection.fetch(statement, *arguments)
-    except Exception as error:
-        raise _of_sqlalchemy(error, connection, statement) from error
+    except BaseException as error:
+        await _fail(error, connection, statement)
     return rows
 
 
@@ -41,8 +41,8 @@ async def commit(connection: AsyncConnection) -> None:
     if adapted._transaction is not None:  # noqa: SLF001
         try:
             await adapted._call_and_discard(adapted._transaction.commit)  # noqa: SLF001
-        except Exception as error:
-            raise _of_sqlalchemy(error, connection, "COMMIT") from error
+        except BaseException as error:
+            await _fail(error, connection, "COMMIT")
     # All that this has left to do is to take note.
     _sync(connection).commit()
 
@@ -60,16 +60,19 @@ def _adapted(connection: AsyncConnection) -> Any:
     return _sync(connection).connection.dbapi_connection
 
 
-def _of_sqlalchemy(error: Exception, connection: AsyncConnection, statement: str) -> BaseException:
-    """The error to raise for this one. A connection that is lost leaves the pool."""
+async def _fail(error: BaseException, connection: AsyncConnection, statement: str) -> NoReturn:
+    """Raise what SQLAlchemy would. A connection that nothing is known of leaves the pool."""
     sync, adapted = _sync(connection), _adapted(connection)
+    if not isinstance(error, Exception):  # cancelled, somewhere between here and Postgres
+        await connection.invalidate(error)
+        raise error
     try:
-        adapted._handle_exception(error)  # noqa: SLF001  (it raises what the driver makes of it)
+        adapted._handle_exception(error)  # noqa: SLF001  (raises what the driver makes of it)
     except Error as found:
         is_lost = sync.dialect.is_disconnect(found, adapted, None)
         if is_lost:
-            sync.invalidate(found)
-        return DBAPIError.instance(
+            await connection.invalidate(found)
+        raised = DBAPIError.instance(
             statement,
             (),
             found,
@@ -77,6 +80,5 @@ def _of_sqlalchemy(error: Exception, connection: AsyncConnection, statement: str
             connection_invalidated=is_lost,
             dialect=sync.dialect,
         )
-    except Exception as other:  # noqa: BLE001  (what is none of the database's stays what it is)
-        return other
-    return error
+        raise raised from error
+    raise error

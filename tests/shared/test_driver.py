@@ -1,5 +1,6 @@
 """Statements beneath SQLAlchemy: in its transaction, on its connection, with its errors."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,10 +11,13 @@ from services.auth.main import service
 from shared.ids import new_id
 from shared.messaging.outages import is_collision, is_outage
 from tests.harness import Deployment, Running, running
+from tests.messaging.probe import eventually
 
 COUNT = "SELECT count(*) FROM auth.inbox WHERE consumer = $1"
 ADD = "INSERT INTO auth.inbox (consumer, event_id) VALUES ($1, $2)"
 TRANSACTION = "SELECT txid_current()"
+SLEEPS = "SELECT 1 FROM pg_stat_activity WHERE pid = ANY($1::int[]) AND wait_event = 'PgSleep'"
+GONE = "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1::int[]))"
 
 
 @pytest.fixture
@@ -122,6 +126,47 @@ async def test_a_session_that_is_ended_before_the_commit_is_an_outage(auth: Runn
         await ended()
 
     assert is_outage(lost.value)
+    assert await counted(auth, name) == 0
+
+
+LATE = (
+    "CREATE FUNCTION pg_temp.take_long() RETURNS trigger LANGUAGE plpgsql"
+    " AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$",
+    "CREATE TEMPORARY TABLE looked_at_late (id int) ON COMMIT DROP",
+    "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON looked_at_late"
+    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.take_long()",
+    "INSERT INTO looked_at_late VALUES (1)",
+)
+
+
+@pytest.mark.parametrize(
+    "statements", [("SELECT pg_sleep(60)",), LATE], ids=["in a statement", "in the commit"]
+)
+async def test_one_that_is_cancelled_takes_its_connection_with_it(
+    auth: Running, statements: tuple[str, ...]
+) -> None:
+    name = f"driver-{new_id()}"
+    pids: list[int] = []
+
+    async def long() -> None:
+        async with auth.runtime.begin() as uow:
+            [[pid]] = await uow.fetch("SELECT pg_backend_pid()")
+            await uow.fetch(ADD, name, new_id())
+            pids.append(pid)
+            for statement in statements:
+                await uow.fetch(statement)
+
+    async def state(question: str) -> bool:
+        async with auth.runtime.begin() as uow:
+            return bool(await uow.fetch(question, pids))
+
+    task = asyncio.create_task(long())
+    await eventually(lambda: state(SLEEPS))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    await eventually(lambda: state(GONE))
     assert await counted(auth, name) == 0
 
 
