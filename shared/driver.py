@@ -30,7 +30,7 @@ async def fetch(connection: AsyncConnection, statement: str, *arguments: object)
         if adapted._transaction is None:  # noqa: SLF001
             await adapted._start_transaction()  # noqa: SLF001
         rows: Sequence[Any] = await adapted.driver_connection.fetch(statement, *arguments)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  (raised again, as what it is to SQLAlchemy)
         await _fail(error, connection, statement)
     return rows
 
@@ -41,7 +41,7 @@ async def commit(connection: AsyncConnection) -> None:
     if adapted._transaction is not None:  # noqa: SLF001
         try:
             await adapted._call_and_discard(adapted._transaction.commit)  # noqa: SLF001
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised again, as what it is to SQLAlchemy)
             await _fail(error, connection, "COMMIT")
     # All that this has left to do is to take note.
     _sync(connection).commit()

@@ -130,11 +130,15 @@ async def test_a_session_that_is_ended_before_the_commit_is_an_outage(auth: Runn
 
 
 LATE = (
-    "CREATE FUNCTION pg_temp.take_long() RETURNS trigger LANGUAGE plpgsql"
-    " AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$",
+    """
+    CREATE FUNCTION pg_temp.take_long() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$
+    """,
     "CREATE TEMPORARY TABLE looked_at_late (id int) ON COMMIT DROP",
-    "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON looked_at_late"
-    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.take_long()",
+    """
+    CREATE CONSTRAINT TRIGGER late AFTER INSERT ON looked_at_late
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.take_long()
+    """,
     "INSERT INTO looked_at_late VALUES (1)",
 )
 
