@@ -15,6 +15,12 @@ INDEXES = {
     "uq_refunds_open_credit_note_id": ("UNIQUE", "(credit_note_id) WHERE attended_at IS NULL"),
     "ix_refunds_forgotten": ("", "(id) WHERE status = 'failed' AND attended_at IS NULL"),
 }
+AGAIN = """
+UPDATE refunds AS r SET credit_note_id = NULL
+ WHERE attended_at IS NOT NULL
+   AND EXISTS (SELECT FROM refunds AS later
+                WHERE later.credit_note_id = r.credit_note_id AND later.id > r.id)
+"""
 
 
 def build(name: str, unique: str, on: str) -> None:
@@ -34,7 +40,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute(f"ALTER TABLE refunds DROP CONSTRAINT IF EXISTS {OLD}")
     # Of those that were sent again, the last one stays its credit note's.
-    op.execute("UPDATE refunds SET credit_note_id = NULL WHERE attended_at IS NOT NULL")
+    op.execute(AGAIN)
     build(OLD, "UNIQUE", "(credit_note_id)")
     op.execute(f"ALTER TABLE refunds ADD CONSTRAINT {OLD} UNIQUE USING INDEX {OLD}")
     for name in INDEXES:
