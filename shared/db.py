@@ -363,7 +363,7 @@ class Database(Generic[U]):
             await asyncio.shield(connection.close())
             raise
         else:
-            driver.give_back(connection)
+            await connection.close()
         finally:
             session.sync_session.close()
 

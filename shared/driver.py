@@ -47,11 +47,6 @@ async def commit(connection: AsyncConnection) -> None:
     _sync(connection).commit()
 
 
-def give_back(connection: AsyncConnection) -> None:
-    """Return a connection to its pool whose transaction has ended: nothing has to be awaited."""
-    _sync(connection).close()
-
-
 def _sync(connection: AsyncConnection) -> Any:
     return connection.sync_connection
 

@@ -129,6 +129,28 @@ async def test_a_session_that_is_ended_before_the_commit_is_an_outage(auth: Runn
     assert await counted(auth, name) == 0
 
 
+async def test_what_the_pool_has_no_room_for_is_closed(auth: Running) -> None:
+    settings = auth.runtime.settings
+    pids: list[int] = []
+    together = asyncio.Barrier(settings.database_pool_size + 2)
+
+    async def one() -> None:
+        async with auth.runtime.begin() as uow:
+            [[pid]] = await uow.fetch("SELECT pg_backend_pid()")
+            pids.append(pid)
+            await together.wait()
+
+    await asyncio.gather(*(one() for _ in range(together.parties)))
+
+    async def as_many_as_it_keeps() -> bool:
+        async with auth.runtime.begin() as uow:
+            rows = await uow.fetch("SELECT pid FROM pg_stat_activity WHERE pid = ANY($1)", pids)
+        return len(rows) <= settings.database_pool_size
+
+    assert len(set(pids)) == together.parties
+    await eventually(as_many_as_it_keeps)
+
+
 LATE = (
     """
     CREATE FUNCTION pg_temp.take_long() RETURNS trigger LANGUAGE plpgsql
