@@ -423,6 +423,21 @@ async def test_an_unpaid_start_expires(customer: Customer, shop: Shop, service: 
     await reaches(customer, subscription, "incomplete_expired")
 
 
+async def test_a_start_that_expired_unpaid_is_no_use_of_the_accounts_coupon(
+    customer: Customer, staff: Client, shop: Shop, service: Running
+) -> None:
+    coupon = await staff.post("/v1/coupons", code=f"c-{new_id()}", name="Once", percent="20")
+    asked = {"price_id": (await shop.price())["id"], "coupon": coupon["code"]}
+    unpaid = await customer.post("/v1/subscriptions", **asked)
+    assert await customer.refused("/v1/subscriptions", **asked) == (409, "coupon-exhausted")
+
+    await make_due(service, unpaid, expires_at=utc_now(), due_at=utc_now())
+    await reaches(customer, unpaid, "incomplete_expired")
+
+    assert (await customer.post("/v1/subscriptions", **asked))["discounts"]
+    assert await customer.refused("/v1/subscriptions", **asked) == (409, "coupon-exhausted")
+
+
 async def test_a_pause_can_be_taken_back_before_it_begins(
     customer: Customer, shop: Shop, publish: Publish
 ) -> None:

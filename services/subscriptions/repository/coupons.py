@@ -47,10 +47,19 @@ class Coupons:
         return coupon, promotion
 
     async def used_by(self, account_id: UUID, coupon_id: UUID) -> int:
-        """How often an account has used a coupon, under whichever code."""
-        table = tables.redemptions
-        statement = select(func.count()).where(
-            table.c.account_id == account_id, table.c.coupon_id == coupon_id
+        """How often an account has used a coupon, under whichever code.
+
+        A start that expired was never paid for, and is no use.
+        """
+        uses, started = tables.redemptions.c, tables.subscriptions.c
+        statement = (
+            select(func.count())
+            .select_from(tables.redemptions.join(tables.subscriptions))
+            .where(
+                uses.account_id == account_id,
+                uses.coupon_id == coupon_id,
+                started.status != "incomplete_expired",
+            )
         )
         return (await self._session.scalars(statement)).one()
 
