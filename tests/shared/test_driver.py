@@ -145,7 +145,7 @@ async def test_what_the_pool_has_no_room_for_is_closed(auth: Running) -> None:
     async def as_many_as_it_keeps() -> bool:
         async with auth.runtime.begin() as uow:
             rows = await uow.fetch("SELECT pid FROM pg_stat_activity WHERE pid = ANY($1)", pids)
-        return len(rows) <= settings.database_pool_size
+        return bool(len(rows) <= settings.database_pool_size)
 
     assert len(set(pids)) == together.parties
     await eventually(as_many_as_it_keeps)
