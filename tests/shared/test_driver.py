@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -194,6 +195,35 @@ async def test_one_that_is_cancelled_takes_its_connection_with_it(
 
     await eventually(lambda: state(GONE))
     assert await counted(auth, name) == 0
+
+
+async def test_what_follows_one_that_was_cancelled_as_it_began_is_committed(auth: Running) -> None:
+    """Or the pool hands out a connection inside of a transaction that nobody ever ends."""
+    name = f"driver-{new_id()}"
+    pool = auth.runtime.settings.database_pool_size
+    together = asyncio.Barrier(pool)
+
+    async def cancelled() -> None:
+        async with auth.runtime.begin() as uow:
+            fetching = asyncio.create_task(uow.fetch(TRANSACTION))
+            await asyncio.sleep(0)  # as far as its wait for BEGIN
+            fetching.cancel()
+            await fetching
+
+    async def follows() -> None:
+        async with auth.runtime.begin() as uow:
+            await uow.fetch(ADD, name, new_id())
+            await together.wait()
+
+    for _ in range(pool):
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled()
+    await asyncio.gather(*(follows() for _ in range(pool)))
+
+    # Not on one of these connections: what they see, the others have to see too.
+    outside = await asyncpg.connect(auth.runtime.settings.database_url.get_secret_value())
+    assert await outside.fetchval(COUNT, name) == pool
+    await outside.close()
 
 
 async def test_a_lock_that_is_not_had_is_a_collision(auth: Running) -> None:
