@@ -25,7 +25,7 @@ from sqlalchemy import (
     event as sqlalchemy_event,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -43,8 +43,11 @@ from shared.ids import new_id
 from shared.messaging.envelope import outbox_row
 from shared.messaging.outbox import store
 from shared.messaging.tables import add_messaging_tables
+from shared.observability import logger
 from shared.platform_tables import add_platform_tables
 from shared.settings import Settings
+
+log = logger(__name__)
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -235,11 +238,14 @@ class UnitOfWork:
 IDLE_SECONDS = 1.0
 
 
-def _ping_the_idle(engine: AsyncEngine) -> None:
-    """Have a server that restarted cost a round trip here instead of a failed request.
+def _watch_the_pool(engine: AsyncEngine) -> None:
+    """Hand out no connection that is dead, and none inside of a transaction that is not over.
 
-    SQLAlchemy's own ping costs every transaction three round trips; a busy connection needs
-    none, for it was heard of a moment ago.
+    A server that restarted costs a round trip here instead of a failed request. SQLAlchemy's own
+    ping costs every transaction three; a busy connection needs none, for it was heard of a moment
+    ago. On one whose transaction was left open what follows would be savepoints in it, and their
+    commit would keep nothing; the driver knows that without asking. Whichever it is, the pool tries
+    again with a new one.
     """
 
     @sqlalchemy_event.listens_for(engine.sync_engine, "checkin")
@@ -248,13 +254,17 @@ def _ping_the_idle(engine: AsyncEngine) -> None:
 
     @sqlalchemy_event.listens_for(engine.sync_engine, "checkout")
     def rouse(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if connection.driver_connection.is_closed():
+            raise InvalidatePoolError  # the others of its age are as dead
+        if connection.driver_connection.is_in_transaction():
+            log.error("A connection came back inside of a transaction and is closed")
+            raise DisconnectionError
         since = record.info.get("rests_since")
         if since is None or time.monotonic() - since < IDLE_SECONDS:
             return
         try:
             engine.dialect.do_ping(connection)
         except Exception as error:
-            # The others of its age are as dead; the pool tries again with a new one.
             raise InvalidatePoolError from error
 
 
@@ -337,7 +347,7 @@ class Database(Generic[U]):
                 },
             },
         )
-        _ping_the_idle(engine)
+        _watch_the_pool(engine)
         return cls(engine, unit_of_work, Platform(metadata, settings.test_clocks))
 
     @asynccontextmanager

@@ -226,6 +226,21 @@ async def test_what_follows_one_that_was_cancelled_as_it_began_is_committed(auth
     await outside.close()
 
 
+async def test_a_connection_that_was_left_in_a_transaction_is_not_used_again(auth: Running) -> None:
+    name, engine = f"driver-{new_id()}", auth.runtime.database.engine
+    await engine.dispose()  # so that the next one is the only one
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        left: asyncpg.Connection = raw.driver_connection  # type: ignore[assignment]
+        await left.transaction().start()
+
+    async with auth.runtime.begin() as uow:
+        await uow.fetch(ADD, name, new_id())
+    await engine.dispose()
+
+    assert await counted(auth, name) == 1
+
+
 async def test_a_lock_that_is_not_had_is_a_collision(auth: Running) -> None:
     async def impatient() -> None:
         async with auth.runtime.begin() as uow:
