@@ -5,6 +5,12 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from shared.errors import NotFound
+
+
+class NothingStuck(NotFound):
+    code = "nothing-stuck"
+
 
 class StuckView(BaseModel):
     """One thing that goes on only when somebody has looked: since when, why, and what to do."""

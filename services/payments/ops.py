@@ -24,8 +24,7 @@ from services.payments.tables import attempts, refunds, webhook_events
 from services.payments.use_cases.audit_books import audit_books
 from services.payments.use_cases.refund_payments import dismiss_refund, send_again
 from shared.clock import utc_now
-from shared.errors import NotFound
-from shared.stuck import StuckView
+from shared.stuck import NothingStuck, StuckView
 from shared.web import Edge, Page, Reading, command, problems
 from shared.web import reading as read
 
@@ -33,10 +32,6 @@ router = APIRouter()
 
 Command = Annotated[Edge[PaymentsUnitOfWork], Depends(command)]
 Read = Annotated[Reading[PaymentsUnitOfWork], Depends(read)]
-
-
-class NothingStuck(NotFound):
-    code = "nothing-stuck"
 
 
 class DifferenceView(BaseModel):

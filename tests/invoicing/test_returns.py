@@ -298,3 +298,44 @@ async def test_together_refunds_and_credit_notes_at_once_never_give_more_than_wa
     assert given + 300 <= 1190
     ordered = events.all(CreditNoteIssued, about=account)
     assert sum(event.refund.amount + event.credit.amount for event in ordered) == given
+
+
+@servers
+async def test_what_was_given_back_twice_waits_for_a_person_until_it_is_settled(
+    *,
+    http: httpx.AsyncClient,
+    staff: dict[str, str],
+    events: EventLog,
+    publish: Publish,
+    new_account: NewAccount,
+) -> None:
+    account, invoice_id = await a_paid_one(events, publish, new_account)
+    path = f"/v1/ops/invoicing/stuck/{invoice_id}/dismiss"
+
+    async def stuck() -> list[Any]:
+        answer = await http.get("/v1/ops/invoicing/stuck", params={"limit": 200}, headers=staff)
+        return [one for one in body(answer)["data"] if one["account_id"] == str(account)]
+
+    async def refunded_by_hand(amount: int) -> None:
+        for event in a_refund(amount, invoice_id=invoice_id, account_id=account):
+            await publish(event)
+
+    async def dismiss() -> httpx.Response:
+        return await http.post(path, headers=staff)
+
+    note = {"invoice_id": str(invoice_id), "reason": "Sorry", "settle": "credit"}
+    assert body(await http.post("/v1/credit-notes", json=note, headers=staff | key()))
+    assert (await dismiss()).json()["code"] == "nothing-stuck"
+
+    await refunded_by_hand(300)
+    [told] = await until(stuck)
+    assert (told["kind"], told["id"]) == ("returned_too_much", str(invoice_id))
+    assert path in told["next_step"]
+
+    answers = await asyncio.gather(*(dismiss() for _ in range(3)))
+    assert sorted(answer.status_code for answer in answers) == [204, 404, 404]
+    assert await stuck() == []
+
+    await refunded_by_hand(200)
+    [again] = await until(stuck)
+    assert again["id"] == str(invoice_id)

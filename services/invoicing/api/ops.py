@@ -1,14 +1,17 @@
 """What needs a person: what could not be made, and what was given back twice."""
 
-from typing import Annotated, Any
+from typing import Any
+from uuid import UUID
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Response
 from sqlalchemy import ColumnElement, Select, literal, select, text, union_all
 
+from services.invoicing.api.edge import Command, Paging, Query
+from services.invoicing.domain.invoice import InvoiceNotFound
 from services.invoicing.tables import OVERRETURNED, documents, invoices
-from shared.db import UnitOfWork
-from shared.stuck import StuckView
-from shared.web import Page, PageRequest, Reading, page_request, reading
+from shared.clock import utc_now
+from shared.stuck import NothingStuck, StuckView
+from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1/ops/invoicing", tags=["operations"])
 
@@ -16,8 +19,9 @@ NEXT_STEP = {
     "draft": "Change what the reason names, then finalize the draft.",
     "document": "Mend what the reason names, then POST /v1/ops/invoicing/documents/{id}/render.",
     "returned_too_much": "Look at the invoice's refunds, disputes and credit notes, and settle the "
-    "difference with the customer.",
+    "difference with the customer; then POST /v1/ops/invoicing/stuck/{id}/dismiss.",
 }
+NOTHING = "Of no such invoice too much was given back."
 
 
 def _stuck(row: Any) -> StuckView:
@@ -32,10 +36,7 @@ def _stuck(row: Any) -> StuckView:
 
 
 @router.get("/stuck")
-async def list_stuck(
-    query: Annotated[Reading[UnitOfWork], Depends(reading)],
-    page: Annotated[PageRequest, Depends(page_request)],
-) -> Page[StuckView]:
+async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     """Drafts and documents that failed, and what was given back twice (staff)."""
     query.caller.require_staff()
     stuck = union_all(
@@ -52,6 +53,24 @@ async def list_stuck(
     async with query.begin() as uow:
         rows = (await uow.session.execute(page.narrow(select(stuck), stuck.c.id))).all()
     return page.page(rows, _stuck, lambda row: row.id)
+
+
+@router.post("/stuck/{stuck_id}/dismiss", status_code=204, responses=problems(NothingStuck))
+async def dismiss(stuck_id: UUID, command: Command) -> Response:
+    """Say that what was given back twice of an invoice is settled with the customer (staff).
+
+    It is listed again when yet more goes back.
+    """
+    command.caller.require_staff("finance", "support")
+    async with command.begin() as uow:
+        try:
+            invoice = await uow.invoices.get(stuck_id)
+        except InvoiceNotFound as unknown:
+            raise NothingStuck(NOTHING) from unknown
+        if not invoice.attend_returns(at=utc_now()):
+            raise NothingStuck(NOTHING)
+        uow.audit("invoicing.dismiss", stuck_id, account_id=invoice.account_id)
+        return await command.answer(uow)
 
 
 def _rows(kind: str, table: Any, reason: ColumnElement[Any]) -> Select[Any]:

@@ -139,6 +139,8 @@ class Invoice:
     amount_unnoted: int = 0
     #: … and how much of that credit notes have counted since.
     amount_covered: int = 0
+    #: When somebody saw to it that what was given back is not what was paid.
+    returns_attended_at: datetime | None = None
     bill_to: dict[str, Any] = field(default_factory=dict)
     seller: dict[str, Any] = field(default_factory=dict)
     memo: str | None = None
@@ -197,9 +199,19 @@ class Invoice:
 
     def note_returns(self, returns: Returns) -> None:
         """Count what goes back, as all refunds and disputes together say."""
+        if returns.unnoted != self.amount_unnoted:
+            self.returns_attended_at = None
         self.amount_returned = returns.returned
         self.amount_disputed = returns.disputed
         self.amount_unnoted = returns.unnoted
+
+    def attend_returns(self, *, at: datetime) -> bool:
+        """Note that what did not agree is settled with the customer; False where all agrees."""
+        agrees = not self.amount_overreturned and self.amount_covered <= self.amount_unnoted
+        if agrees or self.returns_attended_at is not None:
+            return False
+        self.returns_attended_at = at
+        return True
 
     @property
     def amount_remaining(self) -> int:

@@ -34,10 +34,11 @@ from services.invoicing.domain.upcoming import Upcoming
 from services.invoicing.tables.base import CURRENCY, INSTANT, PERCENT, mapper, metadata, of_invoice
 from shared.db import stored
 
-#: More was given back than was paid, or counted as given back than was.
+#: More was given back than was paid, or counted as given back than was; nobody has seen to it.
 OVERRETURNED = (
-    "amount_credited - amount_covered + amount_unnoted > credit_applied + amount_paid"
-    " OR amount_covered > amount_unnoted"
+    "returns_attended_at IS NULL"
+    " AND (amount_credited - amount_covered + amount_unnoted > credit_applied + amount_paid"
+    " OR amount_covered > amount_unnoted)"
 )
 
 invoices = Table(
@@ -69,6 +70,7 @@ invoices = Table(
     Column("amount_disputed", BigInteger, nullable=False, server_default=text("0")),
     Column("amount_unnoted", BigInteger, nullable=False, server_default=text("0")),
     Column("amount_covered", BigInteger, nullable=False, server_default=text("0")),
+    Column("returns_attended_at", INSTANT),
     Column("bill_to", JSONB, nullable=False),
     Column("seller", JSONB, nullable=False),
     Column("memo", Text),
@@ -140,7 +142,7 @@ invoices = Table(
     Index("ix_invoices_parked", "id", postgresql_where=text("parked_reason IS NOT NULL")),
     # Those of which more was given back than was paid: a person has to look.
     Index(
-        "ix_invoices_overreturned",
+        "ix_invoices_unattended_returns",
         "id",
         postgresql_where=text(OVERRETURNED),
     ),
