@@ -231,7 +231,7 @@ async def test_a_connection_that_was_left_in_a_transaction_is_not_used_again(aut
     await engine.dispose()  # so that the next one is the only one
     async with engine.connect() as connection:
         raw = await connection.get_raw_connection()
-        left: asyncpg.Connection = raw.driver_connection  # type: ignore[assignment]
+        left: asyncpg.Connection = raw.driver_connection
         await left.transaction().start()
 
     async with auth.runtime.begin() as uow:
