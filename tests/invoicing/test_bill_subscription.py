@@ -5,7 +5,10 @@ from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy import text
 
+from services.invoicing.domain.payment import Means
+from services.invoicing.use_cases.receive_payment import receive_payment
 from shared.events.invoicing import (
     CreditNoteIssued,
     InvoiceFinalized,
@@ -25,6 +28,7 @@ from tests.eventlog import EventLog
 from tests.harness import Running
 from tests.invoicing.conftest import NewAccount, Publish, body, until
 from tests.invoicing.factories import END, START, a_charge, a_discount, a_renewed, a_started
+from tests.invoicing.test_gapless_numbers import WAITING
 from tests.tokens import TokenIssuer
 
 
@@ -239,6 +243,35 @@ async def test_who_cancels_a_start_that_was_paid_a_moment_before_gets_the_money_
 
     note = await events.next(CreditNoteIssued, about=started.account_id)
     assert note.invoice_id == invoice.invoice_id
+    assert note.refund == note.total == invoice.total
+
+
+async def test_who_cancels_a_start_while_its_payment_comes_gets_the_money_back(
+    new_account: NewAccount, publish: Publish, events: EventLog, invoicing: Running
+) -> None:
+    started = a_started(await new_account())
+    await publish(started)
+    invoice = await events.next(InvoiceFinalized, about=started.account_id)
+
+    async def somebody_waits() -> bool:
+        async with invoicing.runtime.begin() as uow:
+            return bool(await uow.session.scalar(text(WAITING)))
+
+    async with invoicing.runtime.begin() as uow:
+        await receive_payment(
+            uow,
+            invoice.invoice_id,
+            payment_id=new_id(),
+            amount=invoice.amount_due,
+            means=Means.PROVIDER,
+            at=START,
+        )
+        await uow.session.flush()
+        await publish(canceled_before_it_began(started))
+        # It has found the invoice open, and waits to have it to itself.
+        await until(somebody_waits)
+
+    note = await events.next(CreditNoteIssued, about=started.account_id)
     assert note.refund == note.total == invoice.total
 
 

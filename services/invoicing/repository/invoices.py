@@ -95,12 +95,15 @@ class Invoices(Locked):
         )
 
     async def list_of(self, subscription_id: UUID, *statuses: Status) -> list[Invoice]:
+        """Those of a subscription that have such a status, locked."""
         ids = await self._session.scalars(
             select(invoices.c.id)
             .where(invoices.c.subscription_id == subscription_id, invoices.c.status.in_(statuses))
             .order_by(invoices.c.id)
         )
-        return [await self.get(invoice_id) for invoice_id in ids]
+        # Until each was had alone, it may have become something else.
+        found = [await self.get(invoice_id) for invoice_id in ids]
+        return [invoice for invoice in found if invoice.status in statuses]
 
 
 class Pending:
