@@ -18,6 +18,7 @@ from shared.context import a_new_chain
 from shared.db import Platform, UnitOfWork
 from shared.observability import logger
 from shared.runtime import Runtime
+from shared.tasks import end
 
 log = logger(__name__)
 
@@ -114,11 +115,10 @@ class ScheduleRunner:
         self._stopping.set()
         for wake in self._wakes.values():
             wake.set()
-        self._tasks.pop().cancel()
-        _, late = await asyncio.wait(self._tasks, timeout=grace_seconds)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        *jobs, listening = self._tasks
+        await end([listening])
+        _, late = await asyncio.wait(jobs, timeout=grace_seconds)
+        await end(late)
 
     async def _repeat(self, job: Job) -> None:
         wake = self._wakes[job.name]

@@ -20,6 +20,7 @@ from shared.crashpoint import crashpoint
 from shared.messaging.envelope import PARTS
 from shared.messaging.publishing import CONFIRM_SECONDS, publish
 from shared.observability import logger
+from shared.tasks import end
 
 log = logger(__name__)
 
@@ -111,9 +112,7 @@ class Relay:
         self._woken.set()
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=grace_seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end(late)
 
     async def _run(self) -> None:
         pause = 0.1

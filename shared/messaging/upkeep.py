@@ -9,6 +9,7 @@ from sqlalchemy import text
 from shared.messaging.partitions import keep_partitions
 from shared.observability import logger
 from shared.runtime import Runtime
+from shared.tasks import end
 
 log = logger(__name__)
 
@@ -57,9 +58,7 @@ class Upkeep:
         ]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     async def _keep_partitions(self) -> None:
         while True:

@@ -22,6 +22,7 @@ from shared.messaging.relay import Relay
 from shared.messaging.upkeep import Upkeep
 from shared.observability import logger
 from shared.runtime import Runtime
+from shared.tasks import end
 
 log = logger(__name__)
 
@@ -96,8 +97,7 @@ class MessageWorker:
             await self._session.finish(grace_seconds)
         # It closes the connection by itself, unless the broker does not answer.
         await asyncio.wait([consuming], timeout=2 * CLOSE_SECONDS)
-        consuming.cancel()
-        await asyncio.wait([consuming])
+        await end([consuming])
 
     async def _consume(self, session: "_Session") -> None:
         """Keep a session with the broker, for ever."""
@@ -256,9 +256,7 @@ class _Session:
 
     async def close(self) -> None:
         """What is in hand and not committed goes back to the broker."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         with contextlib.suppress(*LOST):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._connection.close()

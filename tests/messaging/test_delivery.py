@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import text
 
 from shared.db import UnitOfWork
@@ -309,6 +310,54 @@ async def test_a_lost_connection_to_the_broker_is_made_again(probe: Probe) -> No
         await probe.deliver(a_change())
         await eventually(lambda: _has_effects(probe, 2))
         await worker.check()
+
+
+class Inattentive(Redis):
+    """Loses the first cancellation, as `asyncio.wait_for` does that has its result already."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asked, self.lost = asyncio.Event(), asyncio.Event()
+
+    async def execute_command(self, *command: Any, **options: Any) -> Any:
+        if not self.asked.is_set():
+            self.asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.lost.set()
+        return await super().execute_command(*command, **options)
+
+
+async def test_a_handler_that_does_not_hear_that_it_ends_is_told_again(probe: Probe) -> None:
+    add_plain(probe)
+
+    @probe.consumers.handler(on=[ThingNoticed])
+    async def other(uow: UnitOfWork, event: ThingNoticed) -> None:
+        await take_effect(uow, event)
+
+    await probe.deploy()
+    redis = Inattentive.from_url(probe.settings.redis_url.get_secret_value())
+    runtime = Runtime(probe.settings, probe.runtime.database, redis, probe.runtime.verifier)
+    async with probe.worker(runtime=runtime) as worker:
+        await probe.deliver(a_change())
+        await redis.asked.wait()
+        # All handlers of a process begin anew when one lost its queue.
+        await probe.channel.queue_delete(f"{probe.name}.other")
+        await redis.lost.wait()
+        await probe.deploy()
+
+        async def is_attached() -> bool:
+            try:
+                await worker.check()
+            except ConnectionError:
+                return False
+            return True
+
+        await eventually(is_attached)
+        await probe.deliver(a_change())
+        await eventually(lambda: _has_effects(probe, 2))
+    await redis.aclose()
 
 
 async def test_stopping_finishes_what_is_in_hand_and_gives_the_rest_back(probe: Probe) -> None:
