@@ -1,7 +1,7 @@
 """Redis for what may be lost: short locks and rate limits. Never the truth."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -21,15 +21,36 @@ _COUNT = (
 )
 
 
+class _Lost:
+    """Over a connection: that it is closed is an error of the network.
+
+    uvloop refuses to write on a socket that it has closed with a `RuntimeError`, which would pass
+    every handler of lost connections by.
+    """
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        try:
+            await super()._send_packed_command(command)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
+
+
 def connect(url: str) -> "Redis":
-    """A client that gives up quickly: a slow cache must not slow the truth."""
-    return Redis.from_url(
+    """A client that gives up quickly: a slow cache must not slow the truth.
+
+    Whatever goes wrong on the way to the server is a `RedisError`.
+    """
+    redis = Redis.from_url(
         url,
         socket_timeout=0.5,
         socket_connect_timeout=0.5,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=30,
     )
+    pool = redis.connection_pool
+    kind = pool.connection_class
+    pool.connection_class = type(kind.__name__, (_Lost, kind), {})
+    return redis
 
 
 class LockNotTaken(Exception):

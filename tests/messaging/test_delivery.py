@@ -326,7 +326,7 @@ class Inattentive(Redis):
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 self.lost.set()
-        return await super().execute_command(*command, **options)
+        return await super().execute_command(*command, **options)  # type: ignore[no-untyped-call]
 
 
 async def test_a_handler_that_does_not_hear_that_it_ends_is_told_again(probe: Probe) -> None:
@@ -338,6 +338,7 @@ async def test_a_handler_that_does_not_hear_that_it_ends_is_told_again(probe: Pr
 
     await probe.deploy()
     redis = Inattentive.from_url(probe.settings.redis_url.get_secret_value())
+    assert isinstance(redis, Inattentive)
     runtime = Runtime(probe.settings, probe.runtime.database, redis, probe.runtime.verifier)
     async with probe.worker(runtime=runtime) as worker:
         await probe.deliver(a_change())
