@@ -15,6 +15,7 @@ from services.subscriptions.use_cases.advance_subscriptions import advance_subsc
 from services.subscriptions.use_cases.move_prices import move_some
 from services.subscriptions.use_cases.run_test_clock import look_again
 from services.subscriptions.use_cases.spend_tokens import expire_tokens
+from shared.messaging.outages import is_collision, is_outage
 from shared.observability import logger
 from shared.runtime import Runtime
 from shared.schedule import Due, Schedule
@@ -53,15 +54,21 @@ async def _one_by_one(runtime: SubscriptionsRuntime, due: Due) -> int:
             .limit(runtime.settings.renewal_batch)
         )
         waiting = list(found)
+    not_to_blame: Exception | None = None
     for subscription_id in waiting:
         try:
             async with runtime.begin() as uow:
                 await advance_subscriptions(uow, due, most=1, only=subscription_id)
         except Exception as error:
+            if is_outage(error) or is_collision(error):
+                not_to_blame = error  # it stays due
+                continue
             log.exception("A subscription cannot be billed", subscription_id=str(subscription_id))
             async with runtime.begin() as uow:
                 subscription = await uow.subscriptions.get(subscription_id)
                 subscription.park(f"{type(error).__name__}: {error}"[:500], now=due.now)
+    if not_to_blame is not None:
+        raise not_to_blame
     return len(waiting)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from services.subscriptions import tables
 from services.subscriptions.schedule import advance_due_subscriptions
@@ -272,6 +272,63 @@ async def test_more_periods_than_can_be_right_are_parked_and_hold_up_nobody(
     async def renewed() -> Any:
         one = await customer.get(f"/v1/subscriptions/{punctual['id']}")
         return datetime.fromisoformat(one["current_period_end"]) > utc_now()
+
+    await until(renewed)
+
+
+#: What a disk that is full says of one subscription's events, and how often it was asked.
+NO_SPACE = (
+    "CREATE SEQUENCE subscriptions.tries",
+    """
+    CREATE FUNCTION subscriptions.no_space() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      PERFORM nextval('subscriptions.tries');
+      RAISE 'could not extend file' USING ERRCODE = 'disk_full';
+    END $$
+    """,
+    """
+    CREATE TRIGGER no_space BEFORE INSERT ON subscriptions.outbox FOR EACH ROW
+      WHEN (NEW.aggregate_id = '{id}') EXECUTE FUNCTION subscriptions.no_space()
+    """,
+)
+SPACE = (
+    "DROP FUNCTION subscriptions.no_space CASCADE",
+    "DROP SEQUENCE subscriptions.tries",
+)
+
+
+async def test_a_full_disk_is_no_subscriptions_fault(
+    customer: Customer, shop: Shop, publish: Publish, service: Running
+) -> None:
+    one = await an_active_one(customer, publish, await shop.price(interval="day"))
+    yesterday = utc_now() - timedelta(days=1, minutes=1)
+    moved = {"anchor": yesterday, "period_start": yesterday, "basis_start": yesterday}
+
+    async def execute(statements: tuple[str, ...]) -> None:
+        async with service.runtime.begin() as uow:
+            for statement in statements:
+                await uow.session.execute(text(statement.replace("{id}", one["id"])))
+
+    async def was_tried() -> Any:
+        async with service.runtime.begin() as uow:
+            tried = await uow.session.scalar(text("SELECT last_value FROM subscriptions.tries"))
+        return int(tried or 0) >= 4  # twice with all that is due, and twice alone
+
+    async def renewed() -> Any:
+        found = await customer.get(f"/v1/subscriptions/{one['id']}")
+        return datetime.fromisoformat(found["current_period_end"]) > utc_now()
+
+    await execute(NO_SPACE)
+    try:
+        await make_due(
+            service,
+            one,
+            **moved,
+            period_end=yesterday + timedelta(days=1),
+            due_at=yesterday + timedelta(days=1),
+        )
+        await until(was_tried)
+    finally:
+        await execute(SPACE)
 
     await until(renewed)
 
