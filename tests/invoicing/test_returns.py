@@ -169,6 +169,18 @@ def test_a_refund_by_hand_of_what_was_credited_is_told() -> None:
     assert invoice.amount_overreturned == 500
 
 
+def test_what_was_counted_as_given_back_and_was_not_is_attended_to_as_well() -> None:
+    invoice = a_paid_invoice(a_bundle(1000))
+    invoice.note_returns(Returns(returned=300, unnoted=300))
+    take_back(invoice, take_all(invoice, Earlier.of([])), Settle.REFUND)
+    assert not invoice.attend_returns(at=START)
+
+    invoice.note_returns(Returns())  # the refund by hand came back
+
+    assert invoice.attend_returns(at=START)
+    assert not invoice.attend_returns(at=START)
+
+
 async def a_paid_one(
     events: EventLog, publish: Publish, new_account: NewAccount
 ) -> tuple[UUID, UUID]:

@@ -1,5 +1,6 @@
 """How a service does, account by account, what their test clocks make due."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,12 @@ async def move(probe: Probe, *accounts: UUID) -> None:
             )
 
 
+async def drive(probe: Probe, work: Callable[[Runtime[Any, Any], Due], Awaitable[int]]) -> None:
+    """One run of the job, with this as all that the service does."""
+    job = clock_job("payments", probe.consumers, [Job("work", 1.0, work)])
+    await job.run(probe.runtime, Due(utc_now(), probe.runtime.database.platform))
+
+
 async def reported(probe: Probe) -> set[UUID]:
     rows = await probe.rows(
         "SELECT account_id FROM {s}.account_clocks WHERE reported_revision = revision"
@@ -44,9 +51,8 @@ async def test_an_account_that_cannot_be_driven_keeps_no_other_from_its_turn(pro
             raise ZeroDivisionError
         return 0
 
-    job = clock_job("payments", probe.consumers, [Job("work", 1.0, work)])
     with pytest.raises(ZeroDivisionError):
-        await job.run(probe.runtime, Due(utc_now(), probe.runtime.database.platform))
+        await drive(probe, work)
 
     assert await reported(probe) == set(others)
     names = await probe.rows("SELECT routing_key FROM {s}.outbox")
@@ -63,7 +69,6 @@ async def test_nobody_waits_for_one_that_needs_long(probe: Probe) -> None:
         del runtime
         return int(due.account_id == slow and await reported(probe) != set(others))
 
-    job = clock_job("payments", probe.consumers, [Job("work", 1.0, work)])
-    await job.run(probe.runtime, Due(utc_now(), probe.runtime.database.platform))
+    await drive(probe, work)
 
     assert await reported(probe) == {slow, *others}
