@@ -73,16 +73,18 @@ class AttemptStatus(StrEnum):
 
 OPEN_ATTEMPTS = (AttemptStatus.UNKNOWN, AttemptStatus.REQUIRES_ACTION)
 
-#: After a lost answer the provider is asked again so long after the last time; then a person.
-ASK_AFTER = (
-    timedelta(seconds=5),
-    timedelta(seconds=30),
+#: Most outages are over within five minutes: so long nobody waits much more than half a minute
+#: for an answer once the provider is back. It costs little: the circuit keeps lost answers few.
+ASK_OFTEN = (timedelta(seconds=5), timedelta(seconds=15), *8 * (timedelta(seconds=30),))
+ASK_RARELY = (
     timedelta(minutes=2),
     timedelta(minutes=10),
     timedelta(hours=1),
     timedelta(hours=6),
     timedelta(days=1),
 )
+#: After a lost answer the provider is asked again so long after the last time; then a person.
+ASK_AFTER = ASK_OFTEN + ASK_RARELY
 #: The same wait for all would have a provider that comes back asked about everything at once:
 #: up to a tenth more, by the id, so that it is spread and can still be foretold.
 SPREAD = 0.1
@@ -389,7 +391,8 @@ class Attempt:
         self.action_url = url
         self.client_secret = client_secret
         self.owner = None
-        self.ask_at = ask_again_at(self.id, min(2 + self.asked, len(ASK_AFTER) - 1), real_now)
+        asked = min(len(ASK_OFTEN) + self.asked, len(ASK_AFTER) - 1)
+        self.ask_at = ask_again_at(self.id, asked, real_now)
 
     def postpone(self, *, real_now: datetime) -> bool:
         """Nothing is known yet: ask again later. False once a person has to look."""
