@@ -146,11 +146,16 @@ async def collect_due(runtime: PaymentsRuntime, due: Due) -> int:
 async def ask_providers(runtime: PaymentsRuntime, due: Due) -> int:
     """The reconciler. It works in real time, also for accounts under a test clock."""
     del due
+    traffic = traffic_of(runtime)
+
+    async def ask(attempt: Attempt) -> None:
+        if await ask_provider(runtime.begin, attempt):
+            rate = provider(attempt.provider).calls_per_second
+            traffic.lane(attempt.provider, rate=rate).hear()
+
     async with runtime.begin() as uow:
         claimed = await claim_unanswered(uow, limit=BATCH, real_now=utc_now())
-    await _each(
-        claimed, lambda attempt: ask_provider(runtime.begin, attempt), in_turn=traffic_of(runtime)
-    )
+    await _each(claimed, ask, in_turn=traffic)
     return len(claimed)
 
 

@@ -82,6 +82,14 @@ class Lane:
             self._open_until = self.clock() + RESTS_SECONDS
         OPEN.labels(self.provider).set(float(self._has_tripped))
 
+    def hear(self) -> None:
+        """A charge whose answer was lost turns out to be taken or declined.
+
+        Its provider is slow, or the network loses what it says; it is not down.
+        """
+        self._lost = 0
+        OPEN.labels(self.provider).set(0.0)
+
     @property
     def _has_tripped(self) -> bool:
         return self._lost >= TRIPS_AFTER

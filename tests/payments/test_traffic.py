@@ -14,6 +14,8 @@ from services.payments.providers.base import (
     Charged,
     ChargeOutcome,
     ChargeRequest,
+    DeclineClass,
+    Declined,
     LookUp,
     Uncertain,
 )
@@ -57,6 +59,8 @@ class Watched(SandboxProvider):
         self.asked: list[str] = []
         self.looked_up: list[str] = []
         self.is_down = False
+        #: While its answers get lost, it takes the charges nevertheless.
+        self.tells_later = False
         #: While it is not set, nobody gets an answer.
         self.answers = asyncio.Event()
         self.answers.set()
@@ -74,6 +78,8 @@ class Watched(SandboxProvider):
     async def look_up(self, *, key: str, reference: str | None = None) -> LookUp:
         del reference
         self.looked_up.append(key)
+        if self.tells_later:
+            return Declined(decline_class=DeclineClass.RETRY_LATER, code="insufficient_funds")
         return Uncertain(reason="down")
 
 
@@ -192,6 +198,27 @@ async def test_a_provider_that_is_down_is_left_alone_tried_once_and_then_used_ag
     await once(world)
     assert len(provider.asked) == 3 * TRIPS_AFTER + 1
     assert len(set(provider.asked)) == len(provider.asked)
+
+
+async def test_a_provider_whose_answers_are_late_is_not_taken_for_one_that_is_down(
+    world: World,
+) -> None:
+    provider = Watched(world, calls_per_second=1e6)
+    provider.is_down = True
+    use(provider)
+    await a_month_start(world, 2 * TRIPS_AFTER)
+    world.collector._slots = SLOTS
+    await once(world)
+    await world.reconcile()  # nobody answers this either
+    await once(world)
+    assert len(provider.asked) == TRIPS_AFTER
+
+    provider.tells_later = True
+    await world.reconcile()
+
+    assert OPEN.labels("sandbox")._value.get() == 0
+    await once(world)
+    assert len(provider.asked) == 2 * TRIPS_AFTER
 
 
 async def test_one_provider_that_rests_holds_up_no_other(world: World) -> None:

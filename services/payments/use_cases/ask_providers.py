@@ -17,8 +17,11 @@ from services.payments.domain.payments import (
 from services.payments.providers import ProviderUnknown, provider
 from services.payments.providers.base import (
     ActionRequired,
+    Authorized,
     Canceled,
+    Charged,
     ChargeOutcome,
+    Declined,
     NeverHeard,
     PaymentProvider,
     Uncertain,
@@ -61,8 +64,11 @@ async def claim_unanswered(
     return known
 
 
-async def ask_provider(begin: Begin, attempt: Attempt) -> None:
-    """Settle one attempt by the provider's own books. It never starts a second charge."""
+async def ask_provider(begin: Begin, attempt: Attempt) -> bool:
+    """Settle one attempt by the provider's own books. It never starts a second charge.
+
+    Gives whether the provider had done its part: taken the charge, or said no to it.
+    """
     asked = provider(attempt.provider)
     found = await asked.look_up(key=str(attempt.id), reference=attempt.reference)
     crashpoint("payments.looked_up")
@@ -73,7 +79,7 @@ async def ask_provider(begin: Begin, attempt: Attempt) -> None:
     else:
         outcome = found
     if outcome is None:
-        return
+        return False
     crashpoint("payments.before_reconciling")
     async with begin() as uow:
         await settle_attempt(
@@ -83,6 +89,7 @@ async def ask_provider(begin: Begin, attempt: Attempt) -> None:
             outcome=outcome,
             real_now=utc_now(),
         )
+    return isinstance(outcome, Charged | Authorized | ActionRequired | Declined)
 
 
 async def _never_heard(
