@@ -200,15 +200,39 @@ async def test_a_provider_that_is_down_is_left_alone_tried_once_and_then_used_ag
     assert len(set(provider.asked)) == len(provider.asked)
 
 
-async def test_a_provider_whose_answers_are_late_is_not_taken_for_one_that_is_down(
-    world: World,
-) -> None:
+async def down(world: World, *, due: int) -> Watched:
+    """A provider whose circuit has just opened, and so many payments that are due, or were."""
     provider = Watched(world, calls_per_second=1e6)
     provider.is_down = True
     use(provider)
-    await a_month_start(world, 2 * TRIPS_AFTER)
+    await a_month_start(world, due)
     world.collector._slots = SLOTS
     await once(world)
+    assert len(provider.asked) == TRIPS_AFTER
+    return provider
+
+
+async def test_what_waits_for_its_payer_tells_nothing_of_a_provider_that_is_down(
+    world: World,
+) -> None:
+    provider = await down(world, due=TRIPS_AFTER)
+    async with world.runtime.begin() as uow:
+        await uow.session.execute(
+            update(attempts)
+            .where(attempts.c.account_id == world.account_id)
+            .values(status=AttemptStatus.REQUIRES_ACTION)
+        )
+    provider.tells_later = True
+    await world.reconcile()
+
+    assert len(provider.looked_up) == TRIPS_AFTER
+    assert OPEN.labels("sandbox")._value.get() == 1
+
+
+async def test_a_provider_whose_answers_are_late_is_not_taken_for_one_that_is_down(
+    world: World,
+) -> None:
+    provider = await down(world, due=2 * TRIPS_AFTER)
     await world.reconcile()  # nobody answers this either
     await once(world)
     assert len(provider.asked) == TRIPS_AFTER

@@ -67,7 +67,8 @@ async def claim_unanswered(
 async def ask_provider(begin: Begin, attempt: Attempt) -> bool:
     """Settle one attempt by the provider's own books. It never starts a second charge.
 
-    Gives whether the provider had done its part: taken the charge, or said no to it.
+    Gives whether its answer had been lost and the provider had done its part: taken the charge, or
+    said no to it. What waits for its payer was answered before, and tells nothing of charges now.
     """
     asked = provider(attempt.provider)
     found = await asked.look_up(key=str(attempt.id), reference=attempt.reference)
@@ -89,7 +90,8 @@ async def ask_provider(begin: Begin, attempt: Attempt) -> bool:
             outcome=outcome,
             real_now=utc_now(),
         )
-    return isinstance(outcome, Charged | Authorized | ActionRequired | Declined)
+    is_answer = isinstance(outcome, Charged | Authorized | ActionRequired | Declined)
+    return is_answer and attempt.status is AttemptStatus.UNKNOWN
 
 
 async def _never_heard(
