@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import select, update
 
 from services.payments import schedule
 from services.payments.consumers import refund_credit_note
-from services.payments.domain.payments import Payment
+from services.payments.domain.payments import Payment, RefundAboveCharge
 from services.payments.tables import refunds
 from services.payments.use_cases.refund_payments import claim_refunds, send_refund
 from shared.clock import utc_now
@@ -86,6 +87,24 @@ async def test_a_credit_note_sends_money_back_once(world: World) -> None:
     assert sent["data"]["reason"] == "credit_note"
     assert sent["data"]["credit_note_id"] == str(note.credit_note_id)
     assert payment.id
+
+
+async def test_a_credit_note_does_not_send_what_went_back_by_hand(world: World) -> None:
+    invoice, payment = await a_paid_invoice(world)
+    await ask(world, payment, "by hand", 800)
+    note = a_credit_note_issued(invoice, refund=Money(1000, "EUR"))
+    with pytest.raises(RefundAboveCharge, match="At most 2.00 EUR"):
+        async with world.runtime.begin() as uow:
+            await refund_credit_note(uow, note)
+    await comes_back(world, payment)
+    # Replayed, now that nothing else gives it back.
+    async with world.runtime.begin() as uow:
+        await refund_credit_note(uow, note)
+    await world.run(schedule.send_refunds)
+
+    (charge,) = world.sandbox.charges(invoice.invoice_id)
+    assert charge["refunded"] == 1000
+    assert (await world.payment(invoice)).refunded == 1000
 
 
 async def test_a_refund_whose_answer_is_lost_is_looked_up_and_not_sent_twice(
