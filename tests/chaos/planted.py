@@ -259,7 +259,8 @@ def ledger_posted_later() -> None:
                 await real.post(posting, **more)
 
     async def post_later(collect: Any, posted: list[tuple[Any, dict[str, Any]]]) -> None:
-        await asyncio.sleep(2 * MOMENT_SECONDS)
+        # Long enough for one of a few kills to come in between.
+        await asyncio.sleep(8 * MOMENT_SECONDS)
         async with collect._begin() as uow:
             for posting, more in posted:
                 await uow.ledger.post(posting, **more)
@@ -288,7 +289,7 @@ def charged_before_stored() -> None:
         owner = _COLLECTOR["one"]
         for claim in claims.claims:
             _OUTCOMES[claim.attempt_id] = await charge(owner, claim)
-        await asyncio.sleep(MOMENT_SECONDS)
+        await asyncio.sleep(4 * MOMENT_SECONDS)
         return claims
 
     async def known(_self: Any, claim: Any) -> Any:

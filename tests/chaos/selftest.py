@@ -22,7 +22,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "acknowledged before committed": ("worker killed in its transaction",),
     "no inbox": ("worker killed", "broker connections closed"),
     "done by redis alone": ("worker killed in its transaction",),
-    "no sequence gate": ("cache emptied", "webhooks sent again"),
+    "no sequence gate": ("process frozen", "worker killed"),
     "poison dropped": ("database sessions ended", "tables locked"),
     "outbox in a transaction of its own": KILLS,
     "a new key each time": ("provider killed", "worker killed"),
@@ -36,7 +36,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
 #: What takes several processes to come out.
 SCALES = {"no sequence gate": "invoicing-worker=2 payments-worker=2"}
 COUNT = int(os.environ.get("CHAOS_FAULTS") or 15)
-SUBSCRIPTIONS = int(os.environ.get("CHAOS_SUBSCRIPTIONS") or 24)
+#: Enough for a customer with each kind of card.
+SUBSCRIPTIONS = int(os.environ.get("CHAOS_SUBSCRIPTIONS") or 28)
 SEED = int(os.environ.get("CHAOS_SEED") or 1)
 
 

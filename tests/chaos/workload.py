@@ -12,7 +12,7 @@ from typing import Any
 
 from infra.environment import STAFF_EMAIL, STAFF_PASSWORD
 from tests.chaos.client import Client, GaveUp
-from tests.chaos.customer import Catalog, Customer
+from tests.chaos.customer import Catalog, Customer, deal_cards
 from tests.chaos.history import History
 
 #: So long after the last fault a customer gives up on a request: that is a violation then.
@@ -54,10 +54,11 @@ class Workload:
         each = few if self.subscriptions < 50 * many else many
         self._pool = ThreadPoolExecutor(CUSTOMERS_AT_ONCE, thread_name_prefix="customer")
         left = self.subscriptions
-        for number in range(-(-self.subscriptions // each)):
+        cards = deal_cards(random.Random(f"{self.seed}/cards"), -(-self.subscriptions // each))
+        for number, card in enumerate(cards):
             mine = min(each, left)
             left -= mine
-            self._futures.append(self._pool.submit(self._live, number, mine))
+            self._futures.append(self._pool.submit(self._live, number, mine, card))
 
     def _is_patient(self, started: float) -> bool:
         """While faults go on, a customer waits; after that, not for long."""
@@ -101,7 +102,7 @@ class Workload:
         client.use(self._staff_token or log_in())
         return client
 
-    def _live(self, number: int, subscriptions: int) -> None:
+    def _live(self, number: int, subscriptions: int, card: str) -> None:
         rng = random.Random(f"{self.seed}/{number}")
         name = f"customer-{number}"
         count = 0
@@ -120,6 +121,7 @@ class Workload:
             mailbox=self.mailbox,
             email=f"c{number}-{self.seed}@example.com",
             count=subscriptions,
+            card=card,
             everybody=self._everybody,
             floods=self.subscriptions if number == 0 else 0,
             credits=number % 2 == 1,
