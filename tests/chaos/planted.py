@@ -289,7 +289,7 @@ def charged_before_stored() -> None:
         owner = _COLLECTOR["one"]
         for claim in claims.claims:
             _OUTCOMES[claim.attempt_id] = await charge(owner, claim)
-        await asyncio.sleep(4 * MOMENT_SECONDS)
+        await asyncio.sleep(8 * MOMENT_SECONDS)
         return claims
 
     async def known(_self: Any, claim: Any) -> Any:

@@ -57,7 +57,10 @@ SEARCHES = {
     "a new key each time": Search(("provider killed", "worker killed"), (CHARGED_TWICE,)),
     "unknown tried again": Search(("provider killed", "cache emptied"), (CHARGED_TWICE,)),
     "ledger posted later": Search(("worker killed",), ("attempt that is not in the ledger",)),
-    "charged before stored": Search(("worker killed",), (CHARGED_TWICE,)),
+    # The sessions are those of every service: no draw decides whether payments is met.
+    "charged before stored": Search(
+        ("worker killed", "database sessions ended"), (CHARGED_TWICE, "differ about a charge")
+    ),
     "nobody asks the provider": Search(("webhooks lost",), ("differ about a charge",)),
     "invoice numbers from a sequence": Search(("worker killed",), ("invoice numbers with a gap",)),
     "idempotency keys forgotten": Search(("gateway killed", "api killed"), ("was refused",)),
