@@ -58,9 +58,7 @@ SEARCHES = {
     "unknown tried again": Search(("provider killed", "cache emptied"), (CHARGED_TWICE,)),
     "ledger posted later": Search(("worker killed",), ("attempt that is not in the ledger",)),
     # The sessions are those of every service: no draw decides whether payments is met.
-    "charged before stored": Search(
-        ("worker killed", "database sessions ended"), (CHARGED_TWICE, "differ about a charge")
-    ),
+    "charged before stored": Search(("worker killed", "database sessions ended"), (CHARGED_TWICE,)),
     "nobody asks the provider": Search(("webhooks lost",), ("differ about a charge",)),
     "invoice numbers from a sequence": Search(("worker killed",), ("invoice numbers with a gap",)),
     "idempotency keys forgotten": Search(("gateway killed", "api killed"), ("was refused",)),
