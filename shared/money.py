@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -85,6 +86,22 @@ class Money(BaseModel):
         if other.currency != self.currency:
             raise ValueError(f"{self.currency} and {other.currency} cannot be added")
         return other.amount
+
+
+#: The largest amount that may enter, in minor units: sums of thousands of such fit the database.
+LARGEST_AMOUNT = 10**15
+
+
+class AmountTooLarge(Invalid):
+    """The amount is larger than any that can be billed."""
+
+    code = "amount-too-large"
+
+
+def require_billable(amount: Fraction | Decimal | int, *, field: str) -> None:
+    """Refuse an amount in minor units above `LARGEST_AMOUNT`, where it enters."""
+    if abs(amount) > LARGEST_AMOUNT:
+        raise AmountTooLarge(f"An amount is at most {LARGEST_AMOUNT} minor units.", field=field)
 
 
 def round_half_away(amount: Decimal) -> int:

@@ -12,6 +12,8 @@ BillingReason = Literal[
     "subscription_start",
     "subscription_cycle",
     "subscription_change",
+    "subscription_pending_change",
+    "subscription_usage",
     "subscription_cancel",
     "manual",
 ]
@@ -67,6 +69,8 @@ class InvoicePaid(InvoiceEvent):
     amount_paid: Money
     billing_reason: BillingReason
     payment_id: UUID | None = None
+    #: What credit notes took back before it was paid.
+    amount_reduced: Money | None = None
 
 
 class InvoicePartlyPaid(InvoiceEvent):
@@ -76,6 +80,19 @@ class InvoicePartlyPaid(InvoiceEvent):
 
     number: str
     amount_received: Money
+    amount_remaining: Money
+
+
+class InvoiceReduced(InvoiceEvent):
+    """A credit note took back a part that was not paid: so much less is owed.
+
+    `amount_remaining` is above zero; what owes nothing any more is reported as paid.
+    """
+
+    name: ClassVar[str] = "invoice.reduced"
+
+    number: str
+    amount_reduced: Money
     amount_remaining: Money
 
 
@@ -117,3 +134,5 @@ class CreditNoteIssued(Event):
     credit: Money
     #: What had gone back before, without a credit note.
     returned_before: Money | None = None
+    #: What of it was not paid yet, and is not owed any more.
+    reduction: Money | None = None

@@ -23,12 +23,28 @@ ChargeKind = Literal[
 ]
 
 
+class ChargePart(BaseModel):
+    """One term of a charge's sum, such as a tier: `quantity` x `unit_amount` + `flat_amount`.
+
+    `amount` is exact minor units, unrounded; the parts of a charge come to its exact amount.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    description: str
+    quantity: DecimalText
+    unit_amount: DecimalText
+    flat_amount: DecimalText = "0"
+    amount: DecimalText
+
+
 class Charge(BaseModel):
-    """One amount owed (or, negative, given back) before discount and tax, and why.
+    """One amount owed before discount and tax, and why.
 
     `amount` is whole minor units; `unit_amount` is minor units per `quantity`, unrounded.
     For inclusive prices the amount contains the tax. `why` holds the steps of the sum in words
-    and numbers: rule, factor, tiers, rounding.
+    and numbers: rule, factor, tiers, rounding. The charge covers its period, which is what a
+    `TakeBack` gives back a share of. Negative amounts come from releases before take-backs only.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -45,11 +61,36 @@ class Charge(BaseModel):
     tax_category: str = "standard"
     tax_behavior: Literal["exclusive", "inclusive"] = "exclusive"
     price_id: UUID | None = None
+    #: What one of `quantity` is called, such as a meter's unit.
+    unit: str | None = None
+    #: The terms of the sum, where there are several or `quantity` cannot say it.
+    parts: tuple[ChargePart, ...] = ()
+    why: dict[str, Any]
+
+
+class TakeBack(BaseModel):
+    """A charge that was billed is not owed from `starts_at` to the end of its period.
+
+    It names the charge and never an amount: invoicing, which knows what the charge came to after
+    discounts, its tax, what of it was paid and what went back before, says what it is worth. The
+    rest describes the charge, whose line an earlier release may have stored without its id.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: UUID
+    charge_id: UUID
+    starts_at: datetime
+    kind: ChargeKind
+    price_id: UUID | None = None
+    period_start: datetime
+    period_end: datetime
+    description: str
     why: dict[str, Any]
 
 
 class Discount(BaseModel):
-    """A coupon's effect on the charges beside it: a percentage or a fixed amount, never both."""
+    """A coupon's effect on charges beside it: a percentage or a fixed amount, never both."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -59,6 +100,8 @@ class Discount(BaseModel):
     percent: DecimalText | None = None
     amount: int | None = None
     currency: Currency | None = None
+    #: The charges that it counts for; None: all charges of the event.
+    charge_ids: tuple[UUID, ...] | None = None
 
 
 class DunningPolicy(BaseModel):
@@ -79,7 +122,11 @@ class SubscriptionEvent(Event):
 
 
 class Billable(SubscriptionEvent):
-    """A change that may be invoiced: an event without charges is not."""
+    """A change that may be invoiced: an event without charges and take-backs is not.
+
+    What was paid of a take-back's charge goes to the account's credit, or back by the way it
+    came: `give_back`.
+    """
 
     currency: Currency
     plan_name: str
@@ -87,7 +134,9 @@ class Billable(SubscriptionEvent):
     period_start: datetime
     period_end: datetime
     charges: tuple[Charge, ...] = ()
+    take_backs: tuple[TakeBack, ...] = ()
     discounts: tuple[Discount, ...] = ()
+    give_back: Literal["credit", "refund"] = "credit"
     payment_method_id: UUID | None = None
     dunning: DunningPolicy = DunningPolicy()
 
@@ -148,8 +197,47 @@ class SubscriptionChanged(Billable):
     invoice_now: bool = True
 
 
+class SubscriptionUsageBilled(Billable):
+    """Usage of a subscription that opens no period now: before it rests, late, or corrected."""
+
+    name: ClassVar[str] = "subscription.usage_billed"
+
+
+class SubscriptionChangePending(Billable):
+    """A change that counts once the invoice for it is paid, and lapses at `expires_at` else."""
+
+    name: ClassVar[str] = "subscription.change_pending"
+
+    change_id: UUID
+    expires_at: datetime
+
+
+class SubscriptionChangeLapsed(SubscriptionEvent):
+    """A pending change was not paid for in time, or was replaced: its invoice is not owed."""
+
+    name: ClassVar[str] = "subscription.change_lapsed"
+
+    change_id: UUID
+
+
+class SubscriptionDiscountsChanged(SubscriptionEvent):
+    """A coupon was put on or taken off; it counts from the next period on."""
+
+    name: ClassVar[str] = "subscription.discounts_changed"
+
+    discounts: tuple[Discount, ...] = ()
+
+
+class SubscriptionTrialChanged(SubscriptionEvent):
+    """A trial was made longer or shorter."""
+
+    name: ClassVar[str] = "subscription.trial_changed"
+
+    trial_end: datetime
+
+
 class SubscriptionChangeScheduled(SubscriptionEvent):
-    """A change that waits for the period's end."""
+    """A change that waits for the period's end, or for a date."""
 
     name: ClassVar[str] = "subscription.change_scheduled"
 
@@ -304,11 +392,15 @@ class TestClockEvent(Event):
 
 
 class TestClockAdvanced(TestClockEvent):
-    """The account's time is `now`: every service does what is due, then reports."""
+    """The account's time is `now`: every service does what is due, then reports.
+
+    Until it is `target`, the account is on its way and nobody else changes anything of it.
+    """
 
     name: ClassVar[str] = "test_clock.advanced"
 
     now: datetime
+    target: datetime | None = None
 
 
 class TestClockDeleted(TestClockEvent):
