@@ -29,6 +29,7 @@ class Deployment:
     rabbitmq: str
     redis: str
     auth: str
+    invoicing: str
     sandbox: str
     gateway: str
     public_url: str
@@ -69,6 +70,8 @@ class Deployment:
     def _own(self, name: str) -> dict[str, str]:
         if name == "auth":
             return {"PERENNIAL_MAIL_DIR": str(self.run_dir / "mailbox")}
+        if name == "subscriptions":
+            return {"PERENNIAL_INVOICING_URL": f"http://{self.invoicing}"}
         if name == "payments":
             return {
                 "PERENNIAL_SANDBOX_URL": f"http://{self.sandbox}",

@@ -148,6 +148,7 @@ class Plan:
             rabbitmq=at["rabbitmq"],
             redis=at["redis"],
             auth=at["auth-api"],
+            invoicing=at["invoicing-api"],
             sandbox=at["sandbox"],
             gateway=f"{ports.HOST}:{self.gateway_port}",
             public_url=self.url,
