@@ -1,4 +1,4 @@
-"""The first migration of what every service has, as literal history."""
+"""The migrations of what every service has, as literal history."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -64,3 +64,18 @@ def create_platform_tables() -> None:
 def drop_platform_tables() -> None:
     for table in ("clock_activity", "account_clocks", "audit_log", "idempotency_keys"):
         op.drop_table(table)
+
+
+def add_clock_targets() -> None:
+    """Where each test clock is going, and which ones are gone for good."""
+    op.add_column("account_clocks", sa.Column("target", sa.DateTime(timezone=True)))
+    op.create_table(
+        "deleted_clocks",
+        sa.Column("clock_id", sa.Uuid, nullable=False),
+        sa.PrimaryKeyConstraint("clock_id", name=op.f("pk_deleted_clocks")),
+    )
+
+
+def drop_clock_targets() -> None:
+    op.drop_table("deleted_clocks")
+    op.drop_column("account_clocks", "target")

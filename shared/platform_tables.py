@@ -53,10 +53,14 @@ def add_platform_tables(metadata: MetaData) -> None:
         Column("account_id", Uuid, primary_key=True),
         Column("clock_id", Uuid, nullable=False),
         Column("now", DateTime(timezone=True), nullable=False),
+        # Where it is going; null as heard from a release that did not say.
+        Column("target", DateTime(timezone=True)),
         Column("revision", Integer, nullable=False),
         Column("reported_revision", Integer, nullable=False, server_default="0"),
         CheckConstraint("reported_revision <= revision", name="reported_revision"),
     )
+    # A round that is heard of late must not bring back a clock that is gone.
+    Table("deleted_clocks", metadata, Column("clock_id", Uuid, primary_key=True))
     Table(
         "clock_activity",
         metadata,
