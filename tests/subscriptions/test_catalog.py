@@ -103,10 +103,12 @@ async def test_a_range_of_prices_is_read_from_the_index(service: Running, shop: 
     async with service.runtime.begin() as uow:
         await uow.session.execute(
             text(
-                "INSERT INTO subscriptions.prices SELECT gen_random_uuid(), plan_id, addon_id,"
-                " currency, type, interval_unit, interval_count, n, tiers, tier_mode,"
-                " package_size, free_units, meter_id, aggregation, tax_behavior, tax_category,"
-                " account_id, version, active, n, created_at"
+                "INSERT INTO subscriptions.prices (id, plan_id, currency, type, interval_unit,"
+                " interval_count, unit_amount, tiers, free_units, tax_behavior, tax_category,"
+                " version, active, amount, created_at)"
+                " SELECT gen_random_uuid(), plan_id, currency, type, interval_unit,"
+                " interval_count, n, tiers, free_units, tax_behavior, tax_category,"
+                " version, active, n, created_at"
                 " FROM subscriptions.prices, generate_series(1000000, 1005000) n"
                 " WHERE id = :id"
             ),

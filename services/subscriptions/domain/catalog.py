@@ -62,6 +62,8 @@ class Product:
     code: str
     name: str
     description: str = ""
+    active: bool = True
+    revision: int = 1
     created_at: datetime
 
 
@@ -75,6 +77,7 @@ class Addon:
     description: str = ""
     features: tuple[Grant, ...] = ()
     active: bool = True
+    revision: int = 1
     created_at: datetime
 
 
@@ -86,6 +89,10 @@ class Meter:
     code: str
     name: str
     grace_hours: int = 72
+    #: What one of it is called on lines, such as `GB`.
+    unit: str = ""
+    active: bool = True
+    revision: int = 1
     created_at: datetime
 
 
@@ -98,6 +105,7 @@ class Feature:
     name: str
     type: FeatureType
     meter_id: UUID | None = None
+    revision: int = 1
     created_at: datetime
 
     def __post_init__(self) -> None:
@@ -120,4 +128,5 @@ class Bundle:
     tax_category: str = "standard"
     expires_after_days: int | None = None
     active: bool = True
+    revision: int = 1
     created_at: datetime

@@ -103,11 +103,13 @@ class Coupon:
     duration: CouponDuration = CouponDuration.ONCE
     periods: int | None = None
     plan_ids: tuple[UUID, ...] = ()
+    price_ids: tuple[UUID, ...] = ()
     max_redemptions: int | None = None
     max_per_account: int = 1
     redeemed: int = 0
     redeem_by: datetime | None = None
     active: bool = True
+    revision: int = 1
     created_at: datetime
 
     def __post_init__(self) -> None:
@@ -190,6 +192,7 @@ class PromotionCode:
     redeemed: int = 0
     expires_at: datetime | None = None
     active: bool = True
+    revision: int = 1
     created_at: datetime
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from services.subscriptions.domain.catalog import Grant
+from services.subscriptions.domain.self_service import SelfService
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.subscriptions import DunningPolicy, PlanArchived, PlanPublished
 
@@ -66,8 +67,11 @@ class Plan:
     trial_end_behavior: TrialEndBehavior = TrialEndBehavior.CANCEL
     trial_requires_payment_method: bool = False
     dunning: DunningPolicy = field(default_factory=DunningPolicy)
+    self_service: SelfService = field(default_factory=SelfService)
     status: PlanStatus = PlanStatus.DRAFT
+    #: The sequence of its last event; edits that no event tells of count in `revision` alone.
     version: int = 0
+    revision: int = 1
     created_at: datetime
 
     def __post_init__(self) -> None:

@@ -103,7 +103,11 @@ class Price:
     tax_behavior: TaxBehavior = TaxBehavior.EXCLUSIVE
     tax_category: str = "standard"
     account_id: UUID | None = None
+    #: It comes with every other price of its plan in the same currency and rhythm.
+    component: bool = False
+    #: Among the prices that sell the same: each takes the one before off sale.
     version: int = 1
+    revision: int = 1
     active: bool = True
     #: What one unit, package or first tier costs: for range queries.
     amount: Decimal = field(default=Decimal(0))
@@ -218,6 +222,11 @@ class Price:
             "package_size",
         )
         refuse(self.free_units < 0, "Free units are not negative.", "free_units")
+        refuse(
+            self.component and (not metered or self.plan_id is None),
+            "Only a metered price of a plan is a component.",
+            "component",
+        )
         refuse(
             metered != (self.meter_id is not None),
             "A metered price, and no other, names its meter.",

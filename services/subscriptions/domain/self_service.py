@@ -1,4 +1,4 @@
-"""What a plan lets its subscribers do themselves; staff and the operator's keys may do all of it."""
+"""What a plan lets its subscribers do themselves; staff and the operator's keys may do it all."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -79,10 +79,10 @@ class SelfService:
             )
         if proration is not None and proration not in self.proration:
             raise NotSelfService(
-                f"Subscribers of this plan may choose the proration {_listed(self.proration)}. {ASK}"
+                f"Subscribers of this plan may choose the proration {_listed(self.proration)}."
                 if self.proration
-                else "Subscribers of this plan do not choose the proration. Leave it out: what costs "
-                "more counts at once, prorated, and what costs less at the period's end.",
+                else "Subscribers of this plan do not choose the proration. Leave it out: what "
+                "costs more counts at once, prorated, what costs less at the period's end.",
                 field="proration",
             )
 

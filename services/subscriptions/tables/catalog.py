@@ -31,6 +31,7 @@ from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import Plan, PlanStatus, TrialEndBehavior
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, TaxBehavior, Tier
 from services.subscriptions.domain.price_move import MoveStatus, PriceMove
+from services.subscriptions.domain.self_service import SelfService
 from services.subscriptions.domain.subscription import Proration
 from services.subscriptions.tables.columns import (
     choice,
@@ -39,6 +40,7 @@ from services.subscriptions.tables.columns import (
     mapping,
     metadata,
     moment,
+    revision,
     text_,
     version,
 )
@@ -51,6 +53,8 @@ products = Table(
     text_("code", unique=True),
     text_("name"),
     text_("description"),
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    revision(),
     moment("created_at"),
 )
 
@@ -67,8 +71,11 @@ plans = Table(
     choice("trial_end_behavior", TrialEndBehavior),
     Column("trial_requires_payment_method", Boolean, nullable=False),
     json_("dunning", DunningPolicy),
+    json_("self_service", SelfService, usual=SelfService()),
     choice("status", PlanStatus),
+    # How many events told of it.
     version(),
+    revision(),
     moment("created_at"),
     CheckConstraint("trial_days BETWEEN 0 AND 730", name="trial_days"),
     CheckConstraint("version >= 0", name="version"),
@@ -83,6 +90,7 @@ addons = Table(
     text_("description"),
     json_("features", tuple[Grant, ...]),
     Column("active", Boolean, nullable=False),
+    revision(),
     moment("created_at"),
 )
 
@@ -93,6 +101,9 @@ meters = Table(
     text_("code", unique=True),
     text_("name"),
     Column("grace_hours", Integer, nullable=False),
+    Column("unit", Text, nullable=False, server_default=""),
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    revision(),
     moment("created_at"),
     CheckConstraint("grace_hours BETWEEN 0 AND 744", name="grace_hours"),
 )
@@ -105,6 +116,7 @@ features = Table(
     text_("name"),
     choice("type", FeatureType),
     Column("meter_id", ForeignKey(meters.c.id)),
+    revision(),
     moment("created_at"),
     CheckConstraint("(type = 'metered') = (meter_id IS NOT NULL)", name="meter"),
 )
@@ -129,7 +141,11 @@ prices = Table(
     choice("tax_behavior", TaxBehavior),
     text_("tax_category"),
     Column("account_id", Uuid),
+    # Comes with every other price of its plan in the same currency and rhythm.
+    Column("component", Boolean, nullable=False, server_default=text("false")),
+    # Among the prices that sell the same.
     version(),
+    revision(),
     Column("active", Boolean, nullable=False),
     Column("amount", Numeric(30, 12), nullable=False),
     moment("created_at"),
@@ -140,6 +156,9 @@ prices = Table(
     CheckConstraint("amount >= 0 AND (unit_amount IS NULL OR unit_amount >= 0)", name="amount"),
     CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
     CheckConstraint("tier_mode IN ('graduated', 'volume')", name="tier_mode"),
+    CheckConstraint(
+        "NOT component OR (type = 'metered' AND plan_id IS NOT NULL)", name="component"
+    ),
     # A plan's prices, and which version comes next.
     Index("ix_prices_plan_id", "plan_id"),
     Index("ix_prices_addon_id", "addon_id"),
@@ -165,6 +184,7 @@ bundles = Table(
     text_("tax_category"),
     Column("expires_after_days", Integer),
     Column("active", Boolean, nullable=False),
+    revision(),
     moment("created_at"),
     CheckConstraint("tokens > 0", name="tokens"),
     CheckConstraint("amount >= 0", name="amount"),
@@ -183,11 +203,13 @@ coupons = Table(
     choice("duration", CouponDuration),
     Column("periods", Integer),
     Column("plan_ids", ARRAY(Uuid, as_tuple=True), nullable=False),
+    Column("price_ids", ARRAY(Uuid, as_tuple=True), nullable=False, server_default="{}"),
     Column("max_redemptions", Integer),
     Column("max_per_account", Integer, nullable=False),
     Column("redeemed", Integer, nullable=False),
     moment("redeem_by", nullable=True),
     Column("active", Boolean, nullable=False),
+    revision(),
     moment("created_at"),
     CheckConstraint("(percent IS NULL) <> (amount IS NULL)", name="value"),
     CheckConstraint("percent > 0 AND percent <= 100", name="percent"),
@@ -209,6 +231,7 @@ promotion_codes = Table(
     Column("redeemed", Integer, nullable=False),
     moment("expires_at", nullable=True),
     Column("active", Boolean, nullable=False),
+    revision(),
     moment("created_at"),
     CheckConstraint("code = upper(code)", name="code"),
     # The last word on the limit, whatever the code does.

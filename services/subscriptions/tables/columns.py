@@ -15,23 +15,29 @@ mapping = registry(metadata=metadata)
 
 
 class Structured(TypeDecorator[Any]):
-    """A value object kept as JSON, read and written as the type it is."""
+    """A value object kept as JSON, read and written as the type it is.
+
+    `usual` is kept as NULL, and NULL read as it: rows that say nothing follow it when it changes.
+    """
 
     impl = JSONB(none_as_null=True)
     cache_ok = True
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: Any, usual: Any = None) -> None:
         super().__init__()
         self.kind = kind
+        self.usual = usual
         self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         del dialect
-        return None if value is None else self._adapter.dump_python(value, mode="json")
+        if value is None or value == self.usual:
+            return None
+        return self._adapter.dump_python(value, mode="json")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         del dialect
-        return None if value is None else self._adapter.validate_python(value)
+        return self.usual if value is None else self._adapter.validate_python(value)
 
 
 def moment(name: str, *, nullable: bool = False) -> Column[Any]:
@@ -42,8 +48,8 @@ def choice(name: str, kind: type[StrEnum], *, nullable: bool = False) -> Column[
     return Column(name, stored(kind), nullable=nullable)
 
 
-def json_(name: str, kind: Any, *, nullable: bool = False) -> Column[Any]:
-    return Column(name, Structured(kind), nullable=nullable)
+def json_(name: str, kind: Any, *, nullable: bool = False, usual: Any = None) -> Column[Any]:
+    return Column(name, Structured(kind, usual), nullable=nullable or usual is not None)
 
 
 def text_(name: str, *, unique: bool = False) -> Column[Any]:
@@ -56,3 +62,8 @@ def id_() -> Column[Any]:
 
 def version() -> Column[Any]:
     return Column("version", Integer, nullable=False)
+
+
+def revision() -> Column[Any]:
+    """How often it was edited, from 1: what `If-Match` names where no event tells of an edit."""
+    return Column("revision", Integer, nullable=False, server_default="1")
