@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.subscriptions.consumers import consumers
 from services.subscriptions.entitlement_cache import EntitlementCache
+from services.subscriptions.invoicing_client import InvoicingClient
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.schedule import schedule
 from services.subscriptions.seed import seed
@@ -31,7 +32,9 @@ async def resources(
 ) -> AsyncIterator[None]:
     """What every process of this service holds."""
     runtime.own["entitlements"] = EntitlementCache(runtime.redis)
-    yield
+    async with InvoicingClient(runtime.settings.invoicing_url) as invoicing:
+        runtime.own["invoicing"] = invoicing
+        yield
 
 
 service = Service(
