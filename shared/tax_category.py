@@ -1,4 +1,4 @@
-"""The names of tax categories: one pattern where prices are made and where rates are put on file."""
+"""The names of tax categories: one pattern for prices and for the rates on file."""
 
 from typing import Annotated
 
