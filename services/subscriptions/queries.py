@@ -61,6 +61,23 @@ async def list_subscriptions(
     return (await uow.session.scalars(page.narrow(statement, subscriptions.id))).all()
 
 
+async def due_before(
+    uow: SubscriptionsUnitOfWork, account_id: UUID, end: datetime, *, besides: UUID, most: int
+) -> Sequence[Subscription]:
+    """The account's other subscriptions to which time alone does something before `end`."""
+    statement = (
+        select(Subscription)
+        .where(
+            subscriptions.account_id == account_id,
+            subscriptions.due_at < end,
+            subscriptions.id != besides,
+        )
+        .order_by(subscriptions.due_at, subscriptions.id)
+        .limit(most)
+    )
+    return (await uow.session.scalars(statement)).all()
+
+
 async def list_all(
     uow: SubscriptionsUnitOfWork, page: PageRequest, kind: type[T], table: Any
 ) -> Sequence[T]:

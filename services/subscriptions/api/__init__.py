@@ -10,6 +10,7 @@ from services.subscriptions.api import (
     price_moves,
     subscriptions,
     tokens,
+    upcoming,
     usage,
 )
 
@@ -18,6 +19,7 @@ routers = (
     entitlements.router,
     usage.router,
     subscriptions.router,
+    upcoming.router,
     tokens.router,
     catalog.router,
     offers.router,

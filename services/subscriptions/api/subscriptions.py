@@ -18,11 +18,8 @@ from services.subscriptions.api.edge import (
     may_read,
     may_write,
 )
-from services.subscriptions.api.views import (
-    PreviewView,
-    SubscriptionView,
-    TimelineEntryView,
-)
+from services.subscriptions.api.previews import PreviewView, price_preview
+from services.subscriptions.api.views import SubscriptionView, TimelineEntryView
 from services.subscriptions.domain.account import (
     AccountIsClosed,
     AccountNotReady,
@@ -55,6 +52,7 @@ from services.subscriptions.domain.subscription import (
     TrialTooLong,
     TrialUsed,
 )
+from services.subscriptions.invoicing_client import InvoicingAway
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.cancel_subscription import (
     Notice,
@@ -279,7 +277,12 @@ async def timeline(
 @router.post(
     "/{subscription_id}/preview",
     responses=problems(
-        SubscriptionNotFound, IllegalTransition, NothingChanges, DateInvalid, *CHOICE_REFUSALS
+        SubscriptionNotFound,
+        IllegalTransition,
+        NothingChanges,
+        DateInvalid,
+        InvoicingAway,
+        *CHOICE_REFUSALS,
     ),
 )
 async def preview(subscription_id: UUID, body: PreviewRequest, command: Command) -> PreviewView:
@@ -293,7 +296,8 @@ async def preview(subscription_id: UUID, body: PreviewRequest, command: Command)
         subscription = await uow.subscriptions.get(subscription_id)
         now = await uow.now(subscription.account_id)
         found = await preview_subscription(uow, subscription, asked, now=now)
-        return PreviewView.of(found, subscription.currency)
+    priced = await price_preview(command, found, subscription.account_id)
+    return PreviewView.of(found, subscription.currency, priced)
 
 
 @router.post(

@@ -12,8 +12,7 @@ from services.subscriptions.domain.price import Aggregation, Price, PriceType, T
 from services.subscriptions.domain.subscription import FINAL, Status, Subscription
 from services.subscriptions.domain.testclock import ClockStatus, SimulatedClock
 from services.subscriptions.tables import TimelineEntry
-from services.subscriptions.use_cases.preview_subscription import Preview
-from shared.events.subscriptions import Billable, Charge, Discount, DunningPolicy
+from shared.events.subscriptions import Discount, DunningPolicy
 
 
 class TierView(BaseModel):
@@ -219,60 +218,6 @@ def _change(subscription: Subscription) -> ScheduledChangeView | None:
         quantity=change.items[0].quantity,
         items=_items(change.items),
         effective_at=subscription.period_end,
-    )
-
-
-class UpcomingView(BaseModel):
-    """The next invoice: what it would charge if nothing else happens."""
-
-    at: datetime
-    period_start: datetime
-    period_end: datetime
-    charges: list[Charge]
-    discounts: list[Discount]
-    subtotal: int
-
-
-class PreviewView(BaseModel):
-    """What a change would do now (before discount and tax), and the invoice after it."""
-
-    event: str | None
-    effective_at: datetime | None
-    invoice_now: bool
-    charges: list[Charge]
-    discounts: list[Discount]
-    subtotal: int
-    currency: str
-    next_invoice: UpcomingView | None
-
-    @classmethod
-    def of(cls, preview: Preview, currency: str) -> Self:
-        event = preview.now
-        charges = list(event.charges) if isinstance(event, Billable) else []
-        return cls(
-            event=None if event is None else event.name,
-            effective_at=None
-            if event is None
-            else getattr(event, "effective_at", event.occurred_at),
-            invoice_now=bool(charges) and bool(getattr(event, "invoice_now", True)),
-            charges=charges,
-            discounts=list(event.discounts) if isinstance(event, Billable) else [],
-            subtotal=sum(charge.amount for charge in charges),
-            currency=currency,
-            next_invoice=_upcoming(preview),
-        )
-
-
-def _upcoming(preview: Preview) -> UpcomingView | None:
-    if preview.next is None or preview.next_at is None:
-        return None
-    return UpcomingView(
-        at=preview.next_at,
-        period_start=preview.next.period_start,
-        period_end=preview.next.period_end,
-        charges=list(preview.next.charges),
-        discounts=list(preview.next.discounts),
-        subtotal=sum(charge.amount for charge in preview.next.charges),
     )
 
 
