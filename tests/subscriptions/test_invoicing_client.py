@@ -2,17 +2,12 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import orjson
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from services.subscriptions.invoicing_client import InvoicingAway, InvoicingClient, PricedBill
 from shared.clock import utc_now
@@ -20,48 +15,18 @@ from shared.context import Cause, caused_by
 from shared.errors import Conflict, DomainError, Forbidden, NotFound, TooManyRequests
 from shared.events.subscriptions import Charge, SubscriptionRenewed
 from shared.ids import new_id
-from shared.messaging import envelope
+from tests.subscriptions.stand_in import Asked, StandIn, served
 
 HEADERS = {"Authorization": "Bearer of-the-caller", "Perennial-Account": str(new_id())}
 INVOICE = {"total": {"amount": 1190, "currency": "EUR"}}
 ANSWER = {"invoice": INVOICE, "credit_notes": []}
 
 
-class StandIn:
-    """In invoicing's place: tells what reached it, and answers what the test wants."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[Request, bytes]] = []
-        self.answer: Callable[[], Response] = lambda: JSONResponse(ANSWER)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        request = Request(scope, receive)
-        self.requests.append((request, await request.body()))
-        await self.answer()(scope, receive, send)
-
-    def refuses(self, status: int, code: str, detail: str) -> None:
-        problem = {"status": status, "code": code, "detail": detail}
-        self.answer = lambda: JSONResponse(problem, status, media_type="application/problem+json")
-
-
-@asynccontextmanager
-async def served(stand_in: StandIn) -> AsyncIterator[str]:
-    app = Starlette()
-    app.router.default = stand_in
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
-    task = asyncio.create_task(server._serve([listening]))
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-        listening.close()
-
-
 @pytest.fixture
 def invoicing() -> StandIn:
-    return StandIn()
+    made = StandIn()
+    made.answers(ANSWER)
+    return made
 
 
 @pytest.fixture
@@ -106,13 +71,12 @@ async def test_the_events_travel_as_they_will_and_so_do_the_callers_words(
     with caused_by(Cause("request-4711", f"00-{'a' * 32}-{'b' * 16}-01")):
         priced = await client.preview([first, second], HEADERS)
 
-    ((request, body),) = invoicing.requests
-    assert (request.method, request.url.path) == ("POST", "/v1/invoices/preview")
+    (asked,) = invoicing.asked
+    assert (asked.method, asked.path) == ("POST", "/v1/invoices/preview")
     for name, value in {**HEADERS, "X-Request-ID": "request-4711"}.items():
-        assert request.headers[name] == value
-    sent = orjson.loads(body)
-    assert list(sent) == ["events"]
-    assert [envelope.parse(orjson.dumps(one)) for one in sent["events"]] == [first, second]
+        assert asked.headers[name] == value
+    assert list(orjson.loads(asked.body)) == ["events"]
+    assert asked.events == [first, second]
     assert priced == PricedBill(invoice=INVOICE, credit_notes=[])
 
 
@@ -140,13 +104,16 @@ async def test_an_answer_that_is_no_word_to_the_caller_is_an_outage(
 
     with pytest.raises(InvoicingAway):
         await client.preview([renewal()], HEADERS)
-    assert len(invoicing.requests) == 1
+    assert len(invoicing.asked) == 1
 
 
 async def test_a_refusal_that_cannot_be_read_is_an_outage(
     client: InvoicingClient, invoicing: StandIn
 ) -> None:
-    invoicing.answer = lambda: Response("<html>", 404)
+    async def page(_: Asked) -> Response:
+        return Response("<html>", 404)
+
+    invoicing.answer = page
 
     with pytest.raises(InvoicingAway):
         await client.preview([renewal()], HEADERS)
@@ -213,13 +180,12 @@ async def test_a_connection_that_was_closed_meanwhile_is_no_outage(invoicing: St
 async def test_a_category_has_a_rate_while_one_of_its_rates_has_not_ended(
     client: InvoicingClient, invoicing: StandIn, ends: list[str | None], *, is_there: bool
 ) -> None:
-    rates = {"data": [{"valid_to": end} for end in ends], "next_cursor": None}
-    invoicing.answer = lambda: JSONResponse(rates)
+    invoicing.answers({"data": [{"valid_to": end} for end in ends], "next_cursor": None})
 
     assert await client.has_rate("books", HEADERS) is is_there
-    ((request, _),) = invoicing.requests
-    assert (request.url.path, request.query_params["category"]) == ("/v1/tax-rates", "books")
-    assert request.headers["Authorization"] == HEADERS["Authorization"]
+    (asked,) = invoicing.asked
+    assert (asked.path, asked.query["category"]) == ("/v1/tax-rates", "books")
+    assert asked.headers["Authorization"] == HEADERS["Authorization"]
 
 
 async def test_who_may_not_read_rates_is_told_nothing_about_them(
