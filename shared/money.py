@@ -100,7 +100,7 @@ class AmountTooLarge(Invalid):
 
 def require_billable(amount: Fraction | Decimal | int, *, field: str) -> None:
     """Refuse an amount in minor units above `LARGEST_AMOUNT`, where it enters."""
-    if abs(amount) > LARGEST_AMOUNT:
+    if not -LARGEST_AMOUNT <= amount <= LARGEST_AMOUNT:
         raise AmountTooLarge(f"An amount is at most {LARGEST_AMOUNT} minor units.", field=field)
 
 

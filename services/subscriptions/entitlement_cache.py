@@ -2,7 +2,8 @@
 
 Redis may be gone at any time: then a small memory of this process answers for a few seconds, and
 the database for everything else. A generation per account makes what was read before a change
-worthless after it, also when the slow reader stores it late.
+worthless after it, also when the slow reader stores it late; one for everybody does so when what
+many hold is edited.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ REMEMBERED_SECONDS = 2.0
 MOST_REMEMBERED = 10_000
 #: After Redis failed it is left alone for a moment: its time-outs would slow every check.
 REST_SECONDS = 1.0
+#: Stands for all accounts where a change of the catalog makes what is cached of each out of date.
+EVERYBODY = UUID(int=0)
 
 Found = dict[str, Any]
 Refill = Callable[[], Awaitable[Found]]
@@ -80,13 +83,17 @@ class EntitlementCache:
         if time.monotonic() < self._rest_until:
             return None, None
         try:
-            generation, stored = await self._redis.mget(
-                [f"{NAMESPACE}:generation:{account_id}", f"{NAMESPACE}:of:{account_id}"]
+            own, everybodys, stored = await self._redis.mget(
+                [
+                    f"{NAMESPACE}:generation:{account_id}",
+                    f"{NAMESPACE}:generation:{EVERYBODY}",
+                    f"{NAMESPACE}:of:{account_id}",
+                ]
             )
         except (RedisError, OSError):
             self._rest_until = time.monotonic() + REST_SECONDS
             return None, None
-        current = bytes(generation or b"0")  # type: ignore[arg-type]
+        current = bytes(own or b"0") + b"." + bytes(everybodys or b"0")  # type: ignore[arg-type]
         if stored is not None:
             of, _, body = bytes(stored).partition(b"\n")  # type: ignore[arg-type]
             if of == current:

@@ -89,7 +89,7 @@ class _Seeding:
         )
         await self.uow.session.flush()
         for plan in (starter, team, business, metered):
-            await publish_plan(self.uow, plan.id, now=self.now)
+            await publish_plan(self.uow, plan, now=self.now)
         await self._addons()
         self._bundles()
         await self._coupons(team.id)

@@ -193,7 +193,8 @@ class Edge(Reading[U]):
 
 def _respond(view: BaseModel, status: int) -> Response:
     headers = {}
-    version = getattr(view, "version", None)
+    # An answer whose `version` is something else, such as a price's, counts its edits apart.
+    version = getattr(view, "revision", getattr(view, "version", None))
     if isinstance(version, int):
         headers["etag"] = f'"{version}"'
     return Response(view.model_dump_json(), status, headers=headers, media_type="application/json")

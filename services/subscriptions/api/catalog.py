@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -10,9 +10,23 @@ from fastapi import Query as Param
 from pydantic import Field
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import Browse, Command, Paging, RequestModel, is_anonymous
+from services.subscriptions.api.edge import (
+    UNCHANGED,
+    Browse,
+    Command,
+    EditRequest,
+    Paging,
+    RequestModel,
+    is_anonymous,
+)
 from services.subscriptions.api.views import PlanView, PriceView
-from services.subscriptions.domain.catalog import Grant
+from services.subscriptions.domain.catalog import (
+    AddonNotFound,
+    Grant,
+    MeterNotFound,
+    NotOnSale,
+    ProductNotFound,
+)
 from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import (
     DunningInvalid,
@@ -32,25 +46,42 @@ from services.subscriptions.domain.price import (
     TaxBehavior,
     Tier,
 )
+from services.subscriptions.domain.self_service import (
+    EVERYTHING,
+    CancelTime,
+    ChangeKind,
+    ProrationChoice,
+    SelfService,
+)
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.edit_catalog import edit_entry
 from services.subscriptions.use_cases.publish_plan import (
     add_plan,
     add_price,
     archive_plan,
+    archive_price,
     publish_plan,
+    unarchive_plan,
+    unarchive_price,
 )
-from shared.errors import Invalid
+from shared.errors import Invalid, PreconditionFailed
 from shared.events.subscriptions import DunningPolicy
 from shared.ids import new_id
-from shared.money import Currency
+from shared.money import AmountTooLarge, Currency
+from shared.tax_category import TaxCategory
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
 Code = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-AmountText = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,12})?$")]
-#: Whole minor units that fit the database and JSON readers everywhere.
-Amount = Annotated[int, Field(ge=0, le=2**53)]
+Description = Annotated[str, Field(max_length=2000)]
+Features = Annotated[list["GrantRequest"], Field(max_length=200)]
+TrialDays = Annotated[int, Field(ge=0, le=730)]
+#: What is too large to be billed is refused by its own name, in the domain.
+AmountText = Annotated[str, Field(pattern=r"^\d{1,18}(\.\d{1,12})?$")]
+#: Whole minor units.
+Amount = Annotated[int, Field(ge=0, lt=10**18)]
 
 
 class GrantRequest(RequestModel):
@@ -64,17 +95,80 @@ class DunningRequest(RequestModel):
     days: list[int] = Field(default_factory=lambda: [1, 3, 5, 7], max_length=10)
     then: str = Field("cancel", pattern="^(cancel|unpaid|pause)$")
 
+    def policy(self) -> DunningPolicy:
+        return DunningPolicy.model_validate(self.model_dump())
+
+
+class SelfServiceRequest(RequestModel):
+    """What subscribers may do themselves; staff and the operator's keys may do all.
+
+    Without a choice of proration, what costs more counts at once, prorated, and what costs less
+    at the period's end.
+    """
+
+    changes: tuple[ChangeKind, ...] = SelfService().changes
+    proration: tuple[ProrationChoice, ...] = SelfService().proration
+    cancel: tuple[CancelTime, ...] = SelfService().cancel
+    credit: bool = Field(
+        default=False, description="Whether canceling gives the rest of the period back."
+    )
+    pause: bool = True
+    coupons: bool = Field(
+        default=True, description="Whether coupons may be put on and taken off while it runs."
+    )
+
+    def policy(self) -> SelfService:
+        # In the order in which they are named here, so that equal policies are equal.
+        return SelfService(
+            changes=tuple(one for one in ChangeKind if one in self.changes),
+            proration=tuple(one for one in ProrationChoice if one in self.proration),
+            cancel=tuple(one for one in CancelTime if one in self.cancel),
+            credit=self.credit,
+            pause=self.pause,
+            coupons=self.coupons,
+        )
+
+
+SelfServiceWish = Literal["all"] | SelfServiceRequest
+
 
 class PlanRequest(RequestModel):
     code: Code
     name: Name
-    description: str = Field("", max_length=2000)
+    description: Description = ""
     product_id: UUID | None = None
-    features: list[GrantRequest] = Field(default_factory=list, max_length=200)
-    trial_days: int = Field(0, ge=0, le=730)
+    features: Features = Field(default_factory=list)
+    trial_days: TrialDays = 0
     trial_end_behavior: TrialEndBehavior = TrialEndBehavior.CANCEL
     trial_requires_payment_method: bool = False
     dunning: DunningRequest = Field(default_factory=DunningRequest)
+    self_service: SelfServiceWish = Field(default_factory=SelfServiceRequest)
+
+
+class PlanEdit(EditRequest):
+    """`features`, `dunning` and `self_service` are replaced as a whole.
+
+    Trials that run keep their end; the rest counts for subscribers of before as well.
+    """
+
+    name: Name = UNCHANGED
+    description: Description = UNCHANGED
+    features: Features = UNCHANGED
+    trial_days: TrialDays = UNCHANGED
+    trial_end_behavior: TrialEndBehavior = UNCHANGED
+    trial_requires_payment_method: bool = UNCHANGED
+    dunning: DunningRequest = UNCHANGED
+    self_service: SelfServiceWish = UNCHANGED
+
+    def changes(self) -> dict[str, Any]:
+        changes = super().changes()
+        if "features" in changes:
+            changes["features"] = granted(self.features)
+        if "dunning" in changes:
+            changes["dunning"] = self.dunning.policy()
+        if "self_service" in changes:
+            changes["self_service"] = _policy(self.self_service)
+        return changes
 
 
 class TierRequest(RequestModel):
@@ -101,15 +195,20 @@ class PriceRequest(RequestModel):
     meter_id: UUID | None = None
     aggregation: Aggregation | None = None
     tax_behavior: TaxBehavior = TaxBehavior.EXCLUSIVE
-    tax_category: str = Field("standard", min_length=1, max_length=50)
+    tax_category: TaxCategory = "standard"
     account_id: UUID | None = Field(None, description="A price of its own for one account.")
+    component: bool = Field(
+        default=False,
+        description="Metered: it comes with each other price of the plan in the same currency "
+        "and rhythm.",
+    )
 
 
 @router.post(
     "/plans",
     status_code=201,
     response_model=PlanView,
-    responses=problems(PlanCodeTaken, DunningInvalid),
+    responses=problems(PlanCodeTaken, ProductNotFound, NotOnSale, DunningInvalid),
 )
 async def create_plan(body: PlanRequest, command: Command) -> Response:
     """A draft of a plan (staff). Give it prices, then publish it."""
@@ -121,11 +220,12 @@ async def create_plan(body: PlanRequest, command: Command) -> Response:
             name=body.name,
             description=body.description,
             product_id=body.product_id,
-            features=tuple(Grant(grant.feature, grant.limit) for grant in body.features),
+            features=granted(body.features),
             trial_days=body.trial_days,
             trial_end_behavior=body.trial_end_behavior,
             trial_requires_payment_method=body.trial_requires_payment_method,
-            dunning=DunningPolicy.model_validate(body.dunning.model_dump()),
+            dunning=body.dunning.policy(),
+            self_service=_policy(body.self_service),
             created_at=command.now,
         )
         await add_plan(uow, plan)
@@ -168,39 +268,69 @@ async def read_plan(plan_id: UUID, query: Browse) -> Response:
         return query.reply(PlanView.of(plan, prices[plan_id]))
 
 
+@router.patch(
+    "/plans/{plan_id}",
+    response_model=PlanView,
+    responses=problems(PlanNotFound, PreconditionFailed, DunningInvalid),
+)
+async def edit_plan(plan_id: UUID, body: PlanEdit, command: Command) -> Response:
+    """Edit a plan (staff). Its code stays; what it costs is changed by a new price."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        plan = await _locked(uow, command, plan_id)
+        await edit_entry(uow, plan, body.changes(), action="plan.edit")
+        return await _answer(uow, command, plan)
+
+
 @router.post(
     "/plans/{plan_id}/publish",
     response_model=PlanView,
-    responses=problems(PlanNotFound, IllegalPlanTransition, PlanHasNoPrice),
+    responses=problems(PlanNotFound, PreconditionFailed, IllegalPlanTransition, PlanHasNoPrice),
 )
 async def publish(plan_id: UUID, command: Command) -> Response:
     """Open a plan to subscribers (staff)."""
     command.caller.require_staff("finance")
     async with command.begin() as uow:
-        plan = await publish_plan(uow, plan_id, now=command.now)
-        prices = await queries.prices_of(uow, [plan_id])
-        return await command.answer(uow, PlanView.of(plan, prices[plan_id]))
+        plan = await _locked(uow, command, plan_id)
+        await publish_plan(uow, plan, now=command.now)
+        return await _answer(uow, command, plan)
 
 
 @router.post(
     "/plans/{plan_id}/archive",
     response_model=PlanView,
-    responses=problems(PlanNotFound, IllegalPlanTransition),
+    responses=problems(PlanNotFound, PreconditionFailed, IllegalPlanTransition),
 )
 async def archive(plan_id: UUID, command: Command) -> Response:
     """Close a plan to new subscribers (staff); those it has keep it."""
     command.caller.require_staff("finance")
     async with command.begin() as uow:
-        plan = await archive_plan(uow, plan_id, now=command.now)
-        prices = await queries.prices_of(uow, [plan_id])
-        return await command.answer(uow, PlanView.of(plan, prices[plan_id]))
+        plan = await _locked(uow, command, plan_id)
+        await archive_plan(uow, plan, now=command.now)
+        return await _answer(uow, command, plan)
+
+
+@router.post(
+    "/plans/{plan_id}/unarchive",
+    response_model=PlanView,
+    responses=problems(PlanNotFound, PreconditionFailed, IllegalPlanTransition, PlanHasNoPrice),
+)
+async def unarchive(plan_id: UUID, command: Command) -> Response:
+    """Open an archived plan to new subscribers again (staff)."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        plan = await _locked(uow, command, plan_id)
+        await unarchive_plan(uow, plan, now=command.now)
+        return await _answer(uow, command, plan)
 
 
 @router.post(
     "/prices",
     status_code=201,
     response_model=PriceView,
-    responses=problems(PlanNotFound, PriceInvalid),
+    responses=problems(
+        PlanNotFound, AddonNotFound, MeterNotFound, NotOnSale, PriceInvalid, AmountTooLarge
+    ),
 )
 async def create_price(body: PriceRequest, command: Command) -> Response:
     """A price (staff). It replaces the one that sold the same thing in the same rhythm."""
@@ -246,6 +376,56 @@ async def read_price(price_id: UUID, query: Browse) -> Response:
         return query.reply(PriceView.of(price))
 
 
+@router.post(
+    "/prices/{price_id}/archive",
+    response_model=PriceView,
+    responses=problems(PriceNotFound, PreconditionFailed),
+)
+async def take_price_off_sale(price_id: UUID, command: Command) -> Response:
+    """Sell one price no more (staff); who holds it keeps it."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        price = await uow.catalog.get_price(price_id)
+        command.require_version(price.revision)
+        await archive_price(uow, price)
+        return await command.answer(uow, PriceView.of(price))
+
+
+@router.post(
+    "/prices/{price_id}/unarchive",
+    response_model=PriceView,
+    responses=problems(PriceNotFound, PreconditionFailed),
+)
+async def put_price_on_sale(price_id: UUID, command: Command) -> Response:
+    """Sell a price again (staff), in the place of the version that is on sale now."""
+    command.caller.require_staff("finance")
+    async with command.begin() as uow:
+        price = await uow.catalog.get_price(price_id)
+        command.require_version(price.revision)
+        await unarchive_price(uow, price)
+        return await command.answer(uow, PriceView.of(price))
+
+
+def granted(features: list[GrantRequest]) -> tuple[Grant, ...]:
+    return tuple(Grant(grant.feature, grant.limit) for grant in features)
+
+
+def _policy(wish: SelfServiceWish) -> SelfService:
+    return EVERYTHING if wish == "all" else wish.policy()
+
+
+async def _locked(uow: SubscriptionsUnitOfWork, command: Command, plan_id: UUID) -> Plan:
+    """The plan as the caller last saw it."""
+    plan = await uow.catalog.get(Plan, plan_id, PlanNotFound)
+    command.require_version(plan.revision)
+    return plan
+
+
+async def _answer(uow: SubscriptionsUnitOfWork, command: Command, plan: Plan) -> Response:
+    prices = await queries.prices_of(uow, [plan.id])
+    return await command.answer(uow, PlanView.of(plan, prices[plan.id]))
+
+
 def _price(body: PriceRequest, now: datetime) -> Price:
     unit = body.unit_amount_decimal if body.unit_amount is None else body.unit_amount
     tiers = tuple(
@@ -270,5 +450,6 @@ def _price(body: PriceRequest, now: datetime) -> Price:
         tax_behavior=body.tax_behavior,
         tax_category=body.tax_category,
         account_id=body.account_id,
+        component=body.component,
         created_at=now,
     )

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from shared.web import Edge, PageRequest, Reading, command, keyed_command, page_request, reading
@@ -47,3 +47,14 @@ class RequestModel(BaseModel):
     """A request body: what is not known is refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class EditRequest(RequestModel):
+    """What should be different; what is left out stays as it is."""
+
+    def changes(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+#: A field of an edit that may be left out. It is never read where it was.
+UNCHANGED: Any = Field(default_factory=lambda: None)

@@ -1,7 +1,7 @@
 """What answers look like."""
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -9,6 +9,12 @@ from pydantic import BaseModel
 from services.subscriptions.domain.period import Billing, IntervalUnit
 from services.subscriptions.domain.plan import Plan, PlanStatus, TrialEndBehavior
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, TaxBehavior, plain
+from services.subscriptions.domain.self_service import (
+    CancelTime,
+    ChangeKind,
+    ProrationChoice,
+    SelfService,
+)
 from services.subscriptions.domain.subscription import FINAL, Status, Subscription
 from services.subscriptions.domain.testclock import ClockStatus, SimulatedClock
 from services.subscriptions.tables import TimelineEntry
@@ -22,7 +28,10 @@ class TierView(BaseModel):
 
 
 class PriceView(BaseModel):
-    """Immutable. `unit_amount` is there when it is whole minor units."""
+    """`unit_amount` is there when it is whole minor units. All but `active` is immutable.
+
+    A `component` comes with each other price of its plan in the same currency and rhythm.
+    """
 
     id: UUID
     plan_id: UUID | None
@@ -42,12 +51,14 @@ class PriceView(BaseModel):
     tax_behavior: TaxBehavior
     tax_category: str
     account_id: UUID | None
+    component: bool
     version: int
+    revision: int
     active: bool
     created_at: datetime
 
     @classmethod
-    def of(cls, price: Price) -> Self:
+    def of(cls, price: Price, **more: Any) -> Self:
         unit = price.unit_amount
         return cls(
             id=price.id,
@@ -75,9 +86,12 @@ class PriceView(BaseModel):
             tax_behavior=price.tax_behavior,
             tax_category=price.tax_category,
             account_id=price.account_id,
+            component=price.component,
             version=price.version,
+            revision=price.revision,
             active=price.active,
             created_at=price.created_at,
+            **more,
         )
 
 
@@ -86,7 +100,26 @@ class GrantView(BaseModel):
     limit: int | None = None
 
 
+class SelfServiceView(BaseModel):
+    """What subscribers of a plan may do themselves."""
+
+    changes: list[ChangeKind]
+    proration: list[ProrationChoice]
+    cancel: list[CancelTime]
+    credit: bool
+    pause: bool
+    coupons: bool
+
+    @classmethod
+    def of(cls, policy: SelfService) -> "Literal['all'] | SelfServiceView":
+        if policy.everything:
+            return "all"
+        return cls(**{name: getattr(policy, name) for name in cls.model_fields})
+
+
 class PlanView(BaseModel):
+    """`revision` counts the edits, its prices' among them."""
+
     id: UUID
     code: str
     name: str
@@ -97,7 +130,9 @@ class PlanView(BaseModel):
     trial_end_behavior: TrialEndBehavior
     trial_requires_payment_method: bool
     dunning: DunningPolicy
+    self_service: Literal["all"] | SelfServiceView
     status: PlanStatus
+    revision: int
     prices: list[PriceView]
     created_at: datetime
 
@@ -114,7 +149,9 @@ class PlanView(BaseModel):
             trial_end_behavior=plan.trial_end_behavior,
             trial_requires_payment_method=plan.trial_requires_payment_method,
             dunning=plan.dunning,
+            self_service=SelfServiceView.of(plan.self_service),
             status=plan.status,
+            revision=plan.revision,
             prices=[PriceView.of(price) for price in prices],
             created_at=plan.created_at,
         )

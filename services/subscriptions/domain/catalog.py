@@ -1,11 +1,14 @@
 """What stands beside plans in the catalog: products, add-ons, features, meters, token bundles."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from shared.errors import Conflict, Invalid, NotFound
+from shared.money import require_billable
 
 
 class FeatureType(StrEnum):
@@ -46,6 +49,30 @@ class FeatureInvalid(Invalid):
     code = "feature-invalid"
 
 
+class Editable:
+    """Something of the catalog that is edited where that rewrites nothing that was agreed."""
+
+    id: UUID
+    revision: int
+
+    def edit(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Set what differs; returns what that was before. Without a difference nothing happens."""
+        before = {
+            name: getattr(self, name)
+            for name, value in changes.items()
+            if getattr(self, name) != value
+        }
+        for name in before:
+            setattr(self, name, changes[name])
+        if before:
+            self.check_edit()
+            self.revision += 1
+        return before
+
+    def check_edit(self) -> None:
+        """Refuse what cannot be edited so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """A feature that a plan or an add-on gives; `limit` None: without limit."""
@@ -55,7 +82,7 @@ class Grant:
 
 
 @dataclass(eq=False, kw_only=True)
-class Product:
+class Product(Editable):
     """What several plans are about."""
 
     id: UUID
@@ -68,7 +95,7 @@ class Product:
 
 
 @dataclass(eq=False, kw_only=True)
-class Addon:
+class Addon(Editable):
     """Sold beside a plan, with prices of its own."""
 
     id: UUID
@@ -82,7 +109,7 @@ class Addon:
 
 
 @dataclass(eq=False, kw_only=True)
-class Meter:
+class Meter(Editable):
     """What usage is counted of. Late events count for `grace_hours` after their period."""
 
     id: UUID
@@ -97,7 +124,7 @@ class Meter:
 
 
 @dataclass(eq=False, kw_only=True)
-class Feature:
+class Feature(Editable):
     """Something that an account may or may not do."""
 
     id: UUID
@@ -116,7 +143,7 @@ class Feature:
 
 
 @dataclass(eq=False, kw_only=True)
-class Bundle:
+class Bundle(Editable):
     """So many tokens for an amount; unused ones expire."""
 
     id: UUID
@@ -130,3 +157,6 @@ class Bundle:
     active: bool = True
     revision: int = 1
     created_at: datetime
+
+    def __post_init__(self) -> None:
+        require_billable(self.amount, field="amount")

@@ -6,10 +6,11 @@ from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
+from services.subscriptions.domain.catalog import Editable
 from services.subscriptions.domain.price import plain
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.subscriptions import Discount
-from shared.money import Money
+from shared.money import Money, require_billable
 
 
 class CouponDuration(StrEnum):
@@ -91,7 +92,7 @@ class AppliedDiscount:
 
 
 @dataclass(eq=False, kw_only=True)
-class Coupon:
+class Coupon(Editable):
     """`redeemed` counts accounts' uses; the row is locked while one more is taken."""
 
     id: UUID
@@ -119,12 +120,17 @@ class Coupon:
             raise CouponInvalid("A percentage is above 0 and at most 100.", field="percent")
         if self.amount is not None and (self.amount <= 0 or self.currency is None):
             raise CouponInvalid("A fixed amount is positive and has a currency.", field="amount")
+        if self.amount is not None:
+            require_billable(self.amount, field="amount")
         if (self.duration is CouponDuration.REPEATING) != (self.periods is not None):
             raise CouponInvalid(
                 "A repeating coupon, and no other, says for how many periods.", field="periods"
             )
         if self.periods is not None and self.periods < 1:
             raise CouponInvalid("A coupon lasts at least one period.", field="periods")
+
+    def check_edit(self) -> None:
+        check_limit(self.max_redemptions, self.redeemed)
 
     def redeem(
         self,
@@ -150,6 +156,7 @@ class Coupon:
         if used_by_account >= self.max_per_account:
             raise CouponExhausted(f"This account has used the coupon {self.code} already.")
         self.redeemed += 1
+        self.revision += 1
         return AppliedDiscount(
             coupon_id=self.id,
             code=code or self.code,
@@ -174,7 +181,7 @@ class Coupon:
 
 
 @dataclass(eq=False, kw_only=True)
-class PromotionCode:
+class PromotionCode(Editable):
     """A word under which a coupon is given out; a coupon has any number, each with its limits.
 
     What the coupon itself allows (how often in all and per account, until when, for which plans)
@@ -198,6 +205,9 @@ class PromotionCode:
     def __post_init__(self) -> None:
         self.code = normalized(self.code)
 
+    def check_edit(self) -> None:
+        check_limit(self.max_redemptions, self.redeemed)
+
     def redeem(self, *, account_id: UUID, had_one_before: bool, at: datetime) -> None:
         """Take one use of it. The caller holds the row's lock."""
         if self.account_id not in {None, account_id}:
@@ -209,6 +219,16 @@ class PromotionCode:
         if self.max_redemptions is not None and self.redeemed >= self.max_redemptions:
             raise CouponExhausted(f"The code {self.code} has been used up.")
         self.redeemed += 1
+        self.revision += 1
+
+
+def check_limit(limit: int | None, redeemed: int) -> None:
+    """What was redeemed stays: a limit is not set below it."""
+    if limit is not None and limit < redeemed:
+        raise CouponInvalid(
+            f"It was redeemed {redeemed} times already; its limit cannot be lower.",
+            field="max_redemptions",
+        )
 
 
 def normalized(code: str) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from services.subscriptions.domain.catalog import Grant
+from services.subscriptions.domain.catalog import Editable, Grant
 from services.subscriptions.domain.self_service import SelfService
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.subscriptions import DunningPolicy, PlanArchived, PlanPublished
@@ -56,7 +56,7 @@ LONGEST_DUNNING_WAIT_DAYS = 60
 
 
 @dataclass(eq=False, kw_only=True)
-class Plan:
+class Plan(Editable):
     id: UUID
     code: str
     name: str
@@ -77,14 +77,27 @@ class Plan:
     def __post_init__(self) -> None:
         check_dunning(self.dunning)
 
+    def check_edit(self) -> None:
+        check_dunning(self.dunning)
+
     def publish(self, *, has_price: bool, at: datetime) -> PlanPublished:
-        """Open it to subscribers."""
+        """Open it to subscribers. `has_price`: one that is sold by itself, and no component."""
         if self.status is not PlanStatus.DRAFT:
             raise IllegalPlanTransition(f"The plan is {self.status}; only a draft is published.")
+        return self._open(has_price=has_price, at=at)
+
+    def unarchive(self, *, has_price: bool, at: datetime) -> PlanPublished:
+        """Open it to new subscribers again."""
+        if self.status is not PlanStatus.ARCHIVED:
+            raise IllegalPlanTransition(f"The plan is {self.status}, not archived.")
+        return self._open(has_price=has_price, at=at)
+
+    def _open(self, *, has_price: bool, at: datetime) -> PlanPublished:
         if not has_price:
-            raise PlanHasNoPrice("Give the plan a price before you publish it.")
-        self.status = PlanStatus.PUBLISHED
-        self.version += 1
+            raise PlanHasNoPrice(
+                "Give the plan a price that is sold by itself before you publish it."
+            )
+        self._become(PlanStatus.PUBLISHED)
         return PlanPublished(
             occurred_at=at,
             account_id=OPERATOR,
@@ -97,11 +110,16 @@ class Plan:
         """Close it to new subscribers; those it has keep it."""
         if self.status is PlanStatus.ARCHIVED:
             raise IllegalPlanTransition("The plan is archived already.")
-        self.status = PlanStatus.ARCHIVED
-        self.version += 1
+        self._become(PlanStatus.ARCHIVED)
         return PlanArchived(
             occurred_at=at, account_id=OPERATOR, sequence=self.version, plan_id=self.id
         )
+
+    def _become(self, status: PlanStatus) -> None:
+        """Its subscribers hear of each status by an event, and of edits by none."""
+        self.status = status
+        self.version += 1
+        self.revision += 1
 
     def require_published(self) -> None:
         if self.status is not PlanStatus.PUBLISHED:

@@ -10,8 +10,10 @@ from math import ceil
 from typing import Any
 from uuid import UUID
 
+from services.subscriptions.domain.catalog import Editable
 from services.subscriptions.domain.period import Interval, IntervalUnit
 from shared.errors import Conflict, Invalid, NotFound
+from shared.money import require_billable
 
 
 class PriceType(StrEnum):
@@ -82,8 +84,11 @@ def plain(number: Decimal | Fraction | int) -> str:
 
 
 @dataclass(eq=False, kw_only=True)
-class Price:
-    """Amount, currency and interval of a plan or an add-on. Replaced, never changed."""
+class Price(Editable):
+    """Amount, currency and interval of a plan or an add-on. Replaced, never changed.
+
+    What is edited is whether it is on sale.
+    """
 
     id: UUID
     plan_id: UUID | None = None
@@ -132,6 +137,17 @@ class Price:
     def is_recurring(self) -> bool:
         """Billed ahead for every period."""
         return self.type not in {PriceType.METERED, PriceType.ONE_OFF}
+
+    def sells_what(self, other: "Price") -> bool:
+        """Whether it is a version of `other`: of such, one is on sale at a time."""
+        return (
+            self.currency == other.currency
+            and self.interval == other.interval
+            and self.type is other.type
+            and self.meter_id == other.meter_id
+            and self.component == other.component
+            and self.account_id == other.account_id
+        )
 
     def quote(self, quantity: Decimal | int) -> Quote:
         """The exact cost of `quantity` units for one whole period."""
@@ -237,6 +253,8 @@ class Price:
             "A metered price, and no other, says how usage is aggregated.",
             "aggregation",
         )
+        if self.unit_amount is not None:
+            require_billable(self.unit_amount, field="unit_amount")
         if self.tiers:
             check_tiers(self.tiers)
 
@@ -250,6 +268,8 @@ def check_tiers(tiers: Sequence[Tier]) -> None:
         raise PriceInvalid("The bounds of tiers grow from one to the next.", field="tiers")
     if any(tier.unit_amount < 0 or tier.flat_amount < 0 for tier in tiers):
         raise PriceInvalid("An amount is not negative.", field="tiers")
+    for tier in tiers:
+        require_billable(max(tier.unit_amount, tier.flat_amount), field="tiers")
 
 
 def graduated(tiers: Sequence[Tier], units: Decimal) -> Quote:

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.subscriptions import tables
 from services.subscriptions.domain.catalog import Addon, AddonNotFound
 from services.subscriptions.domain.charges import Item, Terms
+from services.subscriptions.domain.period import Interval
 from services.subscriptions.domain.plan import Plan, PlanNotFound
 from services.subscriptions.domain.price import Price, PriceNotFound
 from services.subscriptions.domain.subscription import Subscription
@@ -35,11 +36,30 @@ class Catalog:
         self._session.add(entity)
 
     async def get(self, kind: type[T], entity_id: UUID, refusal: type[NotFound]) -> T:
-        """One thing of the catalog, locked for a change."""
-        found = await self._session.get(kind, entity_id, with_for_update=True)
-        if found is None:
-            raise refusal(f"There is no {kind.__name__.lower()} {entity_id}.")
-        return found
+        """One thing of the catalog, locked for a change.
+
+        Whoever only refers to it, as every usage event does to its meter, does not wait.
+        """
+        found = await self._session.get(
+            kind, entity_id, with_for_update={"key_share": True}, populate_existing=True
+        )
+        return _found(found, kind, entity_id, refusal)
+
+    async def peek(self, kind: type[T], entity_id: UUID, refusal: type[NotFound]) -> T:
+        """One thing of the catalog, as it is now."""
+        return _found(await self._session.get(kind, entity_id), kind, entity_id, refusal)
+
+    async def get_price(self, price_id: UUID) -> Price:
+        """A price, locked for a change after its owner, under whose lock prices are replaced."""
+        price = await self.peek(Price, price_id, PriceNotFound)
+        await self.lock_owner(price)
+        return await self.get(Price, price_id, PriceNotFound)
+
+    async def lock_owner(self, price: Price) -> Plan | Addon:
+        """The plan or the add-on that a price belongs to, locked."""
+        if price.plan_id is not None:
+            return await self.get(Plan, price.plan_id, PlanNotFound)
+        return await self.get(Addon, price.addon_id or price.id, AddonNotFound)
 
     async def is_taken(self, kind: type[Any], code: str) -> bool:
         found = await self._session.scalar(select(kind.id).where(kind.code == code))
@@ -66,6 +86,30 @@ class Catalog:
         owner = prices.plan_id == plan_id if plan_id else prices.addon_id == addon_id
         statement = select(Price).where(owner).order_by(prices.id.desc())
         return (await self._session.scalars(statement)).all()
+
+    async def components_of(
+        self, plan_id: UUID, currency: str, interval: Interval, *, account_id: UUID
+    ) -> Sequence[Price]:
+        """What comes with the plan's other prices in this currency and rhythm, one per meter.
+
+        The account's own goes before the public one.
+        """
+        statement = (
+            select(Price)
+            .where(
+                prices.plan_id == plan_id,
+                prices.component,
+                prices.active,
+                prices.currency == currency,
+                prices.interval_unit == interval.unit,
+                prices.interval_count == interval.count,
+                or_(prices.account_id.is_(None), prices.account_id == account_id),
+            )
+            .order_by(prices.account_id.is_not(None), prices.id)
+        )
+        by_meter = {price.meter_id: price for price in await self._session.scalars(statement)}
+        self._prices.update({price.id: price for price in by_meter.values()})
+        return sorted(by_meter.values(), key=lambda price: price.id)
 
     async def addon(self, addon_id: UUID) -> Addon:
         await self._load(Addon, self._addons, {addon_id})
@@ -117,3 +161,9 @@ class Catalog:
         if missing:
             found = await self._session.scalars(select(kind).where(kind.id.in_(missing)))
             known.update({entity.id: entity for entity in found})
+
+
+def _found(found: T | None, kind: type[T], entity_id: UUID, refusal: type[NotFound]) -> T:
+    if found is None:
+        raise refusal(f"There is no {kind.__name__.lower()} {entity_id}.")
+    return found

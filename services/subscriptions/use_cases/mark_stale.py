@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.subscriptions import tables
+from services.subscriptions.entitlement_cache import EVERYBODY
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from shared.clock import utc_now
 
@@ -18,3 +19,8 @@ async def mark_stale(uow: SubscriptionsUnitOfWork, account_ids: Iterable[UUID]) 
         statement = upsert(tables.stale_entitlements).on_conflict_do_nothing()
         await uow.session.execute(statement, rows)
         uow.wake("forget_stale_entitlements")
+
+
+async def mark_everybody_stale(uow: SubscriptionsUnitOfWork) -> None:
+    """What many hold has changed: one mark, however many they are."""
+    await mark_stale(uow, [EVERYBODY])
