@@ -20,6 +20,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
 )
 from sqlalchemy import (
     event as sqlalchemy_event,
@@ -38,6 +39,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from shared import driver
 from shared.clock import utc_now
 from shared.context import current_cause
+from shared.errors import TestClockBusy
 from shared.events.base import Event
 from shared.ids import new_id
 from shared.messaging.envelope import outbox_row
@@ -126,6 +128,9 @@ class UnitOfWork:
     Services add their repositories in a subclass.
     """
 
+    #: For a change that somebody asks for, which has to wait while the account's time moves.
+    awaits_clock = False
+
     def __init__(self, session: AsyncSession, scope: Scope, platform: "Platform") -> None:
         self.session = session
         self.scope = scope
@@ -186,14 +191,45 @@ class UnitOfWork:
         )
 
     async def now(self, account_id: UUID | None) -> datetime:
-        """The account's time: real, or its test clock's where the deployment allows those."""
-        if account_id is not None and self.platform.test_clocks:
-            clocks = self.platform.account_clocks
-            statement = select(clocks.c.now).where(clocks.c.account_id == account_id)
-            simulated: datetime | None = await self.session.scalar(statement)
-            if simulated is not None:
-                return simulated
-        return utc_now()
+        """The account's time: real, or its test clock's where the deployment allows those.
+
+        With `awaits_clock`, `TestClockBusy` while that clock is on its way; otherwise it stays
+        where it is until this transaction ends.
+        """
+        if account_id is None or not self.platform.test_clocks:
+            return utc_now()
+        if self.awaits_clock:
+            return await self._now_at_rest(account_id)
+        clocks = self.platform.account_clocks
+        statement = select(clocks.c.now).where(clocks.c.account_id == account_id)
+        simulated: datetime | None = await self.session.scalar(statement)
+        return simulated or utc_now()
+
+    async def _now_at_rest(self, account_id: UUID) -> datetime:
+        clocks = self.platform.account_clocks
+        mine = clocks.c.account_id == account_id
+        # Who has locked it is moving it, or does what is due at the account's time.
+        held = (
+            select(clocks.c.now, clocks.c.target)
+            .where(mine)
+            .with_for_update(read=True, skip_locked=True)
+            .cte("held")
+        )
+        statement = (
+            select(clocks.c.clock_id, held.c.now, held.c.target)
+            .select_from(clocks.outerjoin(held, true()))
+            .where(mine)
+        )
+        clock = (await self.session.execute(statement)).one_or_none()
+        if clock is None:
+            return utc_now()
+        if clock.now is None or (clock.target is not None and clock.now < clock.target):
+            raise TestClockBusy(
+                "This account's test clock is on its way. Wait until "
+                f"GET /v1/test-clocks/{clock.clock_id} says that it is ready, then ask again."
+            )
+        now: datetime = clock.now
+        return now
 
     async def write(self) -> None:
         """Store what was emitted, audited and woken; called once, before the commit."""

@@ -75,5 +75,13 @@ class Unavailable(DomainError):
     code = "unavailable"
 
 
+class TestClockBusy(Conflict):
+    """The account's test clock is on its way: wait until it is ready, then ask again."""
+
+    __test__ = False  # not a test class, whatever its name begins with
+
+    code = "test-clock-busy"
+
+
 class MigrationFailed(Exception):
     """A service's schema cannot be brought to where its code wants it."""

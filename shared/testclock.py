@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Table, delete, select, update
+from sqlalchemy import ColumnElement, Table, case, delete, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from shared.db import UnitOfWork
@@ -24,35 +24,49 @@ AT_ONCE = 3
 
 
 def follow(consumers: Consumers) -> None:
-    """Have the service take part in test clocks. Commutative: a later revision wins."""
+    """Have the service take part in test clocks, in whatever order it hears of them."""
 
     @consumers.handler(on=[TestClockAdvanced, TestClockDeleted])
     async def follow_test_clock(
         uow: UnitOfWork, event: TestClockAdvanced | TestClockDeleted
     ) -> None:
         """The account's time moved, or is real again."""
-        clocks = uow.platform.account_clocks
-        if isinstance(event, TestClockDeleted):
-            await uow.session.execute(delete(clocks).where(clocks.c.clock_id == event.clock_id))
-            return
-        statement = upsert(clocks).values(
-            account_id=event.account_id,
-            clock_id=event.clock_id,
-            now=event.now,
-            revision=event.revision,
+        await record_clock(uow, event)
+
+
+async def record_clock(uow: UnitOfWork, event: TestClockAdvanced | TestClockDeleted) -> None:
+    """Know of an account's clock what this round says, unless something later is known."""
+    clocks, deleted = uow.platform.account_clocks, uow.platform.table("deleted_clocks")
+    advanced = event if isinstance(event, TestClockAdvanced) else None
+    if advanced is None:
+        statement = upsert(deleted).values(clock_id=event.clock_id)
+        await uow.session.execute(statement.on_conflict_do_nothing())
+    # A deletion writes the row too: so the one waits for the other, whichever comes first.
+    statement = upsert(clocks).values(
+        account_id=event.account_id,
+        clock_id=event.clock_id,
+        now=advanced.now if advanced else event.occurred_at,
+        target=advanced.target if advanced else None,
+        revision=event.revision,
+    )
+    new = statement.excluded
+    reported = case((clocks.c.clock_id == new.clock_id, clocks.c.reported_revision), else_=0)
+    await uow.session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["account_id"],
+            set_={name: new[name] for name in ("clock_id", "now", "target", "revision")}
+            | {"reported_revision": reported},
+            # Ids rise with time: of an account's two clocks, the later one's is the greater.
+            where=tuple_(clocks.c.clock_id, clocks.c.revision) < tuple_(new.clock_id, new.revision),
         )
-        await uow.session.execute(
-            statement.on_conflict_do_update(
-                index_elements=["account_id"],
-                set_={
-                    "clock_id": statement.excluded.clock_id,
-                    "now": statement.excluded.now,
-                    "revision": statement.excluded.revision,
-                },
-                where=clocks.c.revision < statement.excluded.revision,
-            )
+    )
+    await uow.session.execute(
+        delete(clocks).where(
+            clocks.c.clock_id == event.clock_id,
+            clocks.c.clock_id.in_(select(deleted.c.clock_id)),
         )
-        uow.wake("run_test_clocks")
+    )
+    uow.wake("run_test_clocks")
 
 
 def clock_job(service: str, consumers: Consumers, jobs: Sequence[Job]) -> Job:

@@ -109,11 +109,16 @@ class Edge(Reading[U]):
         """One transaction that also holds the claim on the caller's key.
 
         A key that was answered before ends the request with that answer; one whose first
-        request still runs is a conflict; one that came with another body is refused.
+        request still runs is a conflict; one that came with another body is refused. So is
+        anything new for an account whose test clock is on its way (`TestClockBusy`): what names
+        its account in another way finds out when it asks `uow.now` for that account's time.
         """
-        async with super().begin() as uow:
+        scope = self.scope
+        async with self._database.begin(scope) as uow:
             if self.key:
                 await self._claim(uow, self.key)
+            uow.awaits_clock = True
+            self.now = await uow.now(scope.account_id)
             yield uow
             crashpoint("web.before_commit")
         crashpoint("web.committed_not_answered")

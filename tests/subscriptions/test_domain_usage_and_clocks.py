@@ -13,7 +13,6 @@ from services.subscriptions.domain.price import Aggregation
 from services.subscriptions.domain.testclock import (
     PATIENCE,
     SERVICES,
-    ClockBusy,
     ClockInvalid,
     ClockStatus,
     SimulatedClock,
@@ -30,6 +29,7 @@ from services.subscriptions.domain.usage import (
     place,
     reached,
 )
+from shared.errors import TestClockBusy
 from shared.events.clocks import TestClockReported
 from shared.ids import new_id
 from tests.subscriptions.factories import BEGIN, a_price, a_subscription, at
@@ -208,7 +208,7 @@ def test_patience_ends_with_an_event_that_is_never_taken() -> None:
 
 def test_a_clock_moves_forward_one_errand_at_a_time() -> None:
     clock = a_clock()
-    with pytest.raises(ClockBusy):
+    with pytest.raises(TestClockBusy):
         clock.advance(at(2024, 3, 1))
     clock.status = ClockStatus.READY
     with pytest.raises(ClockInvalid):

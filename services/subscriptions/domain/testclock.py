@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from shared.errors import Conflict, Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound, TestClockBusy
 from shared.events.clocks import TestClockReported
 from shared.events.subscriptions import TestClockAdvanced, TestClockDeleted
 
@@ -28,10 +28,6 @@ class ClockNotFound(NotFound):
 
 class ClockExists(Conflict):
     code = "test-clock-exists"
-
-
-class ClockBusy(Conflict):
-    code = "test-clock-busy"
 
 
 class ClockInvalid(Invalid):
@@ -104,7 +100,7 @@ class SimulatedClock:
 
     def advance(self, to: datetime) -> TestClockAdvanced:
         if self.status is not ClockStatus.READY:
-            raise ClockBusy("The clock is on its way. Wait until it is ready.")
+            raise TestClockBusy("The clock is on its way. Wait until it is ready.")
         if to <= self.now:
             raise ClockInvalid("A test clock only moves forward.", field="to")
         if to - self.now > LONGEST_ADVANCE:
@@ -171,4 +167,5 @@ class SimulatedClock:
             clock_id=self.id,
             revision=self.revision,
             now=self.now,
+            target=self.target,
         )

@@ -8,7 +8,9 @@ from services.subscriptions.repository import SubscriptionsUnitOfWork
 from shared.clock import utc_now
 from shared.errors import Forbidden
 from shared.events.clocks import TestClockReported
+from shared.events.subscriptions import TestClockAdvanced
 from shared.ids import new_id
+from shared.testclock import record_clock
 
 
 class TestClocksOff(Forbidden):
@@ -31,7 +33,7 @@ async def create_clock(
         id=new_id(), account_id=account_id, now=now, target=now, created_at=utc_now()
     )
     uow.clocks.add(clock)
-    uow.emit(clock.begin())
+    await _set_out(uow, clock.begin())
     return clock
 
 
@@ -41,7 +43,7 @@ async def advance_clock(
     """Set out for `to`."""
     require_test_clocks(uow)
     clock = await uow.clocks.get(clock_id)
-    uow.emit(clock.advance(to))
+    await _set_out(uow, clock.advance(to))
     return clock
 
 
@@ -72,6 +74,12 @@ async def look_again(uow: SubscriptionsUnitOfWork) -> int:
     for clock in clocks:
         uow.emit(clock.look_again())
     return len(clocks)
+
+
+async def _set_out(uow: SubscriptionsUnitOfWork, round_: TestClockAdvanced) -> None:
+    """Tell everybody; here nothing that somebody asks for may come in between."""
+    uow.emit(round_)
+    await record_clock(uow, round_)
 
 
 def require_test_clocks(uow: SubscriptionsUnitOfWork) -> None:
