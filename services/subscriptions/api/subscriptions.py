@@ -285,18 +285,18 @@ async def timeline(
         *CHOICE_REFUSALS,
     ),
 )
-async def preview(subscription_id: UUID, body: PreviewRequest, command: Command) -> PreviewView:
+async def preview(subscription_id: UUID, body: PreviewRequest, query: Query) -> PreviewView:
     """What a change, a cancellation or a resume would cost now and on the next invoice.
 
     An empty body asks for the next invoice.
     """
-    may_read(command)
+    may_read(query)
     asked = body.asked()
-    async with command.begin() as uow:
+    async with query.begin() as uow:
         subscription = await uow.subscriptions.get(subscription_id)
         now = await uow.now(subscription.account_id)
         found = await preview_subscription(uow, subscription, asked, now=now)
-    priced = await price_preview(command, found, subscription.account_id)
+    priced = await price_preview(query, found, subscription.account_id)
     return PreviewView.of(found, subscription.currency, priced)
 
 
