@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -10,16 +12,19 @@ import pytest
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from shared.clock import utc_now
 from shared.db import UnitOfWork, service_metadata
 from shared.errors import Conflict, TooManyRequests
 from shared.events.auth import AccountUpdated
+from shared.events.subscriptions import TestClockAdvanced, TestClockDeleted
 from shared.ids import new_id
 from shared.messaging.consumers import Consumers
 from shared.schedule import Schedule
 from shared.service import Service
 from shared.settings import Settings
+from shared.testclock import record_clock
 from shared.web import Edge, Reading, command, keyed_command, reading
 from tests.harness import Deployment, Running, running
 from tests.tokens import TokenIssuer
@@ -34,6 +39,7 @@ class ProbeRequest(BaseModel):
 
     amount: int
     wait_for: str | None = None
+    about: UUID | None = None
 
 
 class ProbeView(BaseModel):
@@ -51,6 +57,8 @@ async def make(
     body: ProbeRequest, edge: Annotated[Edge[UnitOfWork], Depends(keyed_command)]
 ) -> Response:
     async with edge.begin() as uow:
+        if body.about:
+            await uow.now(body.about)
         entered.set()
         if body.wait_for:
             await gates[body.wait_for].wait()
@@ -64,6 +72,28 @@ async def make(
 @router.get("/{probe_id}")
 async def show(probe_id: UUID, asked: Annotated[Reading[UnitOfWork], Depends(reading)]) -> Response:
     return asked.reply(ProbeView(id=probe_id, amount=1))
+
+
+class NowView(BaseModel):
+    now: datetime
+
+
+@router.get("/{probe_id}/now")
+async def tell_time(
+    probe_id: UUID, asked: Annotated[Reading[UnitOfWork], Depends(reading)]
+) -> Response:
+    del probe_id
+    async with asked.begin():
+        return asked.reply(NowView(now=asked.now))
+
+
+@router.post("/{probe_id}/now")
+async def act_in_time(
+    probe_id: UUID, edge: Annotated[Edge[UnitOfWork], Depends(command)]
+) -> Response:
+    del probe_id
+    async with edge.begin():
+        return edge.reply(NowView(now=edge.now))
 
 
 @router.patch("/{probe_id}")
@@ -391,3 +421,165 @@ async def test_without_redis_a_service_is_degraded_and_without_postgres_unready(
 
     assert (degraded.status_code, degraded.json()["status"]) == (200, "degraded")
     assert (unready.status_code, unready.json()["status"]) == (503, "unready")
+
+
+BEGUN = datetime(2031, 5, 1, 12, tzinfo=UTC)
+ARRIVED = BEGUN + timedelta(days=31)
+
+
+def a_round(account: UUID, **more: Any) -> TestClockAdvanced:
+    """A test clock that has begun to move by a month, unless said otherwise."""
+    wanted = {"clock_id": new_id(), "revision": 2, "now": BEGUN, "target": ARRIVED, **more}
+    return TestClockAdvanced(account_id=account, occurred_at=BEGUN, sequence=2, **wanted)
+
+
+async def hear(
+    probe: Running, event: TestClockAdvanced | TestClockDeleted, *, patience: str = "30s"
+) -> None:
+    async with probe.runtime.begin() as uow:
+        await uow.session.execute(text(f"SET LOCAL lock_timeout = '{patience}'"))
+        await record_clock(uow, event)
+
+
+@pytest.fixture
+async def on_its_way(probe: Running) -> AsyncIterator[TestClockAdvanced]:
+    """The first round of an account's clock; its account is back in real time afterwards."""
+    started = a_round(new_id())
+    await hear(probe, started)
+    yield started
+    await hear(
+        probe,
+        TestClockDeleted(
+            account_id=started.account_id,
+            occurred_at=BEGUN,
+            sequence=9,
+            clock_id=started.clock_id,
+            revision=9,
+        ),
+    )
+
+
+async def test_while_the_test_clock_is_on_its_way_nothing_is_changed(
+    probe: Running, issuer: TokenIssuer, on_its_way: TestClockAdvanced
+) -> None:
+    account = on_its_way.account_id
+    mine = issuer.of_account(account)
+
+    answer = await probe.http.post(
+        "/v1/probes", json={"amount": 5}, headers=mine | {"Idempotency-Key": "k-7"}
+    )
+    seen = await probe.http.get(f"/v1/probes/{new_id()}/now", headers=mine)
+
+    assert answer.status_code == 409
+    problem = problem_of(answer)
+    assert problem["code"] == "test-clock-busy"
+    assert f"/v1/test-clocks/{on_its_way.clock_id}" in problem["detail"]
+    assert await audits(probe, "probe.made", account) == 0
+    assert datetime.fromisoformat(seen.json()["now"]) == BEGUN
+
+
+async def test_staff_who_name_the_account_in_any_way_wait_too(
+    probe: Running, issuer: TokenIssuer, on_its_way: TestClockAdvanced
+) -> None:
+    account = str(on_its_way.account_id)
+    staff = issuer.of_staff()
+
+    acting = await probe.http.post(
+        f"/v1/probes/{new_id()}/now", headers=staff | {"Perennial-Account": account}
+    )
+    naming = await probe.http.post(
+        "/v1/probes",
+        json={"amount": 5, "about": account},
+        headers=staff | {"Idempotency-Key": "k-8"},
+    )
+    elsewhere = await probe.http.post(
+        "/v1/probes", json={"amount": 5}, headers=staff | {"Idempotency-Key": "k-9"}
+    )
+
+    assert problem_of(acting)["code"] == problem_of(naming)["code"] == "test-clock-busy"
+    assert elsewhere.status_code == 201
+
+
+async def test_what_was_answered_before_is_answered_again_while_the_clock_is_on_its_way(
+    probe: Running, issuer: TokenIssuer
+) -> None:
+    account = new_id()
+    headers = issuer.of_account(account, sub=str(new_id())) | {"Idempotency-Key": "k-10"}
+    first = await probe.http.post("/v1/probes", json={"amount": 5}, headers=headers)
+    await hear(probe, a_round(account))
+
+    again = await probe.http.post("/v1/probes", json={"amount": 5}, headers=headers)
+
+    assert (again.status_code, again.content) == (201, first.content)
+
+
+@pytest.mark.parametrize(
+    "there",
+    [{"revision": 7, "now": ARRIVED}, {"revision": 7, "target": None}],
+    ids=["arrived", "as the release before says it"],
+)
+async def test_at_rest_what_is_asked_for_happens_at_the_clocks_instant(
+    probe: Running, issuer: TokenIssuer, on_its_way: TestClockAdvanced, there: dict[str, Any]
+) -> None:
+    rests = on_its_way.model_copy(update=there)
+    await hear(probe, rests)
+
+    answer = await probe.http.post(
+        f"/v1/probes/{new_id()}/now", headers=issuer.of_account(rests.account_id)
+    )
+
+    assert answer.status_code == 200
+    assert datetime.fromisoformat(answer.json()["now"]) == rests.now
+
+
+@asynccontextmanager
+async def a_request_in_hand(
+    probe: Running, issuer: TokenIssuer, account: UUID, key: str
+) -> AsyncIterator[None]:
+    """Somebody's request, between its first look at the time and its commit."""
+    gates[key] = asyncio.Event()
+    entered.clear()
+    asking = asyncio.create_task(
+        probe.http.post(
+            "/v1/probes",
+            json={"amount": 5, "wait_for": key},
+            headers=issuer.of_account(account) | {"Idempotency-Key": key},
+        )
+    )
+    await entered.wait()
+    yield
+    gates[key].set()
+    assert (await asking).status_code == 201
+
+
+async def test_a_clock_does_not_set_out_while_something_is_asked_for_at_its_instant(
+    probe: Running, issuer: TokenIssuer
+) -> None:
+    rests = a_round(new_id(), now=ARRIVED)
+    await hear(probe, rests)
+    sets_out = rests.model_copy(update={"revision": 3, "target": ARRIVED + timedelta(days=1)})
+
+    async with a_request_in_hand(probe, issuer, rests.account_id, "k-11"):
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            await hear(probe, sets_out, patience="100ms")
+
+    await hear(probe, sets_out)
+
+
+async def test_while_a_worker_does_what_is_due_nothing_else_is_changed(
+    probe: Running, issuer: TokenIssuer
+) -> None:
+    """Before an account's first round is over its clock has nowhere to go, and yet it works."""
+    created = a_round(new_id(), now=ARRIVED)
+    await hear(probe, created)
+    clocks = probe.runtime.database.platform.account_clocks
+    async with probe.runtime.begin() as uow:
+        await uow.session.execute(
+            select(clocks).where(clocks.c.account_id == created.account_id).with_for_update()
+        )
+
+        answer = await probe.http.post(
+            f"/v1/probes/{new_id()}/now", headers=issuer.of_account(created.account_id)
+        )
+
+    assert problem_of(answer)["code"] == "test-clock-busy"
