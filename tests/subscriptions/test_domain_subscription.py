@@ -563,7 +563,14 @@ def a_coupon(**more: Any) -> Coupon:
 
 def redeem(coupon: Coupon, **more: Any) -> Any:
     return coupon.redeem(
-        **{"plan_id": new_id(), "currency": "EUR", "used_by_account": 0, "at": BEGIN, **more}
+        **{
+            "plan_id": new_id(),
+            "price_ids": [new_id()],
+            "currency": "EUR",
+            "used_by_account": 0,
+            "at": BEGIN,
+            **more,
+        }
     )
 
 

@@ -76,7 +76,6 @@ router = APIRouter(prefix="/v1", tags=["catalog"])
 Code = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Description = Annotated[str, Field(max_length=2000)]
-Features = Annotated[list["GrantRequest"], Field(max_length=200)]
 TrialDays = Annotated[int, Field(ge=0, le=730)]
 #: What is too large to be billed is refused by its own name, in the domain.
 AmountText = Annotated[str, Field(pattern=r"^\d{1,18}(\.\d{1,12})?$")]
@@ -87,6 +86,9 @@ Amount = Annotated[int, Field(ge=0, lt=10**18)]
 class GrantRequest(RequestModel):
     feature: Code
     limit: int | None = Field(None, ge=0)
+
+
+Features = Annotated[list[GrantRequest], Field(max_length=200)]
 
 
 class DunningRequest(RequestModel):

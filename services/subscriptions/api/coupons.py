@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -18,14 +19,18 @@ from services.subscriptions.domain.coupon import (
     CouponInvalid,
     CouponNotFound,
     PromotionCode,
-    PromotionCodeNotFound,
 )
-from services.subscriptions.use_cases.redeem_coupon import a_new_code, give_out, withdraw
+from services.subscriptions.domain.plan import Plan, PlanNotFound
+from services.subscriptions.domain.price import Price, PriceNotFound
+from services.subscriptions.use_cases.redeem_coupon import a_new_code, give_out
 from shared.ids import new_id
-from shared.money import Currency
+from shared.money import AmountTooLarge, Currency
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1", tags=["coupons"])
+
+
+Limit = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class CouponRequest(RequestModel):
@@ -36,9 +41,16 @@ class CouponRequest(RequestModel):
     currency: Currency | None = None
     duration: CouponDuration = CouponDuration.ONCE
     periods: int | None = Field(None, ge=1, le=600)
-    plan_ids: list[UUID] = Field(default_factory=list, max_length=200)
-    max_redemptions: int | None = Field(None, ge=1)
-    max_per_account: int = Field(1, ge=1)
+    plan_ids: list[UUID] = Field(
+        default_factory=list, max_length=200, description="For these plans; empty: for all."
+    )
+    price_ids: list[UUID] = Field(
+        default_factory=list,
+        max_length=200,
+        description="For what these prices of plans and add-ons bill; empty: for all.",
+    )
+    max_redemptions: Limit | None = None
+    max_per_account: Limit = 1
     redeem_by: AwareDatetime | None = None
 
 
@@ -49,6 +61,7 @@ class CouponView(Named):
     duration: CouponDuration
     periods: int | None
     plan_ids: list[UUID]
+    price_ids: list[UUID]
     max_redemptions: int | None
     max_per_account: int
     redeemed: int
@@ -65,7 +78,7 @@ class PromotionCodeRequest(RequestModel):
     first_time_only: bool = Field(
         default=False, description="Only for an account's first subscription."
     )
-    max_redemptions: int | None = Field(None, ge=1)
+    max_redemptions: Limit | None = None
     expires_at: AwareDatetime | None = None
 
 
@@ -79,6 +92,7 @@ class PromotionCodeView(BaseModel):
     redeemed: int
     expires_at: datetime | None
     active: bool
+    revision: int
     created_at: datetime
 
     @classmethod
@@ -90,7 +104,7 @@ class PromotionCodeView(BaseModel):
     "/coupons",
     status_code=201,
     response_model=CouponView,
-    responses=problems(CodeTaken, CouponInvalid),
+    responses=problems(CodeTaken, CouponInvalid, PlanNotFound, PriceNotFound, AmountTooLarge),
 )
 async def create_coupon(body: CouponRequest, command: Command) -> Response:
     """A discount by code (staff)."""
@@ -100,7 +114,10 @@ async def create_coupon(body: CouponRequest, command: Command) -> Response:
             raise CodeTaken(f"There is a coupon or a promotion code {body.code!r} already.")
         wanted = body.model_dump()
         wanted["percent"] = None if body.percent is None else Decimal(body.percent)
-        wanted["plan_ids"] = tuple(body.plan_ids)
+        wanted["plan_ids"] = tuple(dict.fromkeys(body.plan_ids))
+        wanted["price_ids"] = tuple(dict.fromkeys(body.price_ids))
+        await uow.catalog.require_all(Plan, wanted["plan_ids"], PlanNotFound)
+        await uow.catalog.require_all(Price, wanted["price_ids"], PriceNotFound)
         coupon = Coupon(id=new_id(), created_at=command.now, **wanted)
         return await store(uow, command, coupon, CouponView)
 
@@ -112,19 +129,6 @@ async def list_coupons(query: Query, page: Paging) -> Page[CouponView]:
     async with query.begin() as uow:
         found = await queries.list_all(uow, page, Coupon, tables.coupons)
         return page.page(found, CouponView.of, lambda coupon: coupon.id)
-
-
-@router.post(
-    "/coupons/{coupon_id}/archive", response_model=CouponView, responses=problems(CouponNotFound)
-)
-async def archive_coupon(coupon_id: UUID, command: Command) -> Response:
-    """Take no more redemptions (staff); what it gave stays."""
-    command.caller.require_staff("finance")
-    async with command.begin() as uow:
-        coupon = await uow.catalog.get(Coupon, coupon_id, CouponNotFound)
-        coupon.active = False
-        uow.audit("coupon.archive", coupon.id)
-        return await command.answer(uow, CouponView.of(coupon))
 
 
 @router.post(
@@ -152,16 +156,3 @@ async def list_promotion_codes(
     async with query.begin() as uow:
         found = await queries.list_promotion_codes(uow, page, coupon_id=coupon_id)
         return page.page(found, PromotionCodeView.of, lambda promotion: promotion.id)
-
-
-@router.post(
-    "/promotion-codes/{promotion_code_id}/archive",
-    response_model=PromotionCodeView,
-    responses=problems(PromotionCodeNotFound),
-)
-async def archive_promotion_code(promotion_code_id: UUID, command: Command) -> Response:
-    """Take no more redemptions under it (staff); what it gave stays."""
-    command.caller.require_staff("finance", "support")
-    async with command.begin() as uow:
-        promotion = await withdraw(uow, promotion_code_id)
-        return await command.answer(uow, PromotionCodeView.of(promotion))

@@ -2,44 +2,57 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from services.subscriptions import queries, tables
-from services.subscriptions.api.catalog import Amount, Code, GrantRequest, Name
+from services.subscriptions.api.catalog import (
+    Amount,
+    Code,
+    Description,
+    Features,
+    Name,
+    granted,
+)
 from services.subscriptions.api.edge import Browse, Command, Paging, RequestModel
 from services.subscriptions.api.views import GrantView
 from services.subscriptions.domain.catalog import (
     Addon,
-    AddonNotFound,
     Bundle,
-    BundleNotFound,
     CodeTaken,
     Feature,
     FeatureInvalid,
     FeatureType,
     Grant,
     Meter,
+    MeterNotFound,
+    NotOnSale,
     Product,
 )
 from services.subscriptions.domain.price import plain
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from shared.ids import new_id
-from shared.money import Currency
+from shared.money import AmountTooLarge, Currency
+from shared.tax_category import TaxCategory
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
 
+#: What one of what a meter counts is called.
+Unit = Annotated[str, Field(max_length=20)]
+
+
 class Named(BaseModel):
-    """What all of these have."""
+    """What all of these have; `revision` counts the edits."""
 
     id: UUID
     code: str
     name: str
+    revision: int
     created_at: datetime
 
     @classmethod
@@ -61,15 +74,16 @@ def _plain(value: Any) -> Any:
 class ProductRequest(RequestModel):
     code: Code
     name: Name
-    description: str = Field("", max_length=2000)
+    description: Description = ""
 
 
 class ProductView(Named):
     description: str
+    active: bool
 
 
 class AddonRequest(ProductRequest):
-    features: list[GrantRequest] = Field(default_factory=list, max_length=200)
+    features: Features = Field(default_factory=list)
 
 
 class AddonView(Named):
@@ -79,15 +93,18 @@ class AddonView(Named):
 
 
 class MeterRequest(RequestModel):
-    """`grace_hours`: how long after a period usage still counts for it."""
+    """`grace_hours`: how long after a period usage still counts for it. `unit`: as in `GB`."""
 
     code: Code
     name: Name
     grace_hours: int = Field(72, ge=0, le=744)
+    unit: Unit = ""
 
 
 class MeterView(Named):
     grace_hours: int
+    unit: str
+    active: bool
 
 
 class FeatureRequest(RequestModel):
@@ -108,7 +125,7 @@ class BundleRequest(RequestModel):
     tokens: int = Field(ge=1, le=2**53)
     amount: Amount
     currency: Currency
-    tax_category: str = Field("standard", min_length=1, max_length=50)
+    tax_category: TaxCategory = "standard"
     expires_after_days: int | None = Field(None, ge=1, le=3660)
 
 
@@ -162,7 +179,7 @@ async def create_addon(body: AddonRequest, command: Command) -> Response:
             code=body.code,
             name=body.name,
             description=body.description,
-            features=tuple(Grant(grant.feature, grant.limit) for grant in body.features),
+            features=granted(body.features),
             created_at=command.now,
         )
         return await store(uow, command, addon, AddonView)
@@ -174,19 +191,6 @@ async def list_addons(query: Browse, page: Paging) -> Page[AddonView]:
     async with query.begin() as uow:
         found = await queries.list_all(uow, page, Addon, tables.addons)
         return page.page(found, AddonView.of, lambda addon: addon.id)
-
-
-@router.post(
-    "/addons/{addon_id}/archive", response_model=AddonView, responses=problems(AddonNotFound)
-)
-async def archive_addon(addon_id: UUID, command: Command) -> Response:
-    """Sell it no more (staff); who has it keeps it."""
-    command.caller.require_staff("finance")
-    async with command.begin() as uow:
-        addon = await uow.catalog.get(Addon, addon_id, AddonNotFound)
-        addon.active = False
-        uow.audit("addon.archive", addon.id)
-        return await command.answer(uow, AddonView.of(addon))
 
 
 @router.post("/meters", status_code=201, response_model=MeterView, responses=problems(CodeTaken))
@@ -210,13 +214,15 @@ async def list_meters(query: Browse, page: Paging) -> Page[MeterView]:
     "/features",
     status_code=201,
     response_model=FeatureView,
-    responses=problems(CodeTaken, FeatureInvalid),
+    responses=problems(CodeTaken, FeatureInvalid, MeterNotFound, NotOnSale),
 )
 async def create_feature(body: FeatureRequest, command: Command) -> Response:
     """Something that an account may or may not do (staff)."""
     command.caller.require_staff("finance")
     async with command.begin() as uow:
         feature = Feature(id=new_id(), created_at=command.now, **body.model_dump())
+        if feature.meter_id is not None:
+            await uow.catalog.require_meter(feature.meter_id)
         return await store(uow, command, feature, FeatureView)
 
 
@@ -228,7 +234,12 @@ async def list_features(query: Browse, page: Paging) -> Page[FeatureView]:
         return page.page(found, FeatureView.of, lambda feature: feature.id)
 
 
-@router.post("/bundles", status_code=201, response_model=BundleView, responses=problems(CodeTaken))
+@router.post(
+    "/bundles",
+    status_code=201,
+    response_model=BundleView,
+    responses=problems(CodeTaken, AmountTooLarge),
+)
 async def create_bundle(body: BundleRequest, command: Command) -> Response:
     """So many tokens for an amount (staff)."""
     command.caller.require_staff("finance")
@@ -243,16 +254,3 @@ async def list_bundles(query: Browse, page: Paging) -> Page[BundleView]:
     async with query.begin() as uow:
         found = await queries.list_all(uow, page, Bundle, tables.bundles)
         return page.page(found, BundleView.of, lambda bundle: bundle.id)
-
-
-@router.post(
-    "/bundles/{bundle_id}/archive", response_model=BundleView, responses=problems(BundleNotFound)
-)
-async def archive_bundle(bundle_id: UUID, command: Command) -> Response:
-    """Sell it no more (staff)."""
-    command.caller.require_staff("finance")
-    async with command.begin() as uow:
-        bundle = await uow.catalog.get(Bundle, bundle_id, BundleNotFound)
-        bundle.active = False
-        uow.audit("bundle.archive", bundle.id)
-        return await command.answer(uow, BundleView.of(bundle))

@@ -1,5 +1,6 @@
 """Coupons and the codes they are given out under, within limits that hold."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -67,6 +68,9 @@ class AppliedDiscount:
     periods_left: int | None
     #: Whether the running period was billed with it; what is prorated in it is discounted too.
     current: bool = False
+    #: For these plans and prices; for all where none is named. An earlier release kept neither.
+    plan_ids: tuple[UUID, ...] | None = None
+    price_ids: tuple[UUID, ...] | None = None
 
     def for_new_period(self) -> "AppliedDiscount":
         """As it is once another period was billed."""
@@ -136,6 +140,7 @@ class Coupon(Editable):
         self,
         *,
         plan_id: UUID,
+        price_ids: Collection[UUID],
         currency: str,
         used_by_account: int,
         at: datetime,
@@ -146,6 +151,8 @@ class Coupon(Editable):
             raise CouponExpired(f"The coupon {self.code} is not valid any more.")
         if self.plan_ids and plan_id not in self.plan_ids:
             raise CouponNotForPlan(f"The coupon {self.code} is for other plans.", field="coupon")
+        if self.price_ids and not set(self.price_ids) & set(price_ids):
+            raise CouponNotForPlan(f"The coupon {self.code} is for other prices.", field="coupon")
         if self.currency is not None and self.currency != currency:
             raise CouponNotForPlan(
                 f"The coupon {self.code} is in {self.currency}, the price in {currency}.",
@@ -169,6 +176,8 @@ class Coupon(Editable):
                 CouponDuration.REPEATING: self.periods,
                 CouponDuration.FOREVER: None,
             }[self.duration],
+            plan_ids=self.plan_ids,
+            price_ids=self.price_ids,
         )
 
     def describe(self) -> str:

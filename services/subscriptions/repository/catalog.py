@@ -8,7 +8,13 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.subscriptions import tables
-from services.subscriptions.domain.catalog import Addon, AddonNotFound
+from services.subscriptions.domain.catalog import (
+    Addon,
+    AddonNotFound,
+    Meter,
+    MeterNotFound,
+    NotOnSale,
+)
 from services.subscriptions.domain.charges import Item, Terms
 from services.subscriptions.domain.period import Interval
 from services.subscriptions.domain.plan import Plan, PlanNotFound
@@ -49,6 +55,15 @@ class Catalog:
         """One thing of the catalog, as it is now."""
         return _found(await self._session.get(kind, entity_id), kind, entity_id, refusal)
 
+    async def require_all(
+        self, kind: type[Any], entity_ids: Sequence[UUID], refusal: type[NotFound]
+    ) -> None:
+        """Refuse the first of these that does not exist."""
+        statement = select(kind.id).where(kind.id.in_(entity_ids))
+        known = set(await self._session.scalars(statement)) if entity_ids else set()
+        for entity_id in entity_ids:
+            _found(entity_id if entity_id in known else None, kind, entity_id, refusal)
+
     async def get_price(self, price_id: UUID) -> Price:
         """A price, locked for a change after its owner, under whose lock prices are replaced."""
         price = await self.peek(Price, price_id, PriceNotFound)
@@ -60,6 +75,12 @@ class Catalog:
         if price.plan_id is not None:
             return await self.get(Plan, price.plan_id, PlanNotFound)
         return await self.get(Addon, price.addon_id or price.id, AddonNotFound)
+
+    async def require_meter(self, meter_id: UUID) -> None:
+        """Refuse a new price or feature on a meter that takes none any more."""
+        meter = await self.peek(Meter, meter_id, MeterNotFound)
+        if not meter.active:
+            raise NotOnSale(f"The meter {meter.code} is archived; nothing new is counted by it.")
 
     async def is_taken(self, kind: type[Any], code: str) -> bool:
         found = await self._session.scalar(select(kind.id).where(kind.code == code))

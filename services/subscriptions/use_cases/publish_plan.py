@@ -3,8 +3,6 @@
 from datetime import datetime
 
 from services.subscriptions.domain.catalog import (
-    Meter,
-    MeterNotFound,
     NotOnSale,
     Product,
     ProductNotFound,
@@ -33,9 +31,7 @@ async def add_price(uow: SubscriptionsUnitOfWork, price: Price) -> Price:
     Subscriptions keep the price that they hold until somebody moves them.
     """
     if price.meter_id is not None:
-        meter = await uow.catalog.peek(Meter, price.meter_id, MeterNotFound)
-        if not meter.active:
-            raise NotOnSale(f"The meter {meter.code} is archived; it takes no new prices.")
+        await uow.catalog.require_meter(price.meter_id)
     versions = await _reprice(uow, price)
     for other in versions:
         other.edit({"active": False})

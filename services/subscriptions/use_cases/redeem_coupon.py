@@ -1,6 +1,7 @@
 """Use a coupon, by its own code or one that it is given out under; and give out such codes."""
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,7 +12,6 @@ from services.subscriptions.domain.coupon import (
     Coupon,
     CouponNotFound,
     PromotionCode,
-    PromotionCodeNotFound,
 )
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 
@@ -46,10 +46,11 @@ async def redeem_coupon(
     code: str,
     *,
     plan_id: UUID,
+    price_ids: Collection[UUID],
     currency: str,
     now: datetime,
 ) -> Redeemed:
-    """Take one use of it, within the code's limits and the coupon's."""
+    """Take one use of it for a plan and these prices, within the code's limits and the coupon's."""
     coupon, promotion = await uow.coupons.get_by_code(code)
     if promotion is not None:
         had_one_before = False
@@ -60,6 +61,7 @@ async def redeem_coupon(
         promotion.redeem(account_id=account_id, had_one_before=had_one_before, at=now)
     discount = coupon.redeem(
         plan_id=plan_id,
+        price_ids=price_ids,
         currency=currency,
         used_by_account=await uow.coupons.used_by(account_id, coupon.id),
         at=now,
@@ -80,14 +82,6 @@ async def give_out(uow: SubscriptionsUnitOfWork, promotion: PromotionCode) -> Pr
         account_id=promotion.account_id,
         after={"code": promotion.code, "coupon_id": str(promotion.coupon_id)},
     )
-    return promotion
-
-
-async def withdraw(uow: SubscriptionsUnitOfWork, promotion_code_id: UUID) -> PromotionCode:
-    """Take no more redemptions under it; what it gave stays."""
-    promotion = await uow.catalog.get(PromotionCode, promotion_code_id, PromotionCodeNotFound)
-    promotion.active = False
-    uow.audit("promotion_code.archive", promotion.id)
     return promotion
 
 

@@ -63,7 +63,13 @@ async def start_subscription(
     redeemed = None
     if order.coupon is not None:
         redeemed = await redeem_coupon(
-            uow, account_id, order.coupon, plan_id=plan.id, currency=price.currency, now=now
+            uow,
+            account_id,
+            order.coupon,
+            plan_id=plan.id,
+            price_ids=[item.price_id for item in items],
+            currency=price.currency,
+            now=now,
         )
     subscription, events = Subscription.start(
         id=subscription_id,
