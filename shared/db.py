@@ -205,6 +205,10 @@ class UnitOfWork:
         simulated: datetime | None = await self.session.scalar(statement)
         return simulated or utc_now()
 
+    async def require_clock_at_rest(self, account_id: UUID) -> None:
+        """For a change that does not ask what time it is: `TestClockBusy` as `now` raises it."""
+        await self.now(account_id)
+
     async def _now_at_rest(self, account_id: UUID) -> datetime:
         clocks = self.platform.account_clocks
         mine = clocks.c.account_id == account_id

@@ -144,7 +144,7 @@ async def detach(method_id: UUID, edge: Command) -> Response:
     edge.caller.require_role("admin", "billing")
     edge.caller.require_scope("payments:write")
     async with edge.begin() as uow:
-        method = await detach_payment_method(uow, method_id, now=edge.now)
+        method = await detach_payment_method(uow, method_id)
         answer = await edge.answer(uow, status=204)
     # The provider forgets it after we have; should that fail, it is merely not used any more.
     await _forget(method.provider, method.reference, method.customer)
@@ -217,7 +217,6 @@ async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Respons
             method_id=body.payment_method_id,
             owner=collector.owner,
             traffic=collector.traffic,
-            now=edge.now,
             real_now=utc_now(),
         )
     if paying.claim is not None:

@@ -138,7 +138,10 @@ async def test_a_round_and_the_deletion_that_are_heard_of_at_once_leave_no_clock
     probe: Probe, deletion_first: bool
 ) -> None:
     clock = Clock()
-    events = [clock.advanced(1, utc_now()), clock.deleted(1)]
+    events: list[TestClockAdvanced | TestClockDeleted] = [
+        clock.advanced(1, utc_now()),
+        clock.deleted(1),
+    ]
     first, second = reversed(events) if deletion_first else events
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"

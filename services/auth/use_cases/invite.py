@@ -85,6 +85,7 @@ async def accept_invitation(
     email = invitation.accept(at=now)
     user = await uow.users.find_by_address(email)
     account = await uow.accounts.get(invitation.account_id)
+    await uow.require_clock_at_rest(account.id)
     if account.status is AccountStatus.CLOSED:
         raise AccountIsClosed("The account is closed.")
     if user is None:

@@ -180,13 +180,11 @@ async def declare_attachment(request: AttachmentRequest, command: Command) -> Re
         AttachmentNotFound, AttachmentNotUploaded, AttachmentComplete, AttachmentMismatch
     ),
 )
-async def complete(attachment_id: UUID, query: Query) -> AttachmentView:
+async def complete(attachment_id: UUID, command: Command) -> AttachmentView:
     """Check the upload against what was declared. A mismatch is refused and removed."""
-    query.caller.require_scope("invoices:write")
-    own = query.runtime.own
-    attachment = await complete_attachment(
-        query.begin, attachment_id, own["object_store"], at=query.now
-    )
+    command.caller.require_scope("invoices:write")
+    own = command.runtime.own
+    attachment = await complete_attachment(command.begin, attachment_id, own["object_store"])
     return await AttachmentView.of(attachment, own["object_store"], own["links"])
 
 

@@ -67,6 +67,7 @@ async def dismiss(stuck_id: UUID, command: Command) -> Response:
             invoice = await uow.invoices.get(stuck_id)
         except InvoiceNotFound as unknown:
             raise NothingStuck(NOTHING) from unknown
+        await uow.require_clock_at_rest(invoice.account_id)
         if not invoice.attend_returns(at=utc_now()):
             raise NothingStuck(NOTHING)
         uow.audit("invoicing.dismiss", stuck_id, account_id=invoice.account_id)

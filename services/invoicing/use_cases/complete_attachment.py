@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import select
@@ -20,15 +19,14 @@ from services.invoicing.tables import attachments
 Begin = Callable[[], AbstractAsyncContextManager[InvoicingUnitOfWork]]
 
 
-async def complete_attachment(
-    begin: Begin, attachment_id: UUID, store: ObjectStore, *, at: datetime
-) -> Attachment:
+async def complete_attachment(begin: Begin, attachment_id: UUID, store: ObjectStore) -> Attachment:
     """Look at what was uploaded, and keep the very bytes that were looked at.
 
     A mismatch is refused and nothing of it is left behind.
     """
     async with begin() as uow:
         attachment = await find_attachment(uow, attachment_id)
+        await uow.require_clock_at_rest(attachment.account_id)
         attachment.require_declared()
     try:
         data = await store.get(attachment.upload_key, at_most=attachment.size)
@@ -50,7 +48,7 @@ async def complete_attachment(
     )
     async with begin() as uow:
         stored = await find_attachment(uow, attachment_id, lock=True)
-        stored.complete(at=at)
+        stored.complete(at=await uow.now(stored.account_id))
         uow.audit("attachment.complete", attachment_id, account_id=stored.account_id)
     # Not before the commit: a second try would find neither. What a crash leaves is cleared later.
     await store.delete(attachment.upload_key)

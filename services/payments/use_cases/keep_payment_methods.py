@@ -67,13 +67,11 @@ async def attach_payment_method(
     return new
 
 
-async def detach_payment_method(
-    uow: PaymentsUnitOfWork, method_id: UUID, *, now: datetime
-) -> PaymentMethod:
+async def detach_payment_method(uow: PaymentsUnitOfWork, method_id: UUID) -> PaymentMethod:
     """Charge it no more. The newest of the others becomes the default."""
     method = await uow.methods.get(method_id)
     was_default = method.is_default
-    uow.emit(method.detach(at=now))
+    uow.emit(method.detach(at=await uow.now(method.account_id)))
     uow.audit("payment_method.detach", method.id, account_id=method.account_id)
     await uow.session.flush()
     rest = await uow.methods.of_account(method.account_id)
@@ -85,6 +83,7 @@ async def detach_payment_method(
 async def prefer_payment_method(uow: PaymentsUnitOfWork, method_id: UUID) -> PaymentMethod:
     """Charge it from now on where nothing else is named."""
     method = await uow.methods.get(method_id)
+    await uow.require_clock_at_rest(method.account_id)
     for other in await uow.methods.of_account(method.account_id):
         other.is_default = False
     await uow.session.flush()

@@ -37,7 +37,6 @@ async def pay_invoice(
     method_id: UUID | None,
     owner: str,
     traffic: Traffic,
-    now: datetime,
     real_now: datetime,
 ) -> Paying:
     """Claim the invoice's payment for the caller to send, unless it is under way already.
@@ -51,6 +50,7 @@ async def pay_invoice(
     payment = await uow.payments.find_for_invoice(invoice_id)
     if payment is None:
         raise PaymentNotFound("There is nothing to pay on such an invoice.")
+    now = await uow.now(payment.account_id)
     invoice = await uow.read_invoice(invoice_id)
     if payment.status is PaymentStatus.SUCCEEDED:
         raise PaymentNotCollectible("This invoice is paid.")

@@ -121,6 +121,7 @@ async def dismiss_refund(uow: PaymentsUnitOfWork, refund_id: UUID, *, real_now: 
     failed = await _forgotten(uow, refund_id)
     if failed is None:
         return False
+    await uow.require_clock_at_rest(failed.account_id)
     failed.attended_at = real_now
     return True
 

@@ -70,6 +70,7 @@ async def release(subscription_id: UUID, command: Command) -> Response:
     command.caller.require_staff("finance", "support")
     async with command.begin() as uow:
         subscription = await uow.subscriptions.get(subscription_id)
+        await uow.require_clock_at_rest(subscription.account_id)
         subscription.release()
         uow.audit("subscription.release", subscription_id)
         uow.wake("advance_due_subscriptions")
