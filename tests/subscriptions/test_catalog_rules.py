@@ -1,5 +1,7 @@
 """What the catalog takes and refuses: self-service, components, bounds, categories, scopes."""
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +18,11 @@ from services.subscriptions.domain.self_service import (
 )
 from shared.ids import new_id
 from shared.money import LARGEST_AMOUNT
-from tests.harness import Running
+from tests.conftest import service_named
+from tests.harness import Deployment, Running, running
 from tests.subscriptions.conftest import Client, Customer, Shop
+from tests.subscriptions.stand_in import StandIn, served
+from tests.tokens import TokenIssuer
 
 USUAL: dict[str, Any] = {
     "changes": ["upgrade", "downgrade", "quantity", "addons"],
@@ -242,6 +247,57 @@ async def test_a_tax_category_is_named_as_rates_name_it(
         assert answer == (422, "validation-failed")
     named = await staff.post("/v1/prices", **price, unit_amount=1, tax_category="e-books_2")
     assert named["tax_category"] == "e-books_2"
+
+
+@pytest.fixture
+async def rates() -> StandIn:
+    made = StandIn()
+    made.answers({"data": [], "next_cursor": None})
+    return made
+
+
+@pytest.fixture
+async def seller(
+    deployment: Deployment, issuer: TokenIssuer, staff: Client, rates: StandIn
+) -> AsyncIterator[Client]:
+    """Staff at an API of the same subscriptions that knows where invoicing is."""
+    subscriptions = service_named("subscriptions")
+    async with (
+        served(rates) as url,
+        running(subscriptions, deployment, issuer, worker=False, invoicing_url=url) as asking,
+    ):
+        yield replace(staff, http=asking.http)
+
+
+async def test_a_price_without_a_rate_for_its_category_says_so_when_it_is_made(
+    seller: Client, staff: Client, shop: Shop, rates: StandIn
+) -> None:
+    plan = await shop.plan()
+    flat = {"plan_id": plan["id"], "currency": "EUR", "type": "flat", "interval": "month"}
+
+    async def warnings(who: Client, category: str) -> list[list[str]]:
+        price = await who.post("/v1/prices", **flat, unit_amount=1, tax_category=category)
+        bundle = {"code": f"b-{new_id()}", "name": "Few", "tokens": 1, "currency": "EUR"}
+        sold = await who.post("/v1/bundles", **bundle, amount=1, tax_category=category)
+        return [price["warnings"], sold["warnings"]]
+
+    missing = "No tax rate is on file for 'books': the standard rate is charged until there is one."
+    assert await warnings(seller, "books") == [[missing]] * 2
+    for asked in rates.asked:
+        assert (asked.path, asked.query["category"]) == ("/v1/tax-rates", "books")
+        assert asked.headers["Authorization"] == staff.headers["Authorization"]
+    none = "No tax rate is on file for 'standard': no tax is charged until there is one."
+    assert await warnings(seller, "standard") == [[none]] * 2
+    rates.answers({"data": [{"valid_to": None}], "next_cursor": None})
+    assert await warnings(seller, "books") == [[], []]
+    # Taxed by a rule: nobody is asked.
+    asked_before = len(rates.asked)
+    assert await warnings(seller, "exempt") == await warnings(seller, "zero") == [[], []]
+    assert len(rates.asked) == asked_before
+    # Nobody who could say: the price is made all the same.
+    unknown = "It could not be checked whether a tax rate is on file for 'books'."
+    rates.refuses(503, "unavailable", "Not now.")
+    assert await warnings(seller, "books") == await warnings(staff, "books") == [[unknown]] * 2
 
 
 async def test_a_coupon_for_prices_is_taken_where_one_of_them_is_held(

@@ -19,7 +19,8 @@ from services.subscriptions.api.edge import (
     RequestModel,
     is_anonymous,
 )
-from services.subscriptions.api.views import PlanView, PriceView
+from services.subscriptions.api.views import NewPriceView, PlanView, PriceView
+from services.subscriptions.api.warnings import tax_warnings
 from services.subscriptions.domain.catalog import (
     AddonNotFound,
     Grant,
@@ -329,7 +330,7 @@ async def unarchive(plan_id: UUID, command: Command) -> Response:
 @router.post(
     "/prices",
     status_code=201,
-    response_model=PriceView,
+    response_model=NewPriceView,
     responses=problems(
         PlanNotFound, AddonNotFound, MeterNotFound, NotOnSale, PriceInvalid, AmountTooLarge
     ),
@@ -339,9 +340,10 @@ async def create_price(body: PriceRequest, command: Command) -> Response:
     command.caller.require_staff("finance")
     if body.unit_amount is not None and body.unit_amount_decimal is not None:
         raise Invalid("Send unit_amount or unit_amount_decimal, not both.", field="unit_amount")
+    warnings = await tax_warnings(command, body.tax_category)
     async with command.begin() as uow:
         price = await add_price(uow, _price(body, command.now))
-        return await command.answer(uow, PriceView.of(price), status=201)
+        return await command.answer(uow, NewPriceView.of(price, warnings=warnings), status=201)
 
 
 @router.get("/prices")

@@ -19,6 +19,7 @@ from services.subscriptions.api.catalog import (
 )
 from services.subscriptions.api.edge import Browse, Command, Paging, RequestModel
 from services.subscriptions.api.views import GrantView
+from services.subscriptions.api.warnings import tax_warnings
 from services.subscriptions.domain.catalog import (
     Addon,
     Bundle,
@@ -56,8 +57,10 @@ class Named(BaseModel):
     created_at: datetime
 
     @classmethod
-    def of(cls, entity: Any) -> Self:
-        return cls(**{name: _plain(getattr(entity, name)) for name in cls.model_fields})
+    def of(cls, entity: Any, **more: Any) -> Self:
+        """`more`: what the view says that the entity has not."""
+        names = cls.model_fields.keys() - more.keys()
+        return cls(**{name: _plain(getattr(entity, name)) for name in names}, **more)
 
 
 def _plain(value: Any) -> Any:
@@ -138,8 +141,14 @@ class BundleView(Named):
     active: bool
 
 
+class NewBundleView(BundleView):
+    """`warnings`: what is not refused, but should be known."""
+
+    warnings: list[str]
+
+
 async def store(
-    uow: SubscriptionsUnitOfWork, command: Command, entity: Any, view: type[Named]
+    uow: SubscriptionsUnitOfWork, command: Command, entity: Any, view: type[Named], **more: Any
 ) -> Response:
     kind = type(entity)
     word = kind.__name__.lower()
@@ -147,7 +156,7 @@ async def store(
         raise CodeTaken(f"There is a {word} {entity.code!r} already.")
     uow.catalog.add(entity)
     uow.audit(f"{word}.create", entity.id, after={"code": entity.code})
-    return await command.answer(uow, view.of(entity), status=201)
+    return await command.answer(uow, view.of(entity, **more), status=201)
 
 
 @router.post(
@@ -237,15 +246,16 @@ async def list_features(query: Browse, page: Paging) -> Page[FeatureView]:
 @router.post(
     "/bundles",
     status_code=201,
-    response_model=BundleView,
+    response_model=NewBundleView,
     responses=problems(CodeTaken, AmountTooLarge),
 )
 async def create_bundle(body: BundleRequest, command: Command) -> Response:
     """So many tokens for an amount (staff)."""
     command.caller.require_staff("finance")
+    warnings = await tax_warnings(command, body.tax_category)
     async with command.begin() as uow:
         bundle = Bundle(id=new_id(), created_at=command.now, **body.model_dump())
-        return await store(uow, command, bundle, BundleView)
+        return await store(uow, command, bundle, NewBundleView, warnings=warnings)
 
 
 @router.get("/bundles")

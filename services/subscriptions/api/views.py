@@ -59,6 +59,7 @@ class PriceView(BaseModel):
 
     @classmethod
     def of(cls, price: Price, **more: Any) -> Self:
+        """`more`: what a view that says more than this one has besides."""
         unit = price.unit_amount
         return cls(
             id=price.id,
@@ -93,6 +94,12 @@ class PriceView(BaseModel):
             created_at=price.created_at,
             **more,
         )
+
+
+class NewPriceView(PriceView):
+    """`warnings`: what is not refused, but should be known."""
+
+    warnings: list[str]
 
 
 class GrantView(BaseModel):
