@@ -28,6 +28,8 @@ class InvoiceEvent(Event):
     subscription_ids: tuple[UUID, ...] = ()
     #: The purchase of tokens that this is the invoice of.
     order_id: UUID | None = None
+    #: The change of a subscription that waits for this invoice to be paid.
+    change_id: UUID | None = None
 
     @property
     def subscriptions(self) -> tuple[UUID, ...]:

@@ -36,6 +36,7 @@ from services.subscriptions.domain.coupon import (
 from services.subscriptions.domain.period import Billing
 from services.subscriptions.domain.plan import PlanNotPublished
 from services.subscriptions.domain.price import PriceInvalid, PriceNotFound, PriceNotOnSale
+from services.subscriptions.domain.self_service import NotSelfService
 from services.subscriptions.domain.subscription import (
     CurrencyMismatch,
     DateInvalid,
@@ -43,6 +44,7 @@ from services.subscriptions.domain.subscription import (
     IntervalMismatch,
     NothingChanges,
     NothingScheduled,
+    PaymentBehavior,
     PaymentMethodNeeded,
     Proration,
     QuantityInvalid,
@@ -55,12 +57,12 @@ from services.subscriptions.domain.subscription import (
 from services.subscriptions.invoicing_client import InvoicingAway
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.cancel_subscription import (
-    Notice,
+    RequestedEnd,
     cancel_subscription,
     uncancel_subscription,
 )
 from services.subscriptions.use_cases.change_subscription import (
-    Wish,
+    RequestedChange,
     change_subscription,
     withdraw_change,
 )
@@ -69,10 +71,12 @@ from services.subscriptions.use_cases.pause_subscription import (
     pause_subscription,
     resume_subscription,
 )
-from services.subscriptions.use_cases.preview_subscription import Waking, preview_subscription
-from services.subscriptions.use_cases.start_subscription import Order, start_subscription
+from services.subscriptions.use_cases.preview_subscription import Resumption, preview_subscription
+from services.subscriptions.use_cases.start_subscription import RequestedStart, start_subscription
+from services.subscriptions.use_cases.who_may_ask import Asker
 from shared.errors import Invalid
-from shared.web import Cursor, Edge, Page, problems
+from shared.money import AmountTooLarge
+from shared.web import Cursor, Edge, Page, Reading, problems
 
 router = APIRouter(prefix="/v1/subscriptions", tags=["subscriptions"])
 
@@ -107,19 +111,28 @@ class StartRequest(RequestModel):
 
 
 class ChangeRequest(RequestModel):
-    """What should be different. Without `proration`: up at once, down at the period's end."""
+    """What should be different. Without `proration`: up at once, down at the period's end.
+
+    With `effective_at` it waits for that date. `pending_if_unpaid`: what costs something now
+    counts once its invoice is paid, and lapses after 23 hours else.
+    """
 
     price_id: UUID | None = None
     quantity: Quantity | None = None
     addons: Addons | None = None
     proration: Proration | None = None
+    effective_at: AwareDatetime | None = None
+    payment_behavior: PaymentBehavior = PaymentBehavior.AT_ONCE
 
-    def wish(self) -> Wish:
-        return Wish(
+    def change(self, asker: Asker) -> RequestedChange:
+        return RequestedChange(
+            asker=asker,
             price_id=self.price_id,
             quantity=self.quantity,
             addons=None if self.addons is None else choices(self.addons),
             proration=self.proration,
+            effective_at=self.effective_at,
+            payment=self.payment_behavior,
         )
 
 
@@ -129,13 +142,18 @@ class CancelRequest(RequestModel):
     at_period_end: bool = True
     cancel_at: AwareDatetime | None = None
     credit: bool = Field(default=False, description="Give back the unused part of the period.")
+    refund: bool = Field(
+        default=False, description="Give it back by the way it was paid, not as account credit."
+    )
     reason: Reason | None = None
 
-    def notice(self) -> Notice:
-        return Notice(
+    def end(self, asker: Asker) -> RequestedEnd:
+        return RequestedEnd(
+            asker=asker,
             at_period_end=self.at_period_end,
             cancel_at=self.cancel_at,
             credit=self.credit,
+            refund=self.refund,
             reason=self.reason,
         )
 
@@ -146,19 +164,24 @@ class PreviewRequest(ChangeRequest):
     cancel: CancelRequest | None = None
     resume: bool = False
 
-    def asked(self) -> Wish | Notice | Waking:
-        wish = self.wish()
-        if (self.cancel is not None) + self.resume + (not wish.is_empty) > 1:
+    def asked(self, asker: Asker) -> RequestedChange | RequestedEnd | Resumption:
+        change = self.change(asker)
+        if (self.cancel is not None) + self.resume + (not change.is_empty) > 1:
             raise Invalid("Preview one thing at a time.", field="cancel")
         if self.cancel is not None:
-            return self.cancel.notice()
-        return Waking.NOW if self.resume else wish
+            return self.cancel.end(asker)
+        return Resumption.NOW if self.resume else change
 
 
 class PauseRequest(RequestModel):
     """From the period's end; `resumes_at` wakes it by itself."""
 
     resumes_at: AwareDatetime | None = None
+
+
+def asker_of(query: Reading[Any]) -> Asker:
+    """Staff, or somebody of the account."""
+    return Asker(is_staff=query.caller.staff is not None)
 
 
 def choices(addons: list[AddonRequest]) -> list[AddonChoice]:
@@ -178,6 +201,7 @@ CHOICE_REFUSALS = (
     CurrencyMismatch,
     IntervalMismatch,
     QuantityInvalid,
+    AmountTooLarge,
 )
 
 
@@ -207,7 +231,7 @@ async def start(body: StartRequest, command: KeyedCommand) -> Response:
     by_staff = command.caller.staff is not None
     if (body.imported or body.start_at is not None) and not by_staff:
         raise Invalid("Only staff start in the past or import.", field="start_at")
-    order = Order(
+    requested = RequestedStart(
         price_id=body.price_id,
         quantity=body.quantity,
         addons=choices(body.addons),
@@ -221,7 +245,7 @@ async def start(body: StartRequest, command: KeyedCommand) -> Response:
     )
     async with command.begin() as uow:
         subscription = await start_subscription(
-            uow, command.account_id, order, by_staff=by_staff, now=command.now
+            uow, command.account_id, requested, by_staff=by_staff, now=command.now
         )
         return await command.answer(uow, SubscriptionView.of(subscription), status=201)
 
@@ -280,6 +304,7 @@ async def timeline(
         SubscriptionNotFound,
         IllegalTransition,
         NothingChanges,
+        NotSelfService,
         DateInvalid,
         InvoicingAway,
         *CHOICE_REFUSALS,
@@ -291,7 +316,7 @@ async def preview(subscription_id: UUID, body: PreviewRequest, query: Query) -> 
     An empty body asks for the next invoice.
     """
     may_read(query)
-    asked = body.asked()
+    asked = body.asked(asker_of(query))
     async with query.begin() as uow:
         subscription = await uow.subscriptions.get(subscription_id)
         now = await uow.now(subscription.account_id)
@@ -303,17 +328,24 @@ async def preview(subscription_id: UUID, body: PreviewRequest, query: Query) -> 
 @router.post(
     "/{subscription_id}/change",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, NothingChanges, *CHOICE_REFUSALS),
+    responses=problems(
+        SubscriptionNotFound,
+        IllegalTransition,
+        NothingChanges,
+        NotSelfService,
+        DateInvalid,
+        *CHOICE_REFUSALS,
+    ),
 )
 async def change(subscription_id: UUID, body: ChangeRequest, command: KeyedCommand) -> Response:
     """Another price, quantity or other add-ons."""
     may_write(command)
-    wish = body.wish()
-    if wish.is_empty:
+    requested = body.change(asker_of(command))
+    if requested.is_empty:
         raise Invalid("Say what should change: price_id, quantity or addons.", field="price_id")
     async with command.begin() as uow:
-        subscription, now = await _locked(uow, command, subscription_id)
-        await change_subscription(uow, subscription, wish, now=now)
+        subscription, now = await locked(uow, command, subscription_id)
+        await change_subscription(uow, subscription, requested, now=now)
         return await command.answer(uow, SubscriptionView.of(subscription))
 
 
@@ -326,7 +358,7 @@ async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> 
     """Take back a change that waits for the period's end."""
     may_write(command)
     async with command.begin() as uow:
-        subscription, now = await _locked(uow, command, subscription_id)
+        subscription, now = await locked(uow, command, subscription_id)
         await withdraw_change(uow, subscription, now=now)
         return await command.answer(uow, SubscriptionView.of(subscription))
 
@@ -334,17 +366,17 @@ async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> 
 @router.post(
     "/{subscription_id}/cancel",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid),
+    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService),
 )
 async def cancel(
     subscription_id: UUID, command: Command, body: CancelRequest | None = None
 ) -> Response:
     """End it: when the paid period runs out (the default), at a date, or now."""
     may_write(command)
-    notice = (body or CancelRequest()).notice()
+    requested = (body or CancelRequest()).end(asker_of(command))
     async with command.begin() as uow:
-        subscription, now = await _locked(uow, command, subscription_id)
-        await cancel_subscription(uow, subscription, notice, now=now)
+        subscription, now = await locked(uow, command, subscription_id)
+        await cancel_subscription(uow, subscription, requested, now=now)
         return await command.answer(uow, SubscriptionView.of(subscription))
 
 
@@ -357,7 +389,7 @@ async def uncancel(subscription_id: UUID, command: Command) -> Response:
     """Take back a scheduled cancellation."""
     may_write(command)
     async with command.begin() as uow:
-        subscription, now = await _locked(uow, command, subscription_id)
+        subscription, now = await locked(uow, command, subscription_id)
         await uncancel_subscription(uow, subscription, now=now)
         return await command.answer(uow, SubscriptionView.of(subscription))
 
@@ -365,7 +397,7 @@ async def uncancel(subscription_id: UUID, command: Command) -> Response:
 @router.post(
     "/{subscription_id}/pause",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid),
+    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService),
 )
 async def pause(
     subscription_id: UUID, command: Command, body: PauseRequest | None = None
@@ -373,27 +405,29 @@ async def pause(
     """Rest from the period's end on: no service and no bills."""
     may_write(command)
     async with command.begin() as uow:
-        subscription, now = await _locked(uow, command, subscription_id)
+        subscription, now = await locked(uow, command, subscription_id)
         resumes_at = body.resumes_at if body else None
-        await pause_subscription(uow, subscription, resumes_at=resumes_at, now=now)
+        await pause_subscription(
+            uow, subscription, asker=asker_of(command), resumes_at=resumes_at, now=now
+        )
         return await command.answer(uow, SubscriptionView.of(subscription))
 
 
 @router.post(
     "/{subscription_id}/resume",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition),
+    responses=problems(SubscriptionNotFound, IllegalTransition, NotSelfService),
 )
 async def resume(subscription_id: UUID, command: Command) -> Response:
     """Wake it: a new period begins and is billed at once. Before the pause: take it back."""
     may_write(command)
     async with command.begin() as uow:
-        subscription, now = await _locked(uow, command, subscription_id)
-        await resume_subscription(uow, subscription, now=now)
+        subscription, now = await locked(uow, command, subscription_id)
+        await resume_subscription(uow, subscription, asker=asker_of(command), now=now)
         return await command.answer(uow, SubscriptionView.of(subscription))
 
 
-async def _locked(
+async def locked(
     uow: SubscriptionsUnitOfWork, command: Edge[Any], subscription_id: UUID
 ) -> tuple[Subscription, datetime]:
     """The subscription as the caller last saw it, locked; and its account's time."""

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from services.subscriptions.domain.agenda import EntryKind
 from services.subscriptions.domain.period import Billing, IntervalUnit
 from services.subscriptions.domain.plan import Plan, PlanStatus, TrialEndBehavior
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, TaxBehavior, plain
@@ -178,6 +179,28 @@ class ScheduledChangeView(BaseModel):
     effective_at: datetime
 
 
+class AgendaEntryView(BaseModel):
+    """Something that waits: for `at`, or (None) for the running period's end."""
+
+    kind: EntryKind
+    at: datetime | None
+    by: str
+    since: datetime
+    price_id: UUID | None
+    quantity: int | None
+    from_price_id: UUID | None
+
+
+class PendingChangeView(BaseModel):
+    """A change that counts once its invoice is paid, and lapses at `expires_at` else."""
+
+    id: UUID
+    price_id: UUID | None
+    quantity: int | None
+    asked_at: datetime
+    expires_at: datetime
+
+
 class PauseView(BaseModel):
     at_period_end: bool
     paused_at: datetime | None
@@ -207,6 +230,8 @@ class SubscriptionView(BaseModel):
     cancel_reason: str | None
     pause: PauseView | None
     scheduled_change: ScheduledChangeView | None
+    pending_change: PendingChangeView | None
+    agenda: list[AgendaEntryView]
     discounts: list[Discount]
     payment_method_id: UUID | None
     latest_invoice_id: UUID | None
@@ -224,6 +249,8 @@ class SubscriptionView(BaseModel):
             current_period_end=subscription.period_end,
             pause=_pause(subscription),
             scheduled_change=_change(subscription),
+            pending_change=_pending(subscription),
+            agenda=_agenda(subscription),
             discounts=[discount.published() for discount in subscription.discounts],
         )
 
@@ -253,6 +280,34 @@ def _pause(subscription: Subscription) -> PauseView | None:
     )
 
 
+def _agenda(subscription: Subscription) -> list[AgendaEntryView]:
+    return [
+        AgendaEntryView(
+            kind=entry.kind,
+            at=entry.at,
+            by=entry.by,
+            since=entry.since,
+            price_id=entry.change.price_id,
+            quantity=entry.change.quantity,
+            from_price_id=entry.from_price_id,
+        )
+        for entry in subscription.agenda
+    ]
+
+
+def _pending(subscription: Subscription) -> PendingChangeView | None:
+    pending = subscription.pending_change
+    if pending is None:
+        return None
+    return PendingChangeView(
+        id=pending.id,
+        price_id=pending.change.price_id,
+        quantity=pending.change.quantity,
+        asked_at=pending.asked_at,
+        expires_at=pending.expires_at,
+    )
+
+
 def _change(subscription: Subscription) -> ScheduledChangeView | None:
     change = subscription.scheduled_change
     if change is None or subscription.status in FINAL:
@@ -261,7 +316,13 @@ def _change(subscription: Subscription) -> ScheduledChangeView | None:
         price_id=change.items[0].price_id,
         quantity=change.items[0].quantity,
         items=_items(change.items),
-        effective_at=subscription.period_end,
+        effective_at=min(
+            entry.at or subscription.period_end
+            for entry in subscription.agenda
+            if entry.changes_what_is_held
+        )
+        if any(entry.changes_what_is_held for entry in subscription.agenda)
+        else subscription.period_end,
     )
 
 

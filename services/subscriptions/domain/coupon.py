@@ -11,7 +11,7 @@ from services.subscriptions.domain.catalog import Editable
 from services.subscriptions.domain.price import plain
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.subscriptions import Discount
-from shared.money import Money, require_billable
+from shared.money import Money, require_billable, round_half_away
 
 
 class CouponDuration(StrEnum):
@@ -66,32 +66,57 @@ class AppliedDiscount:
     amount: int | None
     currency: str | None
     periods_left: int | None
-    #: Whether the running period was billed with it; what is prorated in it is discounted too.
+    #: Whether it counts for the running period; what is prorated in it is discounted too.
     current: bool = False
     #: For these plans and prices; for all where none is named. An earlier release kept neither.
     plan_ids: tuple[UUID, ...] | None = None
     price_ids: tuple[UUID, ...] | None = None
+    #: What of a fixed amount the running period has not been given yet; None: all of it, or none
+    #: where an earlier release gave it.
+    amount_left: int | None = None
 
-    def for_new_period(self) -> "AppliedDiscount":
-        """As it is once another period was billed."""
-        if self.periods_left is None:
-            return replace(self, current=True)
-        return replace(
-            self, current=self.periods_left > 0, periods_left=max(self.periods_left - 1, 0)
-        )
+    def for_new_period(self, plan_id: UUID, price_ids: Collection[UUID]) -> "AppliedDiscount":
+        """As it is once another period was opened: in scope it counts, and uses a period."""
+        counts = self.covers_plan(plan_id) and any(map(self.covers_price, price_ids))
+        if not counts or self.periods_left == 0:
+            return replace(self, current=False, amount_left=None)
+        left = None if self.periods_left is None else self.periods_left - 1
+        return replace(self, current=True, periods_left=left, amount_left=self.amount)
+
+    def covers_plan(self, plan_id: UUID) -> bool:
+        return not self.plan_ids or plan_id in self.plan_ids
+
+    def covers_price(self, price_id: UUID) -> bool:
+        return not self.price_ids or price_id in self.price_ids
 
     @property
     def is_spent(self) -> bool:
         return self.periods_left == 0 and not self.current
 
-    def published(self) -> Discount:
+    @property
+    def has_something_left(self) -> bool:
+        """Whether it takes anything off what else is billed in the running period."""
+        return self.current and (self.percent is not None or bool(self.amount_left))
+
+    def take_off(self, whole: int) -> tuple["AppliedDiscount", int]:
+        """What it takes off a sum in the running period, and the coupon after that."""
+        if self.percent is not None:
+            return self, round_half_away(whole * self.percent / WHOLE)
+        part = min(self.amount_left or 0, whole)
+        return replace(self, amount_left=(self.amount_left or 0) - part), part
+
+    def published(
+        self, charge_ids: tuple[UUID, ...] | None = None, amount: int | None = None
+    ) -> Discount:
+        """As an event says it: what it takes off these charges, or off all of them."""
         return Discount(
             coupon_id=self.coupon_id,
             code=self.code,
             description=self.description,
             percent=None if self.percent is None else plain(self.percent),
-            amount=self.amount,
+            amount=self.amount if amount is None else amount,
             currency=self.currency,
+            charge_ids=charge_ids,
         )
 
 

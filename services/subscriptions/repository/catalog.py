@@ -15,7 +15,7 @@ from services.subscriptions.domain.catalog import (
     MeterNotFound,
     NotOnSale,
 )
-from services.subscriptions.domain.charges import Item, Terms
+from services.subscriptions.domain.charges import Terms
 from services.subscriptions.domain.period import Interval
 from services.subscriptions.domain.plan import Plan, PlanNotFound
 from services.subscriptions.domain.price import Price, PriceNotFound
@@ -37,6 +37,7 @@ class Catalog:
         self._prices: dict[UUID, Price] = {}
         self._plans: dict[UUID, Plan] = {}
         self._addons: dict[UUID, Addon] = {}
+        self._meters: dict[UUID, Meter] = {}
 
     def add(self, entity: object) -> None:
         self._session.add(entity)
@@ -141,41 +142,64 @@ class Catalog:
 
     async def load(self, loaded: Iterable[Subscription]) -> None:
         """Read at once what many subscriptions refer to."""
-        held = list(loaded)
-        items = [item for each in held for item in (*each.items, *each.next_items)]
-        plans = {each.plan_id for each in held}
-        plans |= {each.scheduled_change.plan_id for each in held if each.scheduled_change}
-        await self._load(Plan, self._plans, plans)
-        await self._load(Price, self._prices, {item.price_id for item in items})
-        await self._load(Addon, self._addons, {i.addon_id for i in items if i.addon_id})
+        prices, plans = set[UUID](), set[UUID]()
+        for each in loaded:
+            of_prices, of_plans = each.referenced
+            prices |= of_prices
+            plans |= of_plans
+        await self._load_prices(prices, plans)
 
-    async def terms(self, plan_id: UUID, items: Iterable[Item], *, time_zone: str) -> Terms:
-        """What these items refer to, under this plan, for an account in this zone."""
-        items = list(items)
-        await self._load(Price, self._prices, {item.price_id for item in items})
-        await self._load(Addon, self._addons, {i.addon_id for i in items if i.addon_id})
-        held = {item.price_id: await self.price(item.price_id) for item in items}
-        owners = {price.plan_id for price in held.values() if price.plan_id} | {plan_id}
-        await self._load(Plan, self._plans, owners)
+    async def _load_prices(self, price_ids: set[UUID], plan_ids: set[UUID]) -> list[Price]:
+        """Prices with what they belong to."""
+        await self._load(Price, self._prices, price_ids)
+        found = [await self.price(price_id) for price_id in price_ids]
+        addons = {price.addon_id for price in found if price.addon_id}
+        plans = {price.plan_id for price in found if price.plan_id} | plan_ids
+        meters = {price.meter_id for price in found if price.meter_id}
+        await self._load(Addon, self._addons, addons)
+        await self._load(Plan, self._plans, plans)
+        await self._load(Meter, self._meters, meters)
+        return found
+
+    async def terms(
+        self,
+        plan_id: UUID,
+        price_ids: Iterable[UUID],
+        *,
+        time_zone: str,
+        plans: Iterable[UUID] = (),
+    ) -> Terms:
+        """What these prices are, under this plan, for an account in this zone."""
+        found = await self._load_prices(set(price_ids), {plan_id, *plans})
         return Terms(
             plan=await self.plan(plan_id),
-            prices=held,
-            names={price.id: self._name(price) for price in held.values()},
+            prices={price.id: price for price in found},
+            names={price.id: self._name(price) for price in found},
             time_zone=time_zone,
+            plans=self._plans,
+            units={price.id: self._unit(price) for price in found},
         )
 
-    async def terms_of(self, subscription: Subscription) -> Terms:
-        """What a subscription holds now, and will hold when its scheduled change comes."""
+    async def terms_of(self, subscription: Subscription, *, besides: Iterable[UUID] = ()) -> Terms:
+        """What a subscription holds now, will hold by what waits, and prices `besides` these."""
+        prices, plans = subscription.referenced
         return await self.terms(
             subscription.plan_id,
-            (*subscription.items, *subscription.next_items),
+            {*prices, *besides},
             time_zone=subscription.time_zone,
+            plans=plans,
         )
 
     def _name(self, price: Price) -> str:
         if price.addon_id is not None:
             return self._addons[price.addon_id].name
-        return self._plans[price.plan_id].name if price.plan_id else ""
+        name = self._plans[price.plan_id].name if price.plan_id else ""
+        if price.component and price.meter_id is not None:
+            return f"{name}, {self._meters[price.meter_id].name}"
+        return name
+
+    def _unit(self, price: Price) -> str:
+        return self._meters[price.meter_id].unit if price.meter_id is not None else ""
 
     async def _load(self, kind: type[Any], known: dict[UUID, Any], wanted: set[UUID]) -> None:
         missing = wanted - known.keys()

@@ -19,6 +19,7 @@ from services.subscriptions.domain.account import (
 )
 from services.subscriptions.domain.standing import InvoiceState
 from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
+from services.subscriptions.repository.catching_up import catch_up
 from shared.events.subscriptions import Billable
 from shared.schedule import Due
 
@@ -42,7 +43,14 @@ class Subscriptions:
         return found
 
     async def find(self, subscription_id: UUID) -> Subscription | None:
-        return await self._session.get(Subscription, subscription_id, with_for_update=True)
+        found = await self._session.get(Subscription, subscription_id, with_for_update=True)
+        if found is not None:
+            await catch_up(self._session, [found])
+        return found
+
+    async def catch_up(self, found: Sequence[Subscription]) -> Sequence[Subscription]:
+        """Those, also where an earlier release wrote them last."""
+        return await catch_up(self._session, found)
 
     async def served(self, account_id: UUID) -> Sequence[Subscription]:
         """An account's that have the service, for reading."""
@@ -75,7 +83,7 @@ class Subscriptions:
             .order_by(subscriptions.id)
             .with_for_update()
         )
-        return (await self._session.scalars(statement)).all()
+        return await catch_up(self._session, (await self._session.scalars(statement)).all())
 
     async def claim_due(
         self, due: Due, *, most: int, only: UUID | None = None
@@ -90,7 +98,25 @@ class Subscriptions:
         )
         if only is not None:
             statement = statement.where(subscriptions.id == only)
-        return (await self._session.scalars(statement)).all()
+        return await catch_up(self._session, (await self._session.scalars(statement)).all())
+
+    async def claim_holders(
+        self, price_id: UUID, *, after: UUID | None, most: int
+    ) -> Sequence[Subscription]:
+        """The next of those that have the service at this price, locked."""
+        statement = (
+            select(Subscription)
+            .where(
+                subscriptions.price_id == price_id,
+                subscriptions.status.in_(("trialing", "active", "past_due")),
+            )
+            .order_by(subscriptions.id)
+            .limit(most)
+            .with_for_update()
+        )
+        if after is not None:
+            statement = statement.where(subscriptions.id > after)
+        return await catch_up(self._session, (await self._session.scalars(statement)).all())
 
     async def next_due(self, account_id: UUID) -> datetime | None:
         statement = select(func.min(subscriptions.due_at)).where(

@@ -211,7 +211,10 @@ class UsageStore:
         await self._session.execute(
             statement.on_conflict_do_update(
                 index_elements=["subscription_id", "item_id", "window_start"],
-                set_={"used": statement.excluded.used, "billed": statement.excluded.billed},
+                set_={
+                    name: statement.excluded[name]
+                    for name in ("used", "billed", "charge_ids", "discounts")
+                },
             ),
             list(rows),
         )

@@ -48,8 +48,11 @@ def choice(name: str, kind: type[StrEnum], *, nullable: bool = False) -> Column[
     return Column(name, stored(kind), nullable=nullable)
 
 
-def json_(name: str, kind: Any, *, nullable: bool = False, usual: Any = None) -> Column[Any]:
-    return Column(name, Structured(kind, usual), nullable=nullable or usual is not None)
+def json_(
+    name: str, kind: Any, *, nullable: bool = False, usual: Any = None, server_default: Any = None
+) -> Column[Any]:
+    nullable = nullable or usual is not None
+    return Column(name, Structured(kind, usual), nullable=nullable, server_default=server_default)
 
 
 def text_(name: str, *, unique: bool = False) -> Column[Any]:

@@ -16,10 +16,16 @@ from sqlalchemy import (
     text,
 )
 
-from services.subscriptions.domain.charges import Item
+from services.subscriptions.domain.agenda import Agenda
+from services.subscriptions.domain.charges import BilledCharge, Item
 from services.subscriptions.domain.coupon import AppliedDiscount
 from services.subscriptions.domain.period import Billing, IntervalUnit
-from services.subscriptions.domain.subscription import ScheduledChange, Status, Subscription
+from services.subscriptions.domain.subscription import (
+    PendingChange,
+    ScheduledChange,
+    Status,
+    Subscription,
+)
 from services.subscriptions.tables.catalog import coupons, plans, prices, promotion_codes
 from services.subscriptions.tables.columns import (
     choice,
@@ -53,6 +59,12 @@ subscriptions = Table(
     moment("period_start"),
     moment("period_end"),
     moment("basis_start"),
+    # Both with a default, for rows of an earlier release that still runs.
+    json_("billed", tuple[BilledCharge, ...], server_default=text("'[]'")),
+    json_("agenda", Agenda, server_default=text("'[]'")),
+    Column("kept_version", Integer),
+    json_("pending_change", PendingChange, nullable=True),
+    moment("usage_due_at", nullable=True),
     moment("trial_end", nullable=True),
     Column("trial_reminded", Boolean, nullable=False),
     moment("expires_at", nullable=True),

@@ -18,10 +18,12 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.subscriptions.tables.catalog import meters, prices
-from services.subscriptions.tables.columns import mapping, metadata, moment
+from services.subscriptions.tables.columns import json_, mapping, metadata, moment
 from services.subscriptions.tables.holdings import subscriptions
+from shared.events.subscriptions import Discount
 
 usage_events = Table(
     "usage_events",
@@ -78,6 +80,9 @@ usage_windows = Table(
     Column("price_id", ForeignKey(prices.c.id), nullable=False),
     Column("used", Numeric(38, 12), nullable=False),
     Column("billed", BigInteger, nullable=False),
+    # The charges that stand for it, and the percentages off with which it was billed.
+    Column("charge_ids", ARRAY(Uuid, as_tuple=True), nullable=False, server_default=text("'{}'")),
+    json_("discounts", tuple[Discount, ...], server_default=text("'[]'")),
     CheckConstraint("window_start < window_end", name="window"),
 )
 

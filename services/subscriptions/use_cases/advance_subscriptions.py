@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from services.subscriptions.domain.subscription import NO_USAGE, Act, Subscription
+from services.subscriptions.domain.subscription import NO_USAGE, Act, Subscription, Usage
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
-from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
+from services.subscriptions.use_cases.gather_usage import (
+    billed_now,
+    gather_usage,
+    mark_billed,
+)
 from shared.errors import DomainError
 from shared.events.subscriptions import SubscriptionEvent
 from shared.observability import logger
@@ -18,7 +22,7 @@ log = logger(__name__)
 #: More acts than this for one subscription in one run are a fault, not a late run: 100 days of
 #: a daily price, eight years of a monthly one.
 MOST_ACTS = 100
-BILLS_USAGE = frozenset({Act.RENEW, Act.CANCEL, Act.PAUSE})
+BILLS_USAGE = frozenset({Act.RENEW, Act.CANCEL, Act.PAUSE, Act.CHANGE, Act.BILL_USAGE})
 
 
 async def advance_subscriptions(
@@ -57,6 +61,35 @@ async def can_pay_for(uow: SubscriptionsUnitOfWork, subscription: Subscription, 
     return await uow.accounts.can_pay(subscription.account_id)
 
 
+async def do_act(
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    act: Act,
+    *,
+    at: datetime,
+    now: datetime,
+    time_zone: str | None = None,
+) -> tuple[list[SubscriptionEvent], Usage]:
+    """What time alone does: the one way, also to see beforehand what it would do.
+
+    Returns the usage that the events bill too, for `mark_billed`.
+    """
+    terms, started_at = await uow.catalog.terms_of(subscription), subscription.period_start
+    usage = NO_USAGE
+    if act in BILLS_USAGE:
+        usage = await gather_usage(uow, subscription, terms, until=at)
+    events = subscription.act(
+        act,
+        terms,
+        at=at,
+        now=now,
+        can_pay=await can_pay_for(uow, subscription, act),
+        usage=usage,
+        time_zone=time_zone,
+    )
+    return events, billed_now(subscription, usage, since=started_at)
+
+
 async def _advance(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
@@ -70,21 +103,9 @@ async def _advance(
         if upcoming is None or upcoming[0] > now:
             return events
         at, act = upcoming
-        terms = await uow.catalog.terms_of(subscription)
-        usage = NO_USAGE
-        if act in BILLS_USAGE:
-            usage = await gather_usage(uow, subscription, terms, until=at)
-        items = subscription.items
-        events += subscription.act(
-            act,
-            terms,
-            at=at,
-            now=now,
-            can_pay=await can_pay_for(uow, subscription, act),
-            usage=usage,
-            time_zone=time_zone,
-        )
-        await mark_billed(uow, subscription, items, terms, usage)
+        done, usage = await do_act(uow, subscription, act, at=at, now=now, time_zone=time_zone)
+        events += done
+        await mark_billed(uow, subscription, usage)
     park(
         subscription,
         f"More than {MOST_ACTS} periods were due at once. Check its dates, then release it.",

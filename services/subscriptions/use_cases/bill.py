@@ -36,7 +36,7 @@ async def bill(uow: SubscriptionsUnitOfWork, events: Iterable[SubscriptionEvent]
     await mark_stale(uow, {event.account_id for event in events})
     for event in events:
         if event.id in repeated:
-            uow.emit(event.model_copy(update={"charges": (), "discounts": ()}))
+            uow.emit(event.model_copy(update={"charges": (), "take_backs": (), "discounts": ()}))
         else:
             uow.emit(event)
 

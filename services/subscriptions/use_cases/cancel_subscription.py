@@ -4,53 +4,79 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.subscriptions.domain.subscription import Subscription
+from services.subscriptions.domain.agenda import EntryKind
+from services.subscriptions.domain.subscription import NO_USAGE, SERVED, Subscription, Usage
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
-from shared.events.subscriptions import SubscriptionCanceled, SubscriptionEvent
+from services.subscriptions.use_cases.who_may_ask import Asker
+from shared.events.subscriptions import SubscriptionEvent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notice:
+class RequestedEnd:
     """How it is to end."""
 
+    asker: Asker
     at_period_end: bool = True
     cancel_at: datetime | None = None
-    #: Give back what is left of a period that was paid ahead.
+    #: Give back what is left of a period that was paid ahead …
     credit: bool = False
+    #: … by the way it was paid, and not as account credit.
+    refund: bool = False
     reason: str | None = None
 
 
 async def cancel_subscription(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription, notice: Notice, *, now: datetime
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    request: RequestedEnd,
+    *,
+    now: datetime,
 ) -> Subscription:
     """End it or schedule its end."""
-    await bill(uow, [await decide_end(uow, subscription, notice, now=now)])
-    uow.audit("subscription.cancel", subscription.id, after={"status": subscription.status})
+    before = {"status": subscription.status}
+    events, usage = await decide_end(uow, subscription, request, now=now)
+    await mark_billed(uow, subscription, usage)
+    await bill(uow, events)
+    after = {"status": subscription.status, "cancel_at": _iso(subscription.cancel_at)}
+    uow.audit("subscription.cancel", subscription.id, before=before, after=after)
     return subscription
 
 
 async def decide_end(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
-    notice: Notice,
+    request: RequestedEnd,
     *,
     now: datetime,
-    remember: bool = True,
-) -> SubscriptionEvent:
-    """End it or schedule its end. `remember`: also what of its usage is billed by that."""
-    if notice.cancel_at is not None or notice.at_period_end:
-        return subscription.cancel_later(
-            at=now, on=notice.cancel_at, reason=notice.reason, credit=notice.credit
+) -> tuple[list[SubscriptionEvent], Usage]:
+    """End it or schedule its end; with the usage that is billed by that."""
+    policy = await request.asker.policy(uow, subscription)
+    gives_back = request.credit or request.refund
+    if request.cancel_at is not None or request.at_period_end:
+        policy.require_cancel(
+            "period_end" if request.cancel_at is None else "date", credit=gives_back
         )
+        scheduled = subscription.cancel_later(
+            at=now,
+            by=request.asker.name,
+            on=request.cancel_at,
+            reason=request.reason,
+            credit=gives_back,
+            refund=request.refund,
+        )
+        return [scheduled], NO_USAGE
+    if subscription.status in SERVED or gives_back:
+        # What is not served has no period to run out: it can always be left.
+        policy.require_cancel("now", credit=gives_back)
     return await cancel_now(
         uow,
         subscription,
         now=now,
-        credit=notice.credit,
-        reason=notice.reason,
-        remember=remember,
+        credit=gives_back,
+        refund=request.refund,
+        reason=request.reason,
     )
 
 
@@ -68,28 +94,26 @@ async def cancel_now(
     subscription: Subscription,
     *,
     now: datetime,
-    credit: bool | None,
     reason: str | None,
+    credit: bool = False,
+    refund: bool = False,
     lapsed_at: datetime | None = None,
-    remember: bool = True,
-) -> SubscriptionCanceled:
+) -> tuple[list[SubscriptionEvent], Usage]:
     """End it, with its usage until now billed. `lapsed_at`: when dunning came to nothing."""
     at = lapsed_at or now
     terms = await uow.catalog.terms_of(subscription)
     usage = await gather_usage(uow, subscription, terms, until=at)
-    items = subscription.items
-    event = subscription.cancel(
+    events = subscription.cancel(
         terms,
         at=at,
         now=now,
         credit=credit,
+        refund=refund,
         reason=reason,
         usage=usage,
         lapsed=lapsed_at is not None,
     )
-    if remember:
-        await mark_billed(uow, subscription, items, terms, usage)
-    return event
+    return events, usage
 
 
 async def cancel_all(
@@ -97,11 +121,25 @@ async def cancel_all(
 ) -> None:
     """The account is closed: everything it holds ends now."""
     for subscription in subscriptions:
-        await bill(uow, [await close_subscription(uow, subscription, now=now)])
+        await bill(uow, await close_subscription(uow, subscription, now=now))
 
 
 async def close_subscription(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, *, now: datetime
-) -> SubscriptionCanceled:
-    """End it with its account."""
-    return await cancel_now(uow, subscription, now=now, credit=None, reason="account_closed")
+) -> list[SubscriptionEvent]:
+    """End it with its account; with a credit where it was to end with one."""
+    entry = subscription.waiting(EntryKind.CANCEL)
+    events, usage = await cancel_now(
+        uow,
+        subscription,
+        now=now,
+        credit=entry is not None and entry.credit,
+        refund=entry is not None and entry.refund,
+        reason="account_closed",
+    )
+    await mark_billed(uow, subscription, usage)
+    return events
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return instant.isoformat() if instant else None

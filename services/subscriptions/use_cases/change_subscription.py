@@ -5,23 +5,38 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services.subscriptions.domain.charges import Item
-from services.subscriptions.domain.subscription import Proration, Subscription
+from services.subscriptions.domain.agenda import Change
+from services.subscriptions.domain.subscription import (
+    RUNNING,
+    ChangeOrder,
+    PaymentBehavior,
+    Proration,
+    Subscription,
+    Usage,
+)
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
-from services.subscriptions.use_cases.choose_items import AddonChoice, choose_items
-from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
-from shared.events.subscriptions import SubscriptionChanged, SubscriptionEvent
+from services.subscriptions.use_cases.choose_items import (
+    AddonChoice,
+    check_amounts,
+    choose_change,
+)
+from services.subscriptions.use_cases.gather_usage import billed_now, gather_usage, mark_billed
+from services.subscriptions.use_cases.who_may_ask import Asker
+from shared.events.subscriptions import SubscriptionEvent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class RequestedChange:
     """What should be different; None leaves it as it is."""
 
+    asker: Asker
     price_id: UUID | None = None
     quantity: int | None = None
     addons: Sequence[AddonChoice] | None = None
     proration: Proration | None = None
+    effective_at: datetime | None = None
+    payment: PaymentBehavior = PaymentBehavior.AT_ONCE
 
     @property
     def is_empty(self) -> bool:
@@ -29,22 +44,26 @@ class Wish:
 
 
 async def change_subscription(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription, wish: Wish, *, now: datetime
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    request: RequestedChange,
+    *,
+    now: datetime,
 ) -> Subscription:
-    """Change it, at once or at the period's end."""
-    before = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
-    event = await decide_change(uow, subscription, wish, now=now, remember=True)
-    await bill(uow, [event])
-    after = {"price_id": str(subscription.price_id), "quantity": subscription.quantity}
-    uow.audit("subscription.change", subscription.id, before=before, after=after)
+    """Change it: at once, at the period's end, at a date, or once it is paid."""
+    before = _holds(subscription)
+    events, usage = await decide_change(uow, subscription, request, now=now)
+    await mark_billed(uow, subscription, usage)
+    await bill(uow, events)
+    uow.audit("subscription.change", subscription.id, before=before, after=_holds(subscription))
     return subscription
 
 
 async def withdraw_change(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, *, now: datetime
 ) -> Subscription:
-    """Take back a change that waits for the period's end."""
-    await bill(uow, [subscription.withdraw_change(at=now)])
+    """Take back a change that waits, for its time or for its payment."""
+    await bill(uow, subscription.withdraw_change(at=now))
     uow.audit("subscription.withdraw_change", subscription.id)
     return subscription
 
@@ -52,46 +71,82 @@ async def withdraw_change(
 async def decide_change(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
-    wish: Wish,
+    request: RequestedChange,
     *,
     now: datetime,
-    remember: bool = False,
-) -> SubscriptionEvent:
-    """Change it. `remember`: also what of its usage is billed by that."""
-    items = await choose_items(
+) -> tuple[list[SubscriptionEvent], Usage]:
+    """Change it; with the usage that is billed by that."""
+    change = await choose_change(
         uow,
         subscription.account_id,
-        price_id=wish.price_id or subscription.price_id,
-        quantity=wish.quantity or subscription.quantity,
-        addons=wish.addons if wish.addons is not None else _kept(subscription.items),
-        held=subscription.items,
+        price_id=request.price_id,
+        quantity=request.quantity,
+        addons=request.addons,
+        held=(*subscription.items, *subscription.next_items),
     )
-    price = await uow.catalog.price(items[0].price_id)
-    plan = await uow.catalog.plan(price.plan_id or subscription.plan_id)
-    if plan.id != subscription.plan_id:
-        plan.require_published()
-    everything, zone = (*items, *subscription.items), subscription.time_zone
-    old_terms = await uow.catalog.terms(subscription.plan_id, everything, time_zone=zone)
-    usage = await gather_usage(uow, subscription, old_terms, until=now)
-    before = subscription.items
-    event = subscription.change(
-        old_terms,
-        await uow.catalog.terms(plan.id, everything, time_zone=zone),
-        items,
-        at=now,
-        proration=wish.proration,
-        usage=usage,
+    if change.plan_id not in {None, subscription.plan_id, subscription.held_at()[1]}:
+        (await uow.catalog.plan(change.plan_id or subscription.plan_id)).require_published()
+    terms = await uow.catalog.terms_of(subscription, besides=change.price_ids)
+    for items in (change.apply(subscription.items), change.apply(subscription.next_items)):
+        await check_amounts(uow, items, (*subscription.items, *subscription.next_items))
+    policy = await request.asker.policy(uow, subscription)
+    proration = request.proration.value if request.proration else None
+    policy.require_change(subscription.kinds_of(change, terms), proration)
+    order = ChangeOrder(
+        change,
+        request.asker.name,
+        request.proration,
+        request.effective_at,
+        request.payment,
     )
-    if remember and isinstance(event, SubscriptionChanged):
-        kept = {item.id for item in subscription.items if item in before}
-        billed = {item_id: parts for item_id, parts in usage.items() if item_id not in kept}
-        await mark_billed(uow, subscription, before, old_terms, billed)
-    return event
+    return await apply_order(uow, subscription, order, now=now)
 
 
-def _kept(items: Sequence[Item]) -> list[AddonChoice]:
-    return [
-        AddonChoice(price_id=item.price_id, quantity=item.quantity)
-        for item in items
-        if item.addon_id is not None
-    ]
+async def apply_order(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, order: ChangeOrder, *, now: datetime
+) -> tuple[list[SubscriptionEvent], Usage]:
+    """Do what was found to be possible and allowed."""
+    terms = await uow.catalog.terms_of(subscription, besides=order.change.price_ids)
+    usage = await gather_usage(uow, subscription, terms, until=now)
+    started_at = subscription.period_start
+    events = subscription.change(order, terms, at=now, usage=usage)
+    return events, billed_now(subscription, usage, since=started_at)
+
+
+async def apply_pending_change(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, change_id: UUID, *, now: datetime
+) -> list[SubscriptionEvent]:
+    """The invoice for a change that waited for its payment is paid: now it counts."""
+    pending = subscription.pending_change
+    if pending is None or pending.id != change_id or subscription.status not in RUNNING:
+        return []
+    terms = await uow.catalog.terms_of(subscription)
+    usage = await gather_usage(uow, subscription, terms, until=pending.asked_at)
+    started_at = subscription.period_start
+    events = subscription.apply_pending(terms, now=now, usage=usage)
+    await mark_billed(uow, subscription, billed_now(subscription, usage, since=started_at))
+    return events
+
+
+async def change_for_all(
+    uow: SubscriptionsUnitOfWork, price_id: UUID, subscription: Subscription
+) -> Change:
+    """What moving a subscription to a price changes."""
+    return await choose_change(
+        uow,
+        subscription.account_id,
+        price_id=price_id,
+        quantity=None,
+        addons=None,
+        held=(*subscription.items, *subscription.next_items),
+    )
+
+
+def _holds(subscription: Subscription) -> dict[str, object]:
+    waits = subscription.scheduled_change
+    return {
+        "price_id": str(subscription.price_id),
+        "quantity": subscription.quantity,
+        "next_price_id": str(waits.items[0].price_id) if waits else None,
+        "next_quantity": waits.items[0].quantity if waits else None,
+    }

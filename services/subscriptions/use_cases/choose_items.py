@@ -1,14 +1,23 @@
-"""Turn what somebody asks for into items: a plan's price and add-ons that go with it."""
+"""Turn what somebody asks for into a change of what is held: prices that go together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from uuid import UUID
 
+from services.subscriptions.domain.agenda import Addition, Change
 from services.subscriptions.domain.catalog import NotOnSale
 from services.subscriptions.domain.charges import Item
-from services.subscriptions.domain.price import Price, PriceInvalid, PriceNotFound, PriceNotOnSale
+from services.subscriptions.domain.price import (
+    Price,
+    PriceInvalid,
+    PriceNotFound,
+    PriceNotOnSale,
+    PriceType,
+)
+from services.subscriptions.domain.subscription import QuantityInvalid
 from services.subscriptions.repository import SubscriptionsUnitOfWork
-from shared.ids import new_id
+from shared.money import require_billable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,38 +29,101 @@ class AddonChoice:
     quantity: int = 1
 
 
-async def choose_items(
+async def choose_change(
     uow: SubscriptionsUnitOfWork,
     account_id: UUID,
     *,
-    price_id: UUID,
-    quantity: int,
-    addons: Sequence[AddonChoice],
+    price_id: UUID | None,
+    quantity: int | None,
+    addons: Sequence[AddonChoice] | None,
     held: Sequence[Item] = (),
-) -> tuple[Item, ...]:
-    """The items, the plan's own first. What is `held` already may be off sale by now."""
-    known = {item.price_id: item for item in held}
-    price = await _on_sale(uow, account_id, price_id, known)
-    if price.plan_id is None:
-        raise PriceInvalid(
-            "Subscribe to a plan's price; this one is an add-on's.", field="price_id"
-        )
-    items = [_item(price, quantity, known)]
-    for choice in addons:
-        chosen = await _addon_price(uow, account_id, choice, price, known)
-        items.append(_item(chosen, choice.quantity, known))
-    return tuple(items)
+) -> Change:
+    """What is asked for, with the components that come with a price. None leaves as it is.
+
+    What is `held` already may be off sale by now.
+    """
+    known = {item.price_id for item in held}
+    main = await uow.catalog.price(price_id or held[0].price_id)
+    components: tuple[Addition, ...] = ()
+    if price_id is not None:
+        main = await _on_sale(uow, account_id, price_id, known)
+        if main.plan_id is None:
+            raise PriceInvalid(
+                "Subscribe to a plan's price; this one is an add-on's.", field="price_id"
+            )
+        if main.component:
+            raise PriceInvalid(
+                "This price comes with the others of its plan; subscribe to one of them.",
+                field="price_id",
+            )
+        components = await _components(uow, account_id, main, held)
+        if quantity is None and main.type is PriceType.FLAT:
+            quantity = 1  # also where so many of another price were held
+    chosen = None
+    if addons is not None:
+        chosen = await _additions(uow, account_id, addons, main, known)
+    return Change(
+        price_id=price_id,
+        plan_id=None if price_id is None else main.plan_id,
+        components=components,
+        quantity=quantity,
+        addons=chosen,
+    )
 
 
-def _item(price: Price, quantity: int, known: dict[UUID, Item]) -> Item:
-    before = known.get(price.id)
-    if before is not None and before.quantity == quantity:
-        return before
-    return Item(id=new_id(), price_id=price.id, quantity=quantity, addon_id=price.addon_id)
+async def check_amounts(
+    uow: SubscriptionsUnitOfWork, items: Sequence[Item], held: Sequence[Item] = ()
+) -> None:
+    """Refuse what cannot be billed: too large a sum, or several of a flat price."""
+    before = {item.key for item in held}
+    whole = Fraction(0)
+    for item in items:
+        price = await uow.catalog.price(item.price_id)
+        if price.is_metered:
+            continue
+        if price.type is PriceType.FLAT and item.quantity > 1 and item.key not in before:
+            raise QuantityInvalid(
+                "A flat price is the same for any quantity: hold one of it.", field="quantity"
+            )
+        whole += price.quote(item.quantity).amount
+    require_billable(whole, field="quantity")
+
+
+async def _components(
+    uow: SubscriptionsUnitOfWork, account_id: UUID, main: Price, held: Sequence[Item]
+) -> tuple[Addition, ...]:
+    """What comes with the price; of a meter that is counted already, the price that is held."""
+    if main.plan_id is None or main.interval is None:
+        return ()
+    found = await uow.catalog.components_of(
+        main.plan_id, main.currency, main.interval, account_id=account_id
+    )
+    kept = {}
+    for item in held:
+        price = await uow.catalog.price(item.price_id)
+        if price.component and price.plan_id == main.plan_id and price.interval == main.interval:
+            kept[price.meter_id] = price
+    return tuple(Addition(kept.get(price.meter_id, price).id) for price in found)
+
+
+async def _additions(
+    uow: SubscriptionsUnitOfWork,
+    account_id: UUID,
+    choices: Sequence[AddonChoice],
+    main: Price,
+    known: set[UUID],
+) -> tuple[Addition, ...]:
+    """The add-ons' prices; one that is named twice is held once, with both quantities."""
+    found: dict[UUID, Addition] = {}
+    for choice in choices:
+        price = await _addon_price(uow, account_id, choice, main, known)
+        before = found[price.id].quantity if price.id in found else 0
+        found[price.id] = Addition(price.id, before + choice.quantity, price.addon_id)
+    return tuple(found.values())
 
 
 async def _on_sale(
-    uow: SubscriptionsUnitOfWork, account_id: UUID, price_id: UUID, known: dict[UUID, Item]
+    uow: SubscriptionsUnitOfWork, account_id: UUID, price_id: UUID, known: set[UUID]
 ) -> Price:
     price = await uow.catalog.price(price_id)
     if price.account_id not in {None, account_id}:
@@ -66,7 +138,7 @@ async def _addon_price(
     account_id: UUID,
     choice: AddonChoice,
     main: Price,
-    known: dict[UUID, Item],
+    known: set[UUID],
 ) -> Price:
     """The add-on's price in the main price's currency and rhythm; its own for the account first."""
     if choice.price_id is not None:

@@ -14,10 +14,22 @@ from services.subscriptions.domain.price_move import (
     PriceMove,
     PriceMoveNotFound,
 )
-from services.subscriptions.domain.subscription import SERVED, Proration, Subscription, cost_of
+from services.subscriptions.domain.subscription import (
+    NO_USAGE,
+    PRICE_MOVE,
+    SERVED,
+    ChangeOrder,
+    Proration,
+    Subscription,
+    cost_of,
+)
 from services.subscriptions.repository import SubscriptionsUnitOfWork
-from services.subscriptions.use_cases.change_subscription import Wish, change_subscription
+from services.subscriptions.use_cases.bill import bill
+from services.subscriptions.use_cases.change_subscription import apply_order, change_for_all
+from services.subscriptions.use_cases.choose_items import check_amounts
+from services.subscriptions.use_cases.gather_usage import mark_billed
 from shared.errors import DomainError
+from shared.events.subscriptions import SubscriptionEvent
 from shared.ids import new_id
 from shared.observability import logger
 
@@ -101,21 +113,11 @@ async def move_some(uow: SubscriptionsUnitOfWork, *, most: int) -> int:
     move = (await uow.session.scalars(statement)).one_or_none()
     if move is None:
         return 0
-    waiting = (
-        select(Subscription)
-        .where(subscriptions.price_id == move.from_price_id, subscriptions.status.in_(SERVED))
-        .order_by(subscriptions.id)
-        .limit(most)
-        .with_for_update()
-    )
-    if move.last_id is not None:
-        waiting = waiting.where(subscriptions.id > move.last_id)
-    found = (await uow.session.scalars(waiting)).all()
+    found = await uow.subscriptions.claim_holders(move.from_price_id, after=move.last_id, most=most)
     for subscription in found:
-        wish = Wish(price_id=move.to_price_id, proration=move.proration)
         now = await uow.now(subscription.account_id)
         try:
-            await change_subscription(uow, subscription, wish, now=now)
+            await _move_one(uow, subscription, move, now=now)
             move.moved += 1
         except DomainError as refusal:
             move.failed += 1
@@ -125,6 +127,30 @@ async def move_some(uow: SubscriptionsUnitOfWork, *, most: int) -> int:
         move.status = MoveStatus.DONE
     await uow.session.flush()
     return max(len(found), 1)
+
+
+async def _move_one(
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, move: PriceMove, *, now: datetime
+) -> None:
+    """Over nothing that the subscription waits for by itself."""
+    change = await change_for_all(uow, move.to_price_id, subscription)
+    usage = NO_USAGE
+    terms = await uow.catalog.terms_of(subscription, besides=change.price_ids)
+    events: list[SubscriptionEvent]
+    await check_amounts(uow, change.apply(subscription.items), subscription.items)
+    if move.proration is Proration.AT_PERIOD_END:
+        events = [subscription.move_price(move.from_price_id, change, terms, at=now)]
+    else:
+        order = ChangeOrder(change, PRICE_MOVE, move.proration)
+        events, usage = await apply_order(uow, subscription, order, now=now)
+    await mark_billed(uow, subscription, usage)
+    await bill(uow, events)
+    uow.audit(
+        "subscription.move_price",
+        subscription.id,
+        before={"price_id": str(move.from_price_id)},
+        after={"price_id": str(move.to_price_id)},
+    )
 
 
 async def read_move(uow: SubscriptionsUnitOfWork, move_id: UUID) -> PriceMove:

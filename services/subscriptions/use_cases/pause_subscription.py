@@ -2,28 +2,34 @@
 
 from datetime import datetime
 
+from services.subscriptions.domain.agenda import EntryKind
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
+from services.subscriptions.use_cases.who_may_ask import Asker
 
 
 async def pause_subscription(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
     *,
+    asker: Asker,
     resumes_at: datetime | None,
     now: datetime,
 ) -> Subscription:
-    await bill(uow, [subscription.pause_later(at=now, resumes_at=resumes_at)])
+    """Have it pause when its period ends; `resumes_at` wakes it by itself."""
+    (await asker.policy(uow, subscription)).require_pause()
+    await bill(uow, [subscription.pause_later(at=now, by=asker.name, resumes_at=resumes_at)])
     uow.audit("subscription.pause", subscription.id)
     return subscription
 
 
 async def resume_subscription(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription, *, now: datetime
+    uow: SubscriptionsUnitOfWork, subscription: Subscription, *, asker: Asker, now: datetime
 ) -> Subscription:
     """Wake it, or take back a pause that has not begun."""
-    if subscription.pause_at_period_end:
+    (await asker.policy(uow, subscription)).require_pause()
+    if subscription.waiting(EntryKind.PAUSE) is not None:
         await bill(uow, [subscription.withdraw_pause(at=now)])
     else:
         terms = await uow.catalog.terms_of(subscription)

@@ -7,16 +7,11 @@ from enum import Enum
 from zoneinfo import ZoneInfo
 
 from services.subscriptions import queries
-from services.subscriptions.domain.subscription import NO_USAGE, Act, Subscription
+from services.subscriptions.domain.subscription import Act, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
-from services.subscriptions.use_cases.advance_subscriptions import (
-    BILLS_USAGE,
-    MOST_ACTS,
-    can_pay_for,
-)
-from services.subscriptions.use_cases.cancel_subscription import Notice, decide_end
-from services.subscriptions.use_cases.change_subscription import Wish, decide_change
-from services.subscriptions.use_cases.gather_usage import gather_usage
+from services.subscriptions.use_cases.advance_subscriptions import MOST_ACTS, do_act
+from services.subscriptions.use_cases.cancel_subscription import RequestedEnd, decide_end
+from services.subscriptions.use_cases.change_subscription import RequestedChange, decide_change
 from shared.events.subscriptions import (
     Billable,
     SubscriptionEvent,
@@ -30,7 +25,7 @@ BY_TIME_ALONE = (SubscriptionRenewed, SubscriptionTrialEnded)
 MOST_TOGETHER = 100
 
 
-class Waking(Enum):
+class Resumption(Enum):
     """Ask what a resume would cost."""
 
     NOW = "now"
@@ -52,29 +47,31 @@ class Preview:
 async def preview_subscription(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
-    asked: Wish | Notice | Waking,
+    asked: RequestedChange | RequestedEnd | Resumption,
     *,
     now: datetime,
 ) -> Preview:
     """The same sums as the act itself, without anything being written.
 
-    An empty wish asks for the next invoice alone.
+    An empty request for a change asks for the next invoice alone.
     """
     uow.session.expunge(subscription)  # what happens to it from here on is never written
-    event: SubscriptionEvent | None = None
+    events: list[SubscriptionEvent] = []
     match asked:
-        case Notice():
-            event = await decide_end(uow, subscription, asked, now=now, remember=False)
-        case Waking():
+        case RequestedEnd():
+            events, _ = await decide_end(uow, subscription, asked, now=now)
+        case Resumption():
             terms = await uow.catalog.terms_of(subscription)
-            event = subscription.resume(terms, at=now, now=now)
-        case Wish() if not asked.is_empty:
-            event = await decide_change(uow, subscription, asked, now=now)
+            events = [subscription.resume(terms, at=now, now=now)]
+        case RequestedChange() if not asked.is_empty:
+            events, _ = await decide_change(uow, subscription, asked, now=now)
+    event = events[-1] if events else None
     return await _foresee(uow, subscription, event)
 
 
 async def preview_next(uow: SubscriptionsUnitOfWork, subscription: Subscription) -> Preview:
     """What time alone would bill next."""
+    await uow.subscriptions.catch_up([subscription])
     uow.session.expunge(subscription)
     return await _foresee(uow, subscription, None)
 
@@ -98,13 +95,11 @@ async def _bills(
         if upcoming is None:
             return
         at, act = upcoming
-        terms = await uow.catalog.terms_of(subscription)
-        usage = NO_USAGE
-        if act in BILLS_USAGE:
-            usage = await gather_usage(uow, subscription, terms, until=at)
-        can_pay = await can_pay_for(uow, subscription, act)
-        for event in subscription.act(act, terms, at=at, now=at, usage=usage, can_pay=can_pay):
-            if isinstance(event, Billable) and (event.charges or act is Act.RENEW):
+        events, _ = await do_act(uow, subscription, act, at=at, now=at)
+        for event in events:
+            if isinstance(event, Billable) and (
+                event.charges or event.take_backs or act is Act.RENEW
+            ):
                 yield at, event
 
 
@@ -119,9 +114,10 @@ async def _billed_together(
     day = bill.period_start.astimezone(zone).date()
     end_of_day = datetime.combine(day + timedelta(days=1), time(), tzinfo=zone)
     together = []
-    for other in await queries.due_before(
+    others = await queries.due_before(
         uow, subscription.account_id, end_of_day, besides=subscription.id, most=MOST_TOGETHER
-    ):
+    )
+    for other in await uow.subscriptions.catch_up(others):
         uow.session.expunge(other)
         async for at, theirs in _bills(uow, other):
             if at >= end_of_day:

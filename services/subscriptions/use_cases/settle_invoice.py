@@ -5,10 +5,12 @@ from uuid import UUID
 
 from services.subscriptions.domain.charges import Terms
 from services.subscriptions.domain.standing import InvoiceState, Standing
-from services.subscriptions.domain.subscription import FINAL, RUNNING, Status, Subscription
+from services.subscriptions.domain.subscription import FINAL, RUNNING, Act, Status, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.advance_subscriptions import do_act
 from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.cancel_subscription import cancel_now, close_subscription
+from services.subscriptions.use_cases.change_subscription import apply_pending_change
 from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
 from shared.events.invoicing import (
     InvoiceEvent,
@@ -19,6 +21,9 @@ from shared.events.invoicing import (
 )
 from shared.events.payments import DunningExhausted, DunningStarted
 from shared.events.subscriptions import SubscriptionEvent
+
+#: What money can bring back, or bring about.
+COMES_BACK = frozenset(Status) - {Status.TRIALING, Status.ACTIVE}
 
 InvoiceNews = (
     InvoiceFinalized
@@ -54,7 +59,12 @@ async def settle_invoice(uow: SubscriptionsUnitOfWork, news: InvoiceNews) -> Non
             or subscription.latest_invoice_id < news.invoice_id
         ):
             subscription.latest_invoice_id = news.invoice_id
-        await bill(uow, await follow_standing(uow, subscription, now=news.occurred_at))
+        events = await follow_standing(uow, subscription, now=news.occurred_at)
+        if isinstance(news, InvoicePaid) and news.change_id is not None:
+            events += await apply_pending_change(
+                uow, subscription, news.change_id, now=news.occurred_at
+            )
+        await bill(uow, events)
 
 
 def _told(news: InvoiceNews) -> list[UUID]:
@@ -92,7 +102,7 @@ async def follow_standing(
     if events:
         account = await uow.accounts.find(subscription.account_id)
         if account is not None and account.closed:
-            return [*events, await close_subscription(uow, subscription, now=now)]
+            return [*events, *await close_subscription(uow, subscription, now=now)]
     if subscription.status in FINAL | {Status.INCOMPLETE}:
         return events
     if standing.verdict == "cancel":
@@ -108,6 +118,8 @@ async def _come_back(  # noqa: PLR0911  (one way out per status)
     uow: SubscriptionsUnitOfWork, subscription: Subscription, standing: Standing, *, now: datetime
 ) -> list[SubscriptionEvent]:
     """Whatever its status was for want of money that is there."""
+    if subscription.status not in COMES_BACK:
+        return []
     terms = await uow.catalog.terms_of(subscription)
     match subscription.status:
         case Status.INCOMPLETE if standing.first_is_paid:
@@ -120,15 +132,26 @@ async def _come_back(  # noqa: PLR0911  (one way out per status)
         case Status.PAST_DUE if not standing.owes:
             return subscription.activate(terms, now=now)
         case Status.UNPAID if standing.verdict is None:
-            return _wake(subscription, standing, terms, now=now)
+            return await _wake(uow, subscription, standing, terms, now=now)
         case Status.PAUSED if subscription.lapsed_at and standing.verdict is None:
-            return _wake(subscription, standing, terms, now=now)
+            return await _wake(uow, subscription, standing, terms, now=now)
     return []
 
 
-def _wake(
-    subscription: Subscription, standing: Standing, terms: Terms, *, now: datetime
+async def _wake(
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    standing: Standing,
+    terms: Terms,
+    *,
+    now: datetime,
 ) -> list[SubscriptionEvent]:
+    upcoming = subscription.next_act()
+    if upcoming is not None and upcoming[1] is Act.CANCEL and upcoming[0] <= now:
+        # It was to end before the money came; the run that does what is due had not come to it.
+        events, usage = await do_act(uow, subscription, Act.CANCEL, at=upcoming[0], now=now)
+        await mark_billed(uow, subscription, usage)
+        return events
     if standing.has_lapsed:
         return subscription.activate(terms, now=now)
     return [subscription.reinstate(terms, now=now)]
@@ -145,15 +168,14 @@ async def _give_up(
         if subscription.status is Status.ACTIVE:
             events.append(subscription.mark_past_due(now=now))
         reason = "payment_not_received"
-        ended = await cancel_now(
-            uow, subscription, now=now, credit=False, reason=reason, lapsed_at=since
-        )
-        return [*events, ended]
-    if standing.verdict == "unpaid":
-        return [subscription.mark_unpaid(now=now)]
+        ended, usage = await cancel_now(uow, subscription, now=now, reason=reason, lapsed_at=since)
+        await mark_billed(uow, subscription, usage)
+        return [*events, *ended]
     terms = await uow.catalog.terms_of(subscription)
     usage = await gather_usage(uow, subscription, terms, until=since)
-    items = subscription.items
-    paused = subscription.pause(terms, at=since, now=now, usage=usage, lapsed=True)
-    await mark_billed(uow, subscription, items, terms, usage)
-    return paused
+    if standing.verdict == "unpaid":
+        given_up = subscription.mark_unpaid(terms, at=since, now=now, usage=usage)
+    else:
+        given_up = subscription.pause(terms, at=since, now=now, usage=usage, lapsed=True)
+    await mark_billed(uow, subscription, usage)
+    return given_up

@@ -5,7 +5,16 @@ other module is a chapter of the life: `starting`, `changing`, `pausing`, `endin
 `passing` for what time alone does.
 """
 
-from services.subscriptions.domain.subscription.changing import Changing, NothingChanges, Proration
+from services.subscriptions.domain.charges import UsageOf
+from services.subscriptions.domain.subscription.agreement import PendingChange, change_to
+from services.subscriptions.domain.subscription.changing import (
+    PRICE_MOVE,
+    ChangeOrder,
+    CouponHeld,
+    NothingChanges,
+    PaymentBehavior,
+    Proration,
+)
 from services.subscriptions.domain.subscription.items import (
     NO_USAGE,
     CurrencyMismatch,
@@ -13,12 +22,10 @@ from services.subscriptions.domain.subscription.items import (
     QuantityInvalid,
     ScheduledChange,
     Usage,
-    UsageOf,
     check_items,
     cost_of,
 )
 from services.subscriptions.domain.subscription.passing import Passing
-from services.subscriptions.domain.subscription.paying import Paying
 from services.subscriptions.domain.subscription.starting import (
     FIRST_PAYMENT_WITHIN,
     PaymentMethodNeeded,
@@ -40,7 +47,7 @@ from services.subscriptions.domain.subscription.status import (
 )
 
 
-class Subscription(Starting, Changing, Paying, Passing):
+class Subscription(Starting, Passing):
     """Changes only through its methods, and each returns the event it caused."""
 
 
@@ -49,16 +56,21 @@ __all__ = [
     "FIRST_PAYMENT_WITHIN",
     "MOVES",
     "NO_USAGE",
+    "PRICE_MOVE",
     "RUNNING",
     "SERVED",
     "Act",
+    "ChangeOrder",
+    "CouponHeld",
     "CurrencyMismatch",
     "DateInvalid",
     "IllegalTransition",
     "IntervalMismatch",
     "NothingChanges",
     "NothingScheduled",
+    "PaymentBehavior",
     "PaymentMethodNeeded",
+    "PendingChange",
     "Proration",
     "QuantityInvalid",
     "ScheduledChange",
@@ -69,6 +81,7 @@ __all__ = [
     "TrialUsed",
     "Usage",
     "UsageOf",
+    "change_to",
     "check_items",
     "cost_of",
 ]

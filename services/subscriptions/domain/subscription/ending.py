@@ -2,14 +2,13 @@
 
 from datetime import datetime
 
-from services.subscriptions.domain.charges import Terms, credit_rest
+from services.subscriptions.domain.agenda import Entry, EntryKind
+from services.subscriptions.domain.charges import Terms
 from services.subscriptions.domain.period import whole_second
-from services.subscriptions.domain.proration import Factor
 from services.subscriptions.domain.subscription.agreement import Agreement
 from services.subscriptions.domain.subscription.items import NO_USAGE, Usage
 from services.subscriptions.domain.subscription.status import (
     FINAL,
-    RUNNING,
     SERVED,
     DateInvalid,
     IllegalTransition,
@@ -20,6 +19,9 @@ from shared.events.subscriptions import (
     SubscriptionCanceled,
     SubscriptionCancellationScheduled,
     SubscriptionCancellationWithdrawn,
+    SubscriptionChangeLapsed,
+    SubscriptionChangeWithdrawn,
+    SubscriptionEvent,
     SubscriptionExpired,
 )
 
@@ -39,51 +41,89 @@ class Ending(Agreement):
         *,
         at: datetime,
         now: datetime,
-        credit: bool | None = None,
+        credit: bool = False,
+        refund: bool = False,
         reason: str | None = None,
         usage: Usage = NO_USAGE,
         lapsed: bool = False,
-    ) -> SubscriptionCanceled:
+    ) -> list[SubscriptionEvent]:
         """End it, at `at`: usage is billed, and unused time comes back where that is asked for.
 
-        `lapsed`: only because dunning came to nothing; `reinstate` takes that back.
+        What comes back is what was billed and covers time after `at`: with `refund` by the way it
+        was paid. `lapsed`: only because dunning came to nothing; `reinstate` takes that back, so
+        that what waited goes on waiting. Else what waited is withdrawn, and reported.
         """
+        self._require(Status.CANCELED)
+        events: list[SubscriptionEvent] = []
+        if not lapsed:
+            events += self._withdraw_all(now=now)
         previous = self.status
         self._move_to(Status.CANCELED)
-        credit = self.cancel_with_credit if credit is None else credit
-        charges = self._usage_charges(terms, usage)
-        rest = self._rest(at)
-        if credit and previous in RUNNING and rest is not None:
-            factor = Factor.of_rest(self._basis, at)
-            charges += [
-                credit_rest(item, terms, rest, factor)
-                for item in self.items
-                if terms.price(item).is_recurring
-            ]
+        bill = self._bill_usage(terms, usage, until=whole_second(at))
+        if credit and previous not in {Status.INCOMPLETE, Status.TRIALING}:
+            bill.take_backs += self._take_back_all(terms, at)
         self.canceled_at = at
         self.cancel_reason = reason or self.cancel_reason
         self.lapsed_at = at if lapsed else None
-        if not lapsed:
-            self.scheduled_change = self.resumes_at = None
-        self.expires_at = None
-        return self._billable(
-            SubscriptionCanceled,
+        self.expires_at = self.usage_due_at = None
+        events.append(
+            self._billable(
+                SubscriptionCanceled,
+                terms,
+                now=now,
+                bill=bill,
+                give_back="refund" if refund else "credit",
+                effective_at=at,
+                reason=self.cancel_reason,
+                previous_status=previous.value,
+            )
+        )
+        return events
+
+    def _withdraw_all(self, *, now: datetime) -> list[SubscriptionEvent]:
+        """Nothing that waits will happen any more."""
+        events: list[SubscriptionEvent] = []
+        events += self.lapse_change(now=now)
+        # A change of what is held is told; that nothing else follows an end is plain.
+        waits = any(entry.changes_what_is_held for entry in self.agenda)
+        self.agenda = ()
+        if waits:
+            events.append(self._event(SubscriptionChangeWithdrawn, now=now))
+        return events
+
+    def lapse_change(self, *, now: datetime) -> list[SubscriptionEvent]:
+        """A change whose invoice was not paid will not happen, and the invoice is not owed."""
+        if self.pending_change is None:
+            return []
+        change_id, self.pending_change = self.pending_change.id, None
+        return [self._event(SubscriptionChangeLapsed, now=now, change_id=change_id)]
+
+    def cancel_by_agenda(
+        self, terms: Terms, *, at: datetime, now: datetime, usage: Usage = NO_USAGE
+    ) -> list[SubscriptionEvent]:
+        """End it as was asked for before."""
+        entry = self.waiting(EntryKind.CANCEL)
+        if entry is None:
+            raise NothingScheduled("No cancellation is scheduled.")
+        return self.cancel(
             terms,
+            at=at,
             now=now,
-            charges=charges,
-            discounts=None,
-            effective_at=at,
-            reason=self.cancel_reason,
-            previous_status=previous.value,
+            credit=entry.credit,
+            refund=entry.refund,
+            reason=entry.reason,
+            usage=usage,
         )
 
     def cancel_later(
         self,
         *,
         at: datetime,
+        by: str,
         on: datetime | None = None,
         reason: str | None = None,
         credit: bool = False,
+        refund: bool = False,
     ) -> SubscriptionCancellationScheduled:
         """Let it run to the period's end, or to `on`, first."""
         self._require(Status.CANCELED)
@@ -93,19 +133,22 @@ class Ending(Agreement):
             )
         if on is not None and on <= at:
             raise DateInvalid("The date of a cancellation lies ahead.", field="cancel_at")
-        self.cancel_at_period_end = on is None
-        self.cancel_at = None if on is None else whole_second(on)
-        self.cancel_reason = reason
-        self.cancel_with_credit = credit
-        effective_at = self.cancel_at or self.period_end
+        if (before := self.waiting(EntryKind.CANCEL)) is not None:
+            self._drop(before)
+        on = None if on is None else whole_second(on)
+        self._wait(
+            Entry(EntryKind.CANCEL, at, by, at=on, credit=credit, refund=refund, reason=reason)
+        )
+        effective_at = on or self.period_end
         return self._event(
             SubscriptionCancellationScheduled, now=at, effective_at=effective_at, reason=reason
         )
 
     def uncancel(self, *, at: datetime) -> SubscriptionCancellationWithdrawn:
         """It goes on after all."""
-        if self.status in FINAL or not (self.cancel_at_period_end or self.cancel_at):
+        entry = self.waiting(EntryKind.CANCEL)
+        if self.status in FINAL or entry is None:
             raise NothingScheduled("No cancellation is scheduled.")
-        self.cancel_at_period_end, self.cancel_at = False, None
-        self.cancel_reason, self.cancel_with_credit = None, False
+        self._drop(entry)
+        self.cancel_reason = None
         return self._event(SubscriptionCancellationWithdrawn, now=at)

@@ -1,13 +1,11 @@
 """What a subscription holds: prices and quantities that go together, and what was used of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from uuid import UUID
 
-from services.subscriptions.domain.charges import Item, Terms
-from services.subscriptions.domain.period import BillingPeriod, Interval
+from services.subscriptions.domain.charges import Item, Terms, UsageOf
+from services.subscriptions.domain.period import Interval
 from services.subscriptions.domain.price import Price
 from services.subscriptions.domain.proration import round_exact
 from shared.errors import Invalid
@@ -35,20 +33,9 @@ class ScheduledChange:
     plan_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class UsageOf:
-    """Usage of one metered item in a window: what was used, and what of it was billed."""
-
-    window: BillingPeriod
-    used: Decimal
-    billed: int = 0
-    #: The window was billed before; only the difference is owed.
-    late: bool = False
-
-
-#: Unbilled usage by item, oldest window first.
-Usage = Mapping[UUID, tuple[UsageOf, ...]]
-NO_USAGE: Usage = {}
+#: Usage that is not billed yet, oldest window first.
+Usage = tuple[UsageOf, ...]
+NO_USAGE: Usage = ()
 
 
 def check_items(items: tuple[Item, ...], terms: Terms) -> Interval:
@@ -87,13 +74,26 @@ def rate(items: tuple[Item, ...], terms: Terms) -> Fraction:
     )
 
 
-def difference(old: tuple[Item, ...], new: tuple[Item, ...]) -> tuple[list[Item], list[Item]]:
-    """The items that go and those that come; what stays as it is is neither."""
-    kept = holdings(old) & holdings(new)
-    return (
-        [item for item in old if (item.price_id, item.quantity, item.addon_id) not in kept],
-        [item for item in new if (item.price_id, item.quantity, item.addon_id) not in kept],
-    )
+def slots_that_differ(
+    old: tuple[Item, ...], new: tuple[Item, ...], terms: Terms
+) -> set[UUID | None]:
+    """The places in which something else is held: the plan's own (None), and each add-on's.
+
+    What is billed for a place is compared with what is held there only when somebody changes it:
+    a difference that was let be (`none`) stays so until then, or until the next period.
+    """
+
+    def held_in(items: tuple[Item, ...]) -> dict[UUID | None, list[tuple[UUID, int]]]:
+        places: dict[UUID | None, list[tuple[UUID, int]]] = {}
+        for item in items:
+            if terms.price(item).is_recurring:
+                places.setdefault(item.addon_id, []).append((item.price_id, item.quantity))
+        return {place: sorted(held) for place, held in places.items()}
+
+    before, after = held_in(old), held_in(new)
+    return {
+        place for place in before.keys() | after.keys() if before.get(place) != after.get(place)
+    }
 
 
 def cost_of(price: Price, quantity: int) -> int:

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from services.subscriptions.domain.agenda import Entry, EntryKind
 from services.subscriptions.domain.charges import Terms
 from services.subscriptions.domain.period import whole_second
 from services.subscriptions.domain.subscription.agreement import Agreement
@@ -14,12 +15,12 @@ from services.subscriptions.domain.subscription.status import (
     Status,
 )
 from shared.events.subscriptions import (
-    SubscriptionChanged,
     SubscriptionEvent,
     SubscriptionPaused,
     SubscriptionPauseScheduled,
     SubscriptionPauseWithdrawn,
     SubscriptionResumed,
+    SubscriptionUsageBilled,
 )
 
 
@@ -27,14 +28,17 @@ class Pausing(Agreement):
     """Lets it rest and wakes it."""
 
     def pause_later(
-        self, *, at: datetime, resumes_at: datetime | None = None
+        self, *, at: datetime, by: str, resumes_at: datetime | None = None
     ) -> SubscriptionPauseScheduled:
         """Let the paid period run out, then rest; `resumes_at` wakes it by itself."""
         if self.status is not Status.ACTIVE:
             raise IllegalTransition(f"A subscription that is {self.status} cannot be paused.")
         if resumes_at is not None and resumes_at <= self.period_end:
             raise DateInvalid("The pause begins when the period ends.", field="resumes_at")
-        self.pause_at_period_end, self.resumes_at = True, resumes_at
+        self._drop(*self._pause_entries())
+        self._wait(Entry(EntryKind.PAUSE, at, by))
+        if resumes_at is not None:
+            self._wait(Entry(EntryKind.RESUME, at, by, at=resumes_at))
         return self._event(
             SubscriptionPauseScheduled,
             now=at,
@@ -44,10 +48,14 @@ class Pausing(Agreement):
 
     def withdraw_pause(self, *, at: datetime) -> SubscriptionPauseWithdrawn:
         """It will not pause after all."""
-        if not self.pause_at_period_end or self.status in FINAL:
+        if self.waiting(EntryKind.PAUSE) is None or self.status in FINAL:
             raise NothingScheduled("No pause is scheduled.")
-        self.pause_at_period_end, self.resumes_at = False, None
+        self._drop(*self._pause_entries())
         return self._event(SubscriptionPauseWithdrawn, now=at)
+
+    def _pause_entries(self) -> list[Entry]:
+        kinds = {EntryKind.PAUSE, EntryKind.RESUME}
+        return [entry for entry in self.agenda if entry.kind in kinds]
 
     def pause(
         self,
@@ -60,29 +68,30 @@ class Pausing(Agreement):
     ) -> list[SubscriptionEvent]:
         """Rest from here on: no service and no bills. Usage until here is billed first.
 
-        `lapsed`: only because dunning came to nothing; what is paid wakes it.
+        `lapsed`: only because dunning came to nothing; what is paid wakes it, and what waited goes
+        on waiting.
         """
-        used = self._usage_charges(terms, usage)
         events: list[SubscriptionEvent] = []
-        if used:
-            events.append(
-                self._billable(
-                    SubscriptionChanged,
-                    terms,
-                    now=now,
-                    charges=used,
-                    discounts=None,
-                    previous_price_id=self.price_id,
-                    quantity=self.quantity,
-                    invoice_now=True,
-                )
-            )
+        events += self.bill_usage(terms, usage, until=at, now=now)
         self._move_to(Status.PAUSED)
-        self.pause_at_period_end = self.pause_at_period_end and lapsed
+        if not lapsed and (entry := self.waiting(EntryKind.PAUSE)) is not None:
+            self._drop(entry)
         self.paused_at = now
         self.lapsed_at = at if lapsed else None
-        events.append(self._event(SubscriptionPaused, now=now, resumes_at=self.resumes_at))
+        resume = self.waiting(EntryKind.RESUME)
+        resumes_at = resume.at if resume else None
+        events.append(self._event(SubscriptionPaused, now=now, resumes_at=resumes_at))
         return events
+
+    def bill_usage(
+        self, terms: Terms, usage: Usage, *, until: datetime | None, now: datetime
+    ) -> list[SubscriptionUsageBilled]:
+        """Bill usage although no period opens: before a rest, or what came late after an end."""
+        self.usage_due_at = None
+        bill = self._bill_usage(terms, usage, until=None if until is None else whole_second(until))
+        if bill.is_empty:
+            return []
+        return [self._billable(SubscriptionUsageBilled, terms, now=now, bill=bill)]
 
     def resume(self, terms: Terms, *, at: datetime, now: datetime) -> SubscriptionResumed:
         """Wake it: a new period begins and is billed at once."""
@@ -90,9 +99,8 @@ class Pausing(Agreement):
             raise IllegalTransition(f"A subscription that is {self.status} cannot be resumed.")
         if self.lapsed_at is not None:
             raise IllegalTransition("It rests because an invoice was not paid; paying wakes it.")
-        self._apply_scheduled()
+        self._drop(*self._pause_entries())
         self._move_to(Status.ACTIVE)
-        self.paused_at = self.resumes_at = None
-        self._open_cadence(whole_second(at))
-        charges = self._charges_ahead(terms)
-        return self._billable(SubscriptionResumed, terms, now=now, charges=charges)
+        self.paused_at = None
+        bill = self._open_period(terms, restart_at=whole_second(at))
+        return self._billable(SubscriptionResumed, terms, now=now, bill=bill)

@@ -1,5 +1,6 @@
 """How a subscription begins: at once, with a trial, in the past, or brought from elsewhere."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Self
 from uuid import UUID
@@ -7,11 +8,11 @@ from uuid import UUID
 from services.subscriptions.domain.charges import Item, Terms
 from services.subscriptions.domain.coupon import AppliedDiscount
 from services.subscriptions.domain.period import Billing, days_after, whole_second
-from services.subscriptions.domain.subscription.agreement import Agreement
+from services.subscriptions.domain.subscription.agreement import Agreement, Bill
 from services.subscriptions.domain.subscription.items import check_items
 from services.subscriptions.domain.subscription.status import DateInvalid, Status
 from shared.errors import Conflict, Invalid
-from shared.events.subscriptions import Charge, SubscriptionEvent, SubscriptionStarted
+from shared.events.subscriptions import SubscriptionEvent, SubscriptionStarted
 
 FIRST_PAYMENT_WITHIN = timedelta(hours=23)
 LONGEST_TRIAL_DAYS = 730
@@ -87,24 +88,26 @@ class Starting(Agreement):
     def _begin(
         self, terms: Terms, *, at: datetime, now: datetime, trial_days: int, imported: bool
     ) -> list[SubscriptionEvent]:
-        charges: list[Charge] = []
+        bill = Bill()
         if trial_days:
             if not 0 < trial_days <= LONGEST_TRIAL_DAYS:
                 raise DateInvalid(
                     f"A trial has 1 to {LONGEST_TRIAL_DAYS} days.", field="trial_days"
                 )
+            # A trial uses nothing of a coupon up.
             self.trial_end = days_after(at, trial_days, self.time_zone)
             self.anchor = self.trial_end
             self.period_start = self.basis_start = at
             self.period_end, self.period_index = self.trial_end, 0
             self.status = Status.TRIALING
-        else:
+        elif imported:
+            self.items = tuple(replace(i, units_billed=i.quantity) for i in self.items)
             self._open_cadence(at)
-            if imported:
-                self._skip_to(now)
-            else:
-                charges = [*self._one_offs(terms), *self._charges_ahead(terms)]
-            paid = imported or not charges
+            self._skip_to(now)
+            self.status = Status.ACTIVE
+        else:
+            bill = self._open_period(terms, restart_at=at)
+            paid = not bill.charges
             self.status = Status.ACTIVE if paid else Status.INCOMPLETE
             if not paid:
                 self.expires_at = now + FIRST_PAYMENT_WITHIN
@@ -112,9 +115,7 @@ class Starting(Agreement):
             SubscriptionStarted,
             terms,
             now=now,
-            charges=charges,
-            # A trial uses nothing of a coupon up.
-            discounts=bool(charges),
+            bill=bill,
             status=self.status.value,
             plan_id=self.plan_id,
             trial_end=self.trial_end,

@@ -22,7 +22,7 @@ MOVES: dict[Status, frozenset[Status]] = {
     Status.TRIALING: frozenset({Status.ACTIVE, Status.PAUSED, Status.CANCELED}),
     Status.ACTIVE: frozenset({Status.PAST_DUE, Status.PAUSED, Status.CANCELED}),
     Status.PAST_DUE: frozenset({Status.ACTIVE, Status.UNPAID, Status.PAUSED, Status.CANCELED}),
-    Status.UNPAID: frozenset({Status.ACTIVE, Status.CANCELED}),
+    Status.UNPAID: frozenset({Status.ACTIVE, Status.PAUSED, Status.CANCELED}),
     Status.PAUSED: frozenset({Status.ACTIVE, Status.CANCELED}),
     Status.CANCELED: frozenset(),
     Status.INCOMPLETE_EXPIRED: frozenset(),
@@ -39,12 +39,15 @@ class Act(StrEnum):
     """What time alone does to a subscription; in this order where instants are equal."""
 
     EXPIRE = "expire"
+    LAPSE_CHANGE = "lapse_change"
     REMIND_TRIAL = "remind_trial"
     CANCEL = "cancel"
     END_TRIAL = "end_trial"
+    CHANGE = "change"
     PAUSE = "pause"
     RESUME = "resume"
     RENEW = "renew"
+    BILL_USAGE = "bill_usage"
 
 
 class SubscriptionNotFound(NotFound):

@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 
 EDITABLE = (
     *("products", "plans", "addons", "meters", "features"),
