@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +33,7 @@ from tests.databases import fresh_database
 from tests.eventlog import EventLog
 from tests.harness import Deployment, Running, running
 from tests.servers import Servers
-from tests.subscriptions.conftest import Client, Customer, Shop, until
+from tests.subscriptions.conftest import Client, Customer, Shop, answered, until
 from tests.subscriptions.factories import at
 from tests.tokens import TokenIssuer
 
@@ -119,6 +120,90 @@ async def test_a_clock_only_moves_forward_and_one_account_has_one(
     assert (
         await staff.refused(f"/v1/test-clocks/{new_id()}/advance", to="2024-03-01T00:00:00Z")
     ) == (404, "test-clock-not-found")
+
+
+@asynccontextmanager
+async def on_its_way(
+    others: dict[str, Running], customer: Customer, staff: Client, clock: dict[str, Any], to: str
+) -> AsyncIterator[None]:
+    """The clock moves, is known to do so everywhere, and stays under way while the block lasts.
+
+    Payments does its part of a round only once nobody else holds the account's row.
+    """
+    account_id = customer.account_id
+    moving = asyncio.create_task(advance(staff, clock, to))
+
+    async def has_heard(service: Running) -> bool:
+        clocks = service.runtime.database.platform.account_clocks
+        mine = clocks.c.account_id == account_id
+        async with service.runtime.begin() as uow:
+            target = await uow.session.scalar(select(clocks.c.target).where(mine))
+            return target is not None and target.isoformat() == to
+
+    await until(partial(has_heard, others["payments"]))
+    clocks = others["payments"].runtime.database.platform.account_clocks
+    async with others["payments"].runtime.begin() as uow:
+        await uow.session.execute(
+            select(clocks).where(clocks.c.account_id == account_id).with_for_update()
+        )
+        for service in others.values():
+            await until(partial(has_heard, service))
+        assert not moving.done()
+        yield
+    await moving
+
+
+async def test_while_the_clock_is_on_its_way_writes_wait_everywhere_and_reads_do_not(
+    *,
+    others: dict[str, Running],
+    frozen: dict[str, Any],
+    customer: Customer,
+    staff: Client,
+    shop: Shop,
+) -> None:
+    price = await shop.price(unit_amount=0)
+    dearer = await shop.price(unit_amount=500)
+    started = await customer.post("/v1/subscriptions", price_id=price["id"])
+    subscription = f"/v1/subscriptions/{started['id']}"
+    auth, billing, payments = (
+        Client(others[name].http, customer.headers) for name in ("auth", "invoicing", "payments")
+    )
+    details = {"name": "Ada GmbH", "address": {"line1": "Weg 1", "city": "Ulm", "country": "DE"}}
+    writes = [
+        (customer, "POST", f"{subscription}/change", {"price_id": dearer["id"]}),
+        (staff, "POST", f"{subscription}/cancel", {}),
+        (customer, "POST", "/v1/usage-events", {"id": "1", "meter": "calls", "value": "1"}),
+        (auth, "POST", "/v1/projects", {"name": "One"}),
+        (billing, "PUT", "/v1/billing-details", details),
+        (payments, "POST", "/v1/payment-methods", {"token": "tok_ok", "provider": "sandbox"}),
+    ]
+    to = at(2024, 6, 15, 12).isoformat()
+
+    async with on_its_way(others, customer, staff, frozen, to):
+        refused = [await who.ask(how, path, json=body) for who, how, path, body in writes]
+        read = [
+            await customer.ask("GET", subscription),
+            await customer.ask("POST", f"{subscription}/preview", json={}),
+            await billing.ask("GET", "/v1/invoices"),
+            await payments.ask("GET", "/v1/payment-methods"),
+        ]
+        again = await staff.refused(f"/v1/test-clocks/{frozen['id']}/advance", to=to)
+
+    assert [(one.status_code, one.json()["code"]) for one in refused] == [
+        (409, "test-clock-busy")
+    ] * len(writes)
+    assert [one.status_code for one in read] == [200] * len(read)
+    assert again == (409, "test-clock-busy")
+    # It is there: what was refused is taken, and billed at the instant at which the clock stands.
+    answered(await billing.ask("PUT", "/v1/billing-details", json=details))
+    await customer.post(f"{subscription}/change", price_id=dearer["id"])
+
+    async def billed() -> Any:
+        found = (await billing.get("/v1/invoices"))["data"]
+        return [one for one in found if one["total"]["amount"]]
+
+    (invoice,) = await until(billed)
+    assert invoice["issued_at"] == "2024-06-15T12:00:00Z"
 
 
 async def test_a_first_payment_that_never_comes_expires_in_simulated_time(
