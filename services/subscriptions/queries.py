@@ -131,7 +131,12 @@ async def list_plans(
     if narrowed:
         statement = statement.where(
             exists().where(
-                prices.plan_id == plans.id, prices.active, prices.account_id.is_(None), *narrowed
+                prices.plan_id == plans.id,
+                prices.active,
+                prices.account_id.is_(None),
+                # What a plan costs is what it is subscribed to for, not what comes with that.
+                ~prices.component,
+                *narrowed,
             )
         )
     return (await uow.session.scalars(page.narrow(statement, plans.id))).all()

@@ -19,6 +19,13 @@ from services.subscriptions.domain.coupon import Coupon, CouponDuration, Promoti
 from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import Plan, TrialEndBehavior
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, Tier
+from services.subscriptions.domain.self_service import (
+    EVERYTHING,
+    CancelTime,
+    ChangeKind,
+    ProrationChoice,
+    SelfService,
+)
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.settings import SubscriptionsSettings
 from services.subscriptions.use_cases.publish_plan import add_plan, add_price, publish_plan
@@ -42,7 +49,7 @@ async def seed(
             return 0
         await _Seeding(uow, utc_now()).run()
     sys.stdout.write(
-        "Loaded 4 plans, 2 add-ons, 2 bundles, 2 coupons and a promotion code: GET /v1/plans.\n"
+        "Loaded 5 plans, 2 add-ons, 2 bundles, 2 coupons and a promotion code: GET /v1/plans.\n"
     )
     return 0
 
@@ -54,7 +61,8 @@ class _Seeding:
 
     async def run(self) -> None:
         product = self._add(Product, code="workspace", name="Workspace")
-        calls = self._add(Meter, code="api_calls", name="API calls")
+        calls = self._add(Meter, code="api_calls", name="API calls", unit="call")
+        storage = self._add(Meter, code="storage", name="Storage", unit="GB")
         await self.uow.session.flush()
         self._feature("projects", "Projects", FeatureType.LIMIT)
         self._feature("sso", "Single sign-on", FeatureType.BOOLEAN)
@@ -73,10 +81,27 @@ class _Seeding:
         )
         await self._prices(team, 1200, PriceType.PER_UNIT)
         business = await self._plan(
-            product, "business", "Business", (Grant("projects"), Grant("sso"), Grant("api_calls"))
+            product,
+            "business",
+            "Business",
+            (Grant("projects"), Grant("sso"), Grant("api_calls")),
+            # With contracts that are made smaller by talking to each other.
+            self_service=SelfService(
+                changes=(ChangeKind.UPGRADE, ChangeKind.QUANTITY, ChangeKind.ADDONS),
+                proration=(ProrationChoice.PRORATE_NOW, ProrationChoice.PRORATE_NEXT),
+                cancel=(CancelTime.PERIOD_END, CancelTime.DATE),
+                pause=False,
+            ),
         )
         await self._prices(business, None, PriceType.GRADUATED)
-        metered = await self._plan(product, "pay-as-you-go", "Pay as you go", (Grant("projects"),))
+        metered = await self._plan(
+            product,
+            "pay-as-you-go",
+            "Pay as you go",
+            (Grant("projects"),),
+            # Nothing is paid ahead, so that nothing is lost by ending it at once.
+            self_service=EVERYTHING,
+        )
         await self._price(
             metered,
             "EUR",
@@ -87,8 +112,12 @@ class _Seeding:
             meter_id=calls.id,
             aggregation=Aggregation.SUM,
         )
+        platform = await self._plan(
+            product, "platform", "Platform", (Grant("projects"), Grant("sso"), Grant("api_calls"))
+        )
+        await self._base_and_components(platform, calls, storage)
         await self.uow.session.flush()
-        for plan in (starter, team, business, metered):
+        for plan in (starter, team, business, metered, platform):
             await publish_plan(self.uow, plan, now=self.now)
         await self._addons()
         self._bundles()
@@ -131,6 +160,28 @@ class _Seeding:
                     for up_to, unit in ((10, 2500), (50, 2200), (None, 1900))
                 )
                 await self._price(plan, currency, interval, type=kind, tiers=tiers)
+
+    async def _base_and_components(self, plan: Plan, calls: Meter, storage: Meter) -> None:
+        """A fee ahead; what is used comes with it, each by its own meter."""
+        for currency, rate in ELSEWHERE.items():
+            fee = (4900 * rate).quantize(Decimal(1))
+            await self._price(plan, currency, MONTH, type=PriceType.FLAT, unit_amount=fee)
+            parts: tuple[tuple[Meter, Aggregation, int, str], ...] = (
+                (calls, Aggregation.SUM, 10_000, "0.02"),
+                (storage, Aggregation.MAX, 5, "12"),
+            )
+            for meter, aggregation, free, unit in parts:
+                await self._price(
+                    plan,
+                    currency,
+                    MONTH,
+                    type=PriceType.METERED,
+                    unit_amount=Decimal(unit) * rate,
+                    free_units=free,
+                    meter_id=meter.id,
+                    aggregation=aggregation,
+                    component=True,
+                )
 
     async def _price(self, plan: Plan, currency: str, interval: IntervalUnit, **more: Any) -> None:
         price = Price(

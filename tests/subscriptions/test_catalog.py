@@ -235,5 +235,13 @@ async def test_the_seed_loads_a_catalog_once(service: Running, anybody: Client) 
     assert await seed(service.runtime, []) == 0
 
     plans = {plan["code"]: plan for plan in (await anybody.get("/v1/plans", limit=200))["data"]}
-    assert {"starter", "team", "business", "pay-as-you-go"} <= plans.keys()
+    assert {"starter", "team", "business", "pay-as-you-go", "platform"} <= plans.keys()
     assert len(plans["team"]["prices"]) == 6
+    euros = [price for price in plans["platform"]["prices"] if price["currency"] == "EUR"]
+    assert [(price["type"], price["component"]) for price in euros] == [
+        ("flat", False),
+        ("metered", True),
+        ("metered", True),
+    ]
+    assert plans["pay-as-you-go"]["self_service"] == "all"
+    assert plans["business"]["self_service"]["pause"] is False

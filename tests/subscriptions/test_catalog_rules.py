@@ -169,6 +169,10 @@ async def test_a_component_is_a_metered_price_of_a_plan_and_no_price_to_publish_
         (made["id"], True),
         (base["id"], False),
     }
+    # It is found by what it is subscribed to for.
+    for amount, is_found in ((500, True), (2, False)):
+        found = await staff.get("/v1/plans", min_amount=amount, max_amount=amount, limit=200)
+        assert (plan["id"] in {one["id"] for one in found["data"]}) is is_found
 
 
 async def test_components_of_different_meters_are_no_versions_of_each_other(
