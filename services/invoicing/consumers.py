@@ -6,7 +6,7 @@ from services.invoicing.use_cases import bill_subscription as billing
 from services.invoicing.use_cases.bill_token_order import bill_token_order, refund_token_order
 from services.invoicing.use_cases.count_returned import count_returned
 from services.invoicing.use_cases.receive_payment import receive_payment
-from services.invoicing.use_cases.take_back_start import take_back_start
+from services.invoicing.use_cases.take_back_start import take_back_change, take_back_start
 from services.invoicing.use_cases.take_in_account import forget_account, take_in_account
 from shared.events.auth import AccountClosed, AccountRegistered, AccountUpdated
 from shared.events.payments import (
@@ -24,11 +24,14 @@ from shared.events.subscriptions import (
     Billable,
     SubscriptionCanceled,
     SubscriptionChanged,
+    SubscriptionChangeLapsed,
+    SubscriptionChangePending,
     SubscriptionExpired,
     SubscriptionRenewed,
     SubscriptionResumed,
     SubscriptionStarted,
     SubscriptionTrialEnded,
+    SubscriptionUsageBilled,
     TokensOrdered,
     TokensRefunded,
 )
@@ -42,7 +45,10 @@ consumers = Consumers("invoicing")
         SubscriptionStarted,
         SubscriptionTrialEnded,
         SubscriptionRenewed,
+        SubscriptionUsageBilled,
         SubscriptionChanged,
+        SubscriptionChangePending,
+        SubscriptionChangeLapsed,
         SubscriptionResumed,
         SubscriptionCanceled,
         SubscriptionExpired,
@@ -51,16 +57,18 @@ consumers = Consumers("invoicing")
     prepare=billing.prepare_billing,
 )
 async def bill_subscription(
-    uow: InvoicingUnitOfWork, event: Billable | SubscriptionExpired
+    uow: InvoicingUnitOfWork, event: Billable | SubscriptionExpired | SubscriptionChangeLapsed
 ) -> None:
-    """What a subscription says is owed becomes an invoice; one that never began owes nothing."""
+    """What a subscription says is owed becomes an invoice; what never began owes nothing."""
     if isinstance(event, SubscriptionExpired):
         # A start that was paid just before is not over: its payment reinstates it.
         await take_back_start(uow, event, refund=False)
         return
+    if isinstance(event, SubscriptionChangeLapsed):
+        await take_back_change(uow, event)
+        return
     if isinstance(event, SubscriptionCanceled) and event.previous_status == "incomplete":
         await take_back_start(uow, event, refund=True)
-    await uow.upcoming.take_in(event)
     await billing.bill_subscription(uow, event)
 
 

@@ -10,12 +10,12 @@ from services.invoicing.api import (
     invoices,
     legal_entities,
     ops,
+    previews,
     tax_rates,
-    upcoming,
 )
 
 routers = (
-    upcoming.router,  # before /v1/invoices/{id}
+    previews.router,
     invoices.router,
     drafts.router,
     credit_notes.router,

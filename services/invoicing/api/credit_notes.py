@@ -67,13 +67,16 @@ class CreditNoteLineView(BaseModel):
     description: str
     net: Money
     tax_rate: str
+    #: From when it is taken back, and why, where a subscription does it.
+    starts_at: datetime | None
+    why: dict[str, Any] | None
 
 
 class CreditNoteView(BaseModel):
     """`refund` goes back by the way the money came, `credit` to the account's credit.
 
-    `returned_before` had gone back without a credit note; `refund_status` is what became of
-    `refund`.
+    `reduction` was not paid yet, and is not owed any more. `returned_before` had gone back
+    without a credit note; `refund_status` is what became of `refund`.
     """
 
     id: UUID
@@ -95,6 +98,7 @@ class CreditNoteView(BaseModel):
     refund_status: RefundStatus
     credit: Money
     returned_before: Money
+    reduction: Money
     issued_at: datetime
     bill_to: dict[str, Any]
     seller: dict[str, Any]
@@ -123,6 +127,8 @@ class CreditNoteView(BaseModel):
                     description=line.description,
                     net=money(line.net),
                     tax_rate=plain(line.tax_rate),
+                    starts_at=line.starts_at,
+                    why=line.why,
                 )
                 for line in note.lines
             ],
@@ -134,6 +140,7 @@ class CreditNoteView(BaseModel):
             refund_status=_refund_status(note, refunds),
             credit=money(note.credit),
             returned_before=money(note.returned_before),
+            reduction=money(note.reduction),
             issued_at=note.issued_at,
             bill_to=note.bill_to,
             seller=note.seller,
@@ -176,7 +183,10 @@ async def read_credit_note(note_id: UUID, query: Query) -> Response:
     responses=problems(InvoiceNotFound, CreditExceedsPaid, CreditLineInvalid),
 )
 async def add_credit_note(request: CreditNoteRequest, command: KeyedCommand) -> Response:
-    """Take back part of an invoice (staff): tax as on the original, never more than was paid."""
+    """Take back part of an invoice (staff): tax as on the original, never more than there is.
+
+    What is not paid is taken back first, and not owed any more; then what was paid.
+    """
     command.caller.require_staff("finance", "support")
     async with command.begin() as uow:
         invoice = await uow.invoices.get(request.invoice_id)

@@ -16,6 +16,7 @@ from services.invoicing.domain.invoice import (
     IllegalInvoiceTransition,
     InvoiceFrozen,
     InvoiceNotFound,
+    InvoiceReissuedAlready,
     NothingToInvoice,
 )
 from services.invoicing.use_cases.draft_invoice import (
@@ -196,10 +197,10 @@ async def finalize(invoice_id: UUID, command: Command) -> Response:
     "/{invoice_id}/reissue",
     status_code=201,
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, IllegalInvoiceTransition),
+    responses=problems(InvoiceNotFound, IllegalInvoiceTransition, InvoiceReissuedAlready),
 )
 async def reissue(invoice_id: UUID, command: KeyedCommand) -> Response:
-    """A draft with the lines of a voided invoice, to correct and finalize (staff)."""
+    """A draft with the lines of a voided invoice, to correct and finalize (staff); once."""
     command.caller.require_staff("finance")
     async with command.begin() as uow:
         voided = await uow.invoices.get(invoice_id)

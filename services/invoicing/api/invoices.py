@@ -75,7 +75,7 @@ async def void(invoice_id: UUID, command: Command) -> Response:
     """Take back an open invoice (staff). Its number stays used, its credit is returned."""
     command.caller.require_staff("finance")
     async with command.begin() as uow:
-        invoice = await uow.invoices.get(invoice_id)
+        invoice, _ = await uow.invoices.with_those_it_takes_from(invoice_id)
         command.require_version(invoice.version)
         await void_invoice(uow, invoice_id, at=await uow.now(invoice.account_id))
         uow.audit("invoice.void", invoice_id, account_id=invoice.account_id)

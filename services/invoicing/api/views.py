@@ -17,14 +17,34 @@ def plain(value: Decimal) -> str:
     return f"{value.normalize():f}" if value else "0"
 
 
+class SubLineView(BaseModel):
+    """One term of a line's sum, such as a tier: `quantity` x `unit_amount` + `flat_amount`.
+
+    All are minor units, unrounded.
+    """
+
+    description: str
+    quantity: str
+    unit_amount: str
+    flat_amount: str
+    amount: str
+
+
 class LineView(BaseModel):
-    """One amount and why. `unit_amount` is minor units per quantity, unrounded."""
+    """One amount and why. `unit_amount` is minor units per quantity, unrounded.
+
+    `unit` is what one of `quantity` is called, and `sub_lines` are the terms of the sum where
+    there are several. A negative line with `takes_back` takes back that line, of this invoice or
+    of an earlier one.
+    """
 
     id: UUID
     kind: str
     description: str
     quantity: str
+    unit: str | None
     unit_amount: str
+    sub_lines: list[SubLineView]
     amount: Money
     discount: Money
     net: Money
@@ -35,6 +55,8 @@ class LineView(BaseModel):
     tax_behavior: str
     tax_category: str
     tax_rate: str
+    charge_id: UUID | None
+    takes_back: UUID | None
     why: dict[str, Any]
 
     @classmethod
@@ -44,6 +66,8 @@ class LineView(BaseModel):
             kind=line.kind,
             description=line.description,
             quantity=plain(line.quantity),
+            unit=line.unit,
+            sub_lines=[SubLineView.model_validate(part) for part in line.parts or ()],
             unit_amount=plain(line.unit_amount),
             amount=Money(line.amount, currency),
             discount=Money(line.discount, currency),
@@ -55,6 +79,8 @@ class LineView(BaseModel):
             tax_behavior=line.tax_behavior,
             tax_category=line.tax_category,
             tax_rate=plain(line.tax_rate),
+            charge_id=line.charge_id,
+            takes_back=line.takes_back,
             why=line.why,
         )
 
@@ -90,8 +116,11 @@ class AccountingView(BaseModel):
 class InvoiceView(BaseModel):
     """`amount_due` is the total less account credit; `amount_remaining` what is still to pay.
 
-    `amount_credited` was taken back by credit notes; `amount_returned` the payer has back, and
-    `amount_disputed` the payer's bank holds until a dispute is decided.
+    `amount_credited` was taken back by credit notes, and `amount_reduced` of it before it was
+    paid; `amount_moved` was taken back by negative lines of later invoices. `amount_returned` the
+    payer has back, `amount_disputed` the payer's bank holds until a dispute is decided, and
+    `amount_withheld` is taken back then. A voided invoice that was made again names the new one
+    in `reissued_as`.
 
     `subscription_ids` are all subscriptions that it bills. `subscription_id` is null when they
     are several.
@@ -118,8 +147,12 @@ class InvoiceView(BaseModel):
     amount_paid: Money
     amount_remaining: Money
     amount_credited: Money
+    amount_reduced: Money
+    amount_moved: Money
     amount_returned: Money
     amount_disputed: Money
+    amount_withheld: Money
+    reissued_as: UUID | None
     accounting: AccountingView | None
     memo: str | None
     created_at: datetime
@@ -161,8 +194,12 @@ class InvoiceView(BaseModel):
             amount_paid=money(invoice.amount_paid),
             amount_remaining=money(invoice.amount_remaining),
             amount_credited=money(invoice.amount_credited),
+            amount_reduced=money(invoice.amount_reduced),
+            amount_moved=money(invoice.amount_moved),
             amount_returned=money(invoice.amount_returned),
             amount_disputed=money(invoice.amount_disputed),
+            amount_withheld=money(invoice.amount_withheld),
+            reissued_as=invoice.reissued_as,
             accounting=_accounting(invoice),
             memo=invoice.memo,
             created_at=invoice.created_at,

@@ -1,18 +1,20 @@
 """Taking back part of a finalized invoice, with the tax that was on it."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
-from math import floor
 from typing import Any
 from uuid import UUID
 
 from services.invoicing.domain.invoice import Invoice, InvoiceLine
+from services.invoicing.domain.totals import round_fraction
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.invoicing import CreditNoteIssued
+from shared.events.subscriptions import TakeBack
 from shared.ids import new_id
 from shared.money import Money, allocate
 
@@ -52,6 +54,15 @@ class CreditNoteLine:
     net: int
     tax_code: str
     tax_rate: Decimal
+    #: From when the line is taken back, and why, where a subscription does it.
+    starts_at: datetime | None = None
+    why: dict[str, Any] | None = None
+
+    def describe(self, take_back: TakeBack) -> None:
+        """Say it in the words of the subscription that takes it back."""
+        self.description = take_back.description
+        self.starts_at = min(max(take_back.starts_at, take_back.period_start), take_back.period_end)
+        self.why = take_back.why
 
 
 @dataclass(eq=False, kw_only=True)
@@ -77,6 +88,8 @@ class CreditNote:
     credit: int
     #: What had gone back before, without a credit note: it is not given a second time.
     returned_before: int = 0
+    #: What of it was not paid yet, and is not owed any more.
+    reduction: int = 0
     bill_to: dict[str, Any]
     seller: dict[str, Any]
     issued_at: datetime
@@ -97,26 +110,45 @@ class CreditNote:
             refund=Money(self.refund, self.currency),
             credit=Money(self.credit, self.currency),
             returned_before=Money(self.returned_before, self.currency),
+            reduction=Money(self.reduction, self.currency),
         )
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What earlier credit notes took back: net by line, tax by group."""
+    """What went back of an invoice before: net by line, tax by group.
+
+    By credit notes, by negative lines beside them and on later invoices, and what waits for a
+    dispute to be decided.
+    """
 
     net_of_line: Mapping[UUID, int]
     tax_of_group: Mapping[Group, int]
 
     @classmethod
-    def of(cls, notes: Sequence[CreditNote]) -> "Earlier":
-        lines: dict[UUID, int] = {}
-        groups: dict[Group, int] = {}
+    def of(
+        cls,
+        notes: Sequence[CreditNote],
+        *,
+        moved: Iterable[InvoiceLine] = (),
+        withheld: Iterable[Mapping[str, Any]] = (),
+    ) -> "Earlier":
+        lines: dict[UUID, int] = defaultdict(int)
+        groups: dict[Group, int] = defaultdict(int)
         for note in notes:
             for line in note.lines:
-                lines[line.invoice_line_id] = lines.get(line.invoice_line_id, 0) + line.net
+                lines[line.invoice_line_id] += line.net
             for group in note.taxes:
-                key = (group["category"], Decimal(group["rate"]))
-                groups[key] = groups.get(key, 0) + group["tax"]
+                groups[group["category"], Decimal(group["rate"])] += group["tax"]
+        for negative in moved:
+            if negative.takes_back is not None:
+                lines[negative.takes_back] -= negative.net
+                groups[negative.tax_code, negative.tax_rate] += negative.takes_back_tax or 0
+        for entry in withheld:
+            for line_id, net in entry["lines"].items():
+                lines[UUID(line_id)] += net
+            for group in entry["taxes"]:
+                groups[group["category"], Decimal(group["rate"])] += group["tax"]
         return cls(lines, groups)
 
 
@@ -135,9 +167,13 @@ class Taken:
     def tax(self) -> int:
         return sum(group["tax"] for group in self.taxes)
 
+    @property
+    def total(self) -> int:
+        return self.net + self.tax
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Group:
+class LineGroup:
     """One tax group of the invoice, and what is left of it."""
 
     original: dict[str, Any]
@@ -159,7 +195,7 @@ class _Group:
         if net == self.net_left:
             tax = self.tax_left
         else:
-            tax = _bounded(_round(net * Fraction(self.rate) / 100), self.tax_left)
+            tax = bounded(round_fraction(net * Fraction(self.rate) / 100), self.tax_left)
         return {**self.original, "taxable": net, "tax": tax}
 
     def take_gross(self, gross: int) -> tuple[dict[UUID, int], dict[str, Any]]:
@@ -167,8 +203,8 @@ class _Group:
         if gross == self.net_left + self.tax_left:
             nets = dict(self.left)
             return nets, {**self.original, "taxable": self.net_left, "tax": self.tax_left}
-        tax = _bounded(
-            _round(gross * Fraction(self.rate) / (100 + Fraction(self.rate))), self.tax_left
+        tax = bounded(
+            round_fraction(gross * Fraction(self.rate) / (100 + Fraction(self.rate))), self.tax_left
         )
         tax = max(tax, gross - self.net_left)
         net = gross - tax
@@ -179,10 +215,15 @@ class _Group:
 
 
 def take_all(invoice: Invoice, earlier: Earlier) -> Taken:
-    """Everything that is left of the invoice."""
+    """Everything that is left of the invoice.
+
+    What its negative lines brought was not asked for here, and is not taken back.
+    """
+    if invoice.amount_brought:
+        return take_amount(invoice, earlier, invoice.amount_left)
     # A group of which nothing is left is not on the note, not even with a zero.
-    groups = [group for group in _groups(invoice, earlier) if any(group.left.values())]
-    return _taken(
+    groups = [group for group in groups_of(invoice, earlier) if any(group.left.values())]
+    return taken_of(
         invoice,
         {line: net for group in groups for line, net in group.left.items()},
         [group.take_nets(group.left) for group in groups],
@@ -191,15 +232,10 @@ def take_all(invoice: Invoice, earlier: Earlier) -> Taken:
 
 def take_lines(invoice: Invoice, earlier: Earlier, wanted: Mapping[UUID, int]) -> Taken:
     """These amounts of these lines, as they were charged: with tax for inclusive prices."""
-    known = {line.id: line for line in invoice.lines}
-    for line_id, amount in wanted.items():
-        if line_id not in known:
-            raise CreditLineInvalid(f"The invoice has no line {line_id}.", field="lines")
-        if amount <= 0:
-            raise CreditLineInvalid("Take back more than nothing of a line.", field="lines")
+    _require_lines(invoice, wanted)
     nets: dict[UUID, int] = {}
     taxes = []
-    for group in _groups(invoice, earlier):
+    for group in groups_of(invoice, earlier):
         mine: dict[UUID, int] = {}
         for line in group.lines:
             if line.id not in wanted:
@@ -208,7 +244,7 @@ def take_lines(invoice: Invoice, earlier: Earlier, wanted: Mapping[UUID, int]) -
             left = group.left[line.id]
             net = amount
             if line.tax_behavior == "inclusive":
-                net = _round(amount * 100 / (100 + Fraction(group.rate)))
+                net = round_fraction(amount * 100 / (100 + Fraction(group.rate)))
             if net > left:
                 raise CreditLineInvalid(
                     f"Of line {line.position} no more than {left} (without tax) is left.",
@@ -218,17 +254,60 @@ def take_lines(invoice: Invoice, earlier: Earlier, wanted: Mapping[UUID, int]) -
         if mine:
             nets |= mine
             taxes.append(group.take_nets(mine))
-    return _taken(invoice, nets, taxes)
+    return taken_of(invoice, nets, taxes)
+
+
+def _require_lines(invoice: Invoice, wanted: Mapping[UUID, int]) -> None:
+    known = {line.id: line for line in invoice.lines}
+    for line_id, amount in wanted.items():
+        if line_id not in known:
+            raise CreditLineInvalid(f"The invoice has no line {line_id}.", field="lines")
+        if known[line_id].takes_back is not None:
+            raise CreditLineInvalid("A line that takes another one back stays.", field="lines")
+        if amount <= 0:
+            raise CreditLineInvalid("Take back more than nothing of a line.", field="lines")
 
 
 def take_amount(invoice: Invoice, earlier: Earlier, amount: int) -> Taken:
     """An amount with tax, split over what is left of each tax group."""
-    groups = [g for g in _groups(invoice, earlier) if g.net_left + g.tax_left > 0]
-    left = [group.net_left + group.tax_left for group in groups]
     if amount <= 0:
         raise CreditLineInvalid("Take back more than nothing.", field="amount")
-    if amount > sum(left):
-        raise CreditExceedsPaid(f"No more than {sum(left)} is left of this invoice.")
+    groups = groups_of(invoice, earlier)
+    left = sum(max(group.net_left + group.tax_left, 0) for group in groups)
+    if amount > left:
+        raise CreditExceedsPaid(f"No more than {left} is left of this invoice.")
+    return _taken_of(invoice, groups, amount)
+
+
+def part_of(invoice: Invoice, taken: Taken, amount: int) -> tuple[Taken, Taken]:
+    """So much of what is taken, with its tax, and the rest of it."""
+    nets = {line.id: net for line, net in taken.lines}
+    groups = []
+    for original in taken.taxes:
+        key = (original["category"], Decimal(original["rate"]))
+        lines = [line for line, _ in taken.lines if (line.tax_code, line.tax_rate) == key]
+        left = {line.id: nets[line.id] for line in lines}
+        groups.append(
+            LineGroup(original=original, lines=lines, left=left, tax_left=original["tax"])
+        )
+    part = _taken_of(invoice, groups, amount) if amount else Taken([], [])
+    of_part = {line.id: net for line, net in part.lines}
+    tax_of_part = {(group["category"], group["rate"]): group for group in part.taxes}
+    rest_taxes = []
+    for original in taken.taxes:
+        gone = tax_of_part.get((original["category"], original["rate"]), {"taxable": 0, "tax": 0})
+        taxable = original["taxable"] - gone["taxable"]
+        tax = original["tax"] - gone["tax"]
+        if taxable or tax:
+            rest_taxes.append({**original, "taxable": taxable, "tax": tax})
+    rest = {line: net - of_part.get(line, 0) for line, net in nets.items()}
+    return part, taken_of(invoice, rest, rest_taxes)
+
+
+def _taken_of(invoice: Invoice, groups: Sequence[LineGroup], amount: int) -> Taken:
+    """An amount with tax out of these groups, which have as much."""
+    groups = [group for group in groups if group.net_left + group.tax_left > 0]
+    left = [group.net_left + group.tax_left for group in groups]
     nets: dict[UUID, int] = {}
     taxes = []
     for group, gross in zip(groups, allocate(amount, left), strict=True):
@@ -236,7 +315,42 @@ def take_amount(invoice: Invoice, earlier: Earlier, amount: int) -> Taken:
             of_group, tax = group.take_gross(gross)
             nets |= of_group
             taxes.append(tax)
-    return _taken(invoice, nets, taxes)
+    return taken_of(invoice, nets, taxes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """What becomes of an amount that is taken back of an invoice."""
+
+    #: Was not paid, and is not owed any more.
+    reduction: int
+    #: Had gone back by hand.
+    returned_before: int
+    given: int
+    #: Waits until the payer's bank gives back what it holds.
+    withheld: int
+
+    @classmethod
+    def of(cls, invoice: Invoice, total: int) -> "Split":
+        """First what is unpaid, then what went back by hand, then what was paid and is here."""
+        reduction = min(total, invoice.amount_owed)
+        paid = total - reduction
+        free = max(invoice.amount_settled - invoice.amount_given, 0)
+        by_hand = max(invoice.amount_unnoted - invoice.amount_covered, 0)
+        before = min(paid, free, by_hand)
+        wanted = min(paid, free) - before
+        given = min(wanted, max(free - by_hand - invoice.amount_disputed, 0))
+        return cls(
+            reduction=reduction,
+            returned_before=before,
+            given=given,
+            withheld=min(wanted - given, invoice.amount_disputed),
+        )
+
+    @property
+    def noted(self) -> int:
+        """What a credit note says now."""
+        return self.reduction + self.returned_before + self.given
 
 
 def credit(
@@ -249,17 +363,19 @@ def credit(
     by_provider: int,
     at: datetime,
 ) -> CreditNote:
-    """The credit note, counted on the invoice: never more than was paid.
+    """The credit note, counted on the invoice: never more than was billed, nor than was paid.
 
-    `by_provider` is what a provider took for the invoice, and can send back. What went back
-    without a credit note (a refund by hand, a lost dispute) is counted first, and given no more.
+    `by_provider` is what a provider took for the invoice, and can send back. What is not paid is
+    taken first: the caller reduces the invoice by it. What went back without a credit note (a
+    refund by hand, a lost dispute) is counted next, and given no more.
     """
-    total = taken.net + taken.tax
+    total = taken.total
     require_creditable(invoice, taken)
-    before = min(total, max(invoice.amount_unnoted - invoice.amount_covered, 0))
+    split = Split.of(invoice, total)
+    before = split.returned_before
     refundable = by_provider - invoice.amount_refunded - invoice.amount_unnoted
     refundable -= invoice.amount_disputed
-    refund = min(total - before, max(refundable, 0)) if settle is Settle.REFUND else 0
+    refund = min(split.given, max(refundable, 0)) if settle is Settle.REFUND else 0
     invoice.amount_credited += total
     invoice.amount_refunded += refund
     invoice.amount_covered += before
@@ -279,8 +395,9 @@ def credit(
         taxes=taken.taxes,
         total=total,
         refund=refund,
-        credit=total - refund - before,
+        credit=total - refund - before - split.reduction,
         returned_before=before,
+        reduction=split.reduction,
         bill_to=invoice.bill_to,
         seller=invoice.seller,
         issued_at=at,
@@ -302,38 +419,55 @@ def credit(
 
 
 def require_creditable(invoice: Invoice, taken: Taken) -> None:
-    """Refuse to take back nothing, or more than was paid and not yet taken back."""
-    total = taken.net + taken.tax
+    """Refuse to take back nothing, or more than is owed, or was paid and not yet taken back."""
+    total = taken.total
     if total <= 0:
         raise CreditExceedsPaid("Nothing is left of this invoice to take back.")
     if total > invoice.amount_creditable:
         raise CreditExceedsPaid(
-            f"{Money(total, invoice.currency)} is more than was paid and not yet taken back: "
+            f"{Money(total, invoice.currency)} is more than can be taken back of this invoice: "
             f"{Money(invoice.amount_creditable, invoice.currency)}."
         )
 
 
-def _groups(invoice: Invoice, earlier: Earlier) -> list[_Group]:
+def groups_of(invoice: Invoice, earlier: Earlier) -> list[LineGroup]:
+    """The tax groups of an invoice, and what is left of them.
+
+    A line that takes back another one is no part of a group: it counts on the line that it takes
+    back. What it brought from an earlier invoice has paid a part of this one, tax included.
+    """
     groups = []
+    beside = {line.id: 0 for line in invoice.lines}
+    for line in invoice.lines:
+        if line.takes_back in beside:
+            beside[line.takes_back] -= line.net
     for original in invoice.taxes:
         key = (original["category"], Decimal(original["rate"]))
-        lines = [line for line in invoice.lines if (line.tax_code, line.tax_rate) == key]
-        left = {line.id: line.net - earlier.net_of_line.get(line.id, 0) for line in lines}
-        tax_left = original["tax"] - earlier.tax_of_group.get(key, 0)
-        groups.append(_Group(original=original, lines=lines, left=left, tax_left=tax_left))
+        every = [line for line in invoice.lines if (line.tax_code, line.tax_rate) == key]
+        lines = [line for line in every if not _counts_elsewhere(invoice, line, beside)]
+        left = {
+            line.id: line.net - beside[line.id] - earlier.net_of_line.get(line.id, 0)
+            for line in lines
+        }
+        tax = original["tax"]
+        if invoice.amount_brought:
+            tax += sum(line.takes_back_tax or 0 for line in every)
+        tax_left = tax - earlier.tax_of_group.get(key, 0)
+        groups.append(LineGroup(original=original, lines=lines, left=left, tax_left=tax_left))
     return groups
 
 
-def _taken(invoice: Invoice, nets: Mapping[UUID, int], taxes: list[dict[str, Any]]) -> Taken:
+def _counts_elsewhere(invoice: Invoice, line: InvoiceLine, beside: Mapping[UUID, int]) -> bool:
+    if line.takes_back is None:
+        return False
+    return line.takes_back in beside or invoice.amount_brought > 0
+
+
+def taken_of(invoice: Invoice, nets: Mapping[UUID, int], taxes: list[dict[str, Any]]) -> Taken:
     lines = [(line, nets[line.id]) for line in invoice.lines if nets.get(line.id)]
     return Taken(lines, taxes)
 
 
-def _bounded(tax: int, left: int) -> int:
+def bounded(tax: int, left: int) -> int:
     """No more tax than is left, and never of the other sign."""
     return max(0, min(tax, left)) if left >= 0 else min(0, max(tax, left))
-
-
-def _round(value: Fraction) -> int:
-    whole = floor(abs(value) + Fraction(1, 2))
-    return whole if value >= 0 else -whole

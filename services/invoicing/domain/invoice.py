@@ -10,7 +10,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from services.invoicing.domain.payment import Returns
-from services.invoicing.domain.totals import Bundle, Totals
+from services.invoicing.domain.totals import CARRIED_OVER, TAKEN_BACK, Bundle, Totals
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.invoicing import (
     BillingReason,
@@ -19,10 +19,11 @@ from shared.events.invoicing import (
     InvoiceMarkedUncollectible,
     InvoicePaid,
     InvoicePartlyPaid,
+    InvoiceReduced,
     InvoiceReminderDue,
     InvoiceVoided,
 )
-from shared.events.subscriptions import DunningPolicy
+from shared.events.subscriptions import DunningPolicy, TakeBack
 from shared.ids import new_id
 from shared.money import Money
 
@@ -59,8 +60,20 @@ class InvoiceFrozen(Conflict):
     code = "invoice-frozen"
 
 
+class InvoiceReissuedAlready(Conflict):
+    """The voided invoice was made again before; the new one is named."""
+
+    code = "invoice-reissued-already"
+
+
 class NothingToInvoice(Invalid):
     code = "nothing-to-invoice"
+
+
+#: Money is expected for these, or still welcome.
+OWED = (Status.OPEN, Status.UNCOLLECTIBLE)
+#: Lines that bill no charge.
+MADE_HERE = (CARRIED_OVER, TAKEN_BACK)
 
 
 def zone_of(party: Mapping[str, Any]) -> ZoneInfo:
@@ -96,6 +109,21 @@ class InvoiceLine:
     tax_code: str
     tax_rate: Decimal
     why: dict[str, Any]
+    #: The charge that it bills, by which it is taken back.
+    charge_id: UUID | None = None
+    #: The line that it takes back, of this invoice or of an earlier one …
+    takes_back: UUID | None = None
+    #: … and the tax that goes back with an earlier one's.
+    takes_back_tax: int | None = None
+    #: What one of `quantity` is called.
+    unit: str | None = None
+    #: The terms of the sum, such as tiers.
+    parts: list[dict[str, Any]] | None = None
+
+    @property
+    def brought(self) -> int:
+        """What it takes back of an earlier invoice, with tax."""
+        return 0 if self.takes_back_tax is None else self.takes_back_tax - self.net
 
 
 @dataclass(eq=False, kw_only=True)
@@ -127,8 +155,18 @@ class Invoice:
     total: int = 0
     credit_applied: int = 0
     amount_paid: int = 0
-    #: Taken back by credit notes; never more than was paid.
+    #: What its negative lines take back of earlier invoices: so much of it they have paid.
+    amount_brought: int = 0
+    #: Taken back by credit notes …
     amount_credited: int = 0
+    #: … and of that, what was not paid yet and is not owed any more.
+    amount_reduced: int = 0
+    #: Taken back by negative lines of later invoices.
+    amount_moved: int = 0
+    #: To be given back when an open dispute is decided …
+    amount_withheld: int = 0
+    #: … line by line.
+    withheld: list[dict[str, Any]] = field(default_factory=list)
     #: What of it goes back by the way the money came.
     amount_refunded: int = 0
     #: What the payer has back: refunds that arrived, disputes that were lost.
@@ -144,7 +182,10 @@ class Invoice:
     bill_to: dict[str, Any] = field(default_factory=dict)
     seller: dict[str, Any] = field(default_factory=dict)
     memo: str | None = None
-    #: What a draft is computed from, again at each change and when it is finalized.
+    #: The invoice that was made again of this one, which is void.
+    reissued_as: UUID | None = None
+    #: What a draft is computed from, again at each change and when it is finalized. Of an invoice
+    #: for a change that waits to be paid: what is given back once it is.
     basis: list[dict[str, Any]] = field(default_factory=list)
     #: Days from issue to due date; the legal entity's, when it is None.
     payment_terms_days: int | None = None
@@ -178,24 +219,45 @@ class Invoice:
 
     @property
     def amount_due(self) -> int:
+        """What is asked for when it is issued; what is taken back later is not on it."""
         return self.total - self.credit_applied
 
     @property
+    def amount_settled(self) -> int:
+        """What was paid: by money, by credit, and by what its negative lines brought."""
+        return self.credit_applied + self.amount_paid + self.amount_brought
+
+    @property
+    def amount_given(self) -> int:
+        """Of what was paid, what credit notes and later invoices took back."""
+        return self.amount_credited - self.amount_reduced + self.amount_moved
+
+    @property
+    def amount_owed(self) -> int:
+        """What is still expected, also of one that was given up."""
+        return self.amount_remaining if self.status in OWED else 0
+
+    @property
     def amount_creditable(self) -> int:
-        """What credit notes may still take back: what was paid, by money or by credit.
+        """What may still be taken back: what is owed, and what was paid, by money or by credit.
 
         Money that the payer's bank holds waits for the dispute's end.
         """
-        if self.status is Status.VOID:
+        if self.status in (Status.DRAFT, Status.VOID):
             return 0
-        paid = self.credit_applied + self.amount_paid
-        return max(paid - self.amount_credited - self.amount_disputed, 0)
+        paid = self.amount_settled - self.amount_given - self.amount_disputed
+        return max(self.amount_owed + paid, 0)
+
+    @property
+    def amount_left(self) -> int:
+        """What of its total nothing has taken back yet."""
+        return max(self.total - self.amount_credited - self.amount_moved, 0)
 
     @property
     def amount_overreturned(self) -> int:
         """What was given back beyond what was paid: by hand, while a credit note gave it too."""
-        given = self.amount_credited - self.amount_covered + self.amount_unnoted
-        return max(given - self.credit_applied - self.amount_paid, 0)
+        given = self.amount_given - self.amount_covered + self.amount_unnoted
+        return max(given - self.amount_settled, 0)
 
     def note_returns(self, returns: Returns) -> None:
         """Count what goes back, as all refunds and disputes together say."""
@@ -215,16 +277,20 @@ class Invoice:
 
     @property
     def amount_remaining(self) -> int:
-        return max(self.amount_due - self.amount_paid, 0)
+        return max(self.amount_due - self.amount_reduced - self.amount_paid, 0)
 
     def fill(self, totals: Totals) -> None:
         """Put computed lines and sums on a draft, in place of those it had."""
         self.require_draft()
         if not totals.lines:
             raise NothingToInvoice("An invoice needs at least one line.", field="lines")
+        ids = [new_id() for _ in totals.lines]
+        of_charge: dict[UUID | None, UUID] = {
+            line.charge.id: line_id for line, line_id in zip(totals.lines, ids, strict=True)
+        }
         self.lines = [
             InvoiceLine(
-                id=new_id(),
+                id=line_id,
                 invoice_id=self.id,
                 position=position,
                 subscription_id=line.subscription_id,
@@ -244,15 +310,43 @@ class Invoice:
                 tax_code=line.decision.code.value,
                 tax_rate=line.decision.rate,
                 why=line.why,
+                charge_id=None if line.kind in MADE_HERE else line.charge.id,
+                takes_back=line.takes_back or of_charge.get(line.takes_back_charge),
+                takes_back_tax=line.takes_back_tax,
+                unit=line.charge.unit,
+                parts=[part.model_dump(mode="json") for part in line.charge.parts] or None,
             )
-            for position, line in enumerate(totals.lines, start=1)
+            for position, (line_id, line) in enumerate(zip(ids, totals.lines, strict=True), start=1)
         ]
+        self.amount_brought = totals.brought
         self.subtotal = totals.subtotal
         self.discount = totals.discount
         self.net = totals.net
         self.tax = totals.tax
         self.taxes = [group.as_json() for group in totals.groups]
         self.total = totals.total
+
+    def charge_like(self, line: InvoiceLine) -> UUID | None:
+        """The charge of a draft that a line of an earlier release was computed from."""
+        for kept in self.basis:
+            for charge in Bundle.from_json(kept).charges:
+                same = (charge.price_id, charge.kind, charge.period_start, charge.period_end)
+                if same == (line.price_id, line.kind, line.period_start, line.period_end):
+                    return charge.id
+        return None
+
+    def take_back_in_draft(self, charge_id: UUID, take_back: TakeBack) -> None:
+        """Have a charge that it is computed from taken back, when it is computed again."""
+        self.require_draft()
+        bundles = [Bundle.from_json(kept) for kept in self.basis]
+        self.basis = [
+            (
+                bundle.with_take_back(take_back)
+                if any(charge.id == charge_id for charge in bundle.charges)
+                else bundle
+            ).as_json()
+            for bundle in bundles
+        ]
 
     def gather(
         self,
@@ -293,7 +387,7 @@ class Invoice:
         self.due_at = due_at
         self.finalizes_at = None
         self.parked_reason = None
-        self.basis = []
+        self.basis = [kept for kept in self.basis if kept.get("when_paid")]
         self.index()
         return InvoiceFinalized(
             **self._event(at),
@@ -340,8 +434,7 @@ class Invoice:
         Only what is still owed counts: the caller sees to the rest. `payment_id` is the payment
         that a provider took; None for money that came another way.
         """
-        if self.status not in (Status.OPEN, Status.UNCOLLECTIBLE):
-            raise IllegalInvoiceTransition(f"Invoice {self.number} is {self.status}, not owed.")
+        self._require_owed()
         if not 0 <= amount <= self.amount_remaining:
             raise Invalid("That is more than is owed on this invoice.", field="amount")
         self.amount_paid += amount
@@ -352,6 +445,38 @@ class Invoice:
                 amount_received=self._money(amount),
                 amount_remaining=self._money(self.amount_remaining),
             )
+        return self._settle(at=at, payment_id=payment_id)
+
+    def reduce(self, amount: int, *, at: datetime) -> InvoiceReduced | InvoicePaid:
+        """A credit note took back what is not paid: so much less is owed, or nothing any more."""
+        self._require_owed()
+        if not 0 < amount <= self.amount_remaining:
+            raise Invalid("That is more than is owed on this invoice.", field="amount")
+        self.amount_reduced += amount
+        if self.amount_remaining:
+            return InvoiceReduced(
+                **self._event(at),
+                number=self.number or "",
+                amount_reduced=self._money(amount),
+                amount_remaining=self._money(self.amount_remaining),
+            )
+        return self._settle(at=at, payment_id=None)
+
+    def withhold(self, entry: dict[str, Any], amount: int) -> None:
+        """Give this back when the payer's bank has decided."""
+        self.withheld = [*self.withheld, entry]
+        self.amount_withheld += amount
+
+    def release(self) -> list[dict[str, Any]]:
+        """What was withheld, to be given now as far as that can be."""
+        waiting, self.withheld, self.amount_withheld = self.withheld, [], 0
+        return waiting
+
+    def _require_owed(self) -> None:
+        if self.status not in OWED:
+            raise IllegalInvoiceTransition(f"Invoice {self.number} is {self.status}, not owed.")
+
+    def _settle(self, *, at: datetime, payment_id: UUID | None) -> InvoicePaid:
         self._move_to(Status.PAID)
         self.paid_at = at
         return InvoicePaid(
@@ -361,6 +486,7 @@ class Invoice:
             amount_paid=self._money(self.amount_paid),
             billing_reason=self.billing_reason,
             payment_id=payment_id,
+            amount_reduced=self._money(self.amount_reduced) if self.amount_reduced else None,
         )
 
     def void(self, *, at: datetime) -> InvoiceVoided:
@@ -374,6 +500,13 @@ class Invoice:
         self._move_to(Status.UNCOLLECTIBLE)
         self.closed_at = at
         return InvoiceMarkedUncollectible(**self._event(at))
+
+    @property
+    def amount_returned_by_void(self) -> int:
+        """What the account has again in credit when it is voided: once, whatever went back."""
+        by_hand = max(self.amount_unnoted - self.amount_covered, 0)
+        paid = self.credit_applied + self.amount_paid
+        return max(paid - self.amount_given - by_hand, 0)
 
     def require_draft(self) -> None:
         if self.status is not Status.DRAFT:

@@ -2,7 +2,12 @@
 
 from datetime import datetime
 
-from shared.events.subscriptions import Billable, SubscriptionCanceled, SubscriptionChanged
+from shared.events.subscriptions import (
+    Billable,
+    SubscriptionCanceled,
+    SubscriptionChanged,
+    SubscriptionChangePending,
+)
 
 
 def supplied_at(event: Billable) -> datetime:
@@ -10,7 +15,7 @@ def supplied_at(event: Billable) -> datetime:
 
     A change is supplied when it is made, and what a cancellation bills when it takes effect.
     """
-    if isinstance(event, SubscriptionChanged):
+    if isinstance(event, SubscriptionChanged | SubscriptionChangePending):
         return event.occurred_at
     if isinstance(event, SubscriptionCanceled):
         return event.effective_at

@@ -2,38 +2,53 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from math import floor
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from services.invoicing.domain.tax import ZERO, TaxCode, TaxDecision
 from shared.errors import Invalid
-from shared.events.subscriptions import Charge, Discount
+from shared.events.subscriptions import Charge, Discount, TakeBack
 from shared.ids import new_id
 from shared.money import allocate, round_half_away
 
-#: The kind of the line that moves a negative total to the account's credit.
+#: The kind of the line that moves a negative total to the account's credit, as releases before
+#: take-backs need it, which charge below zero.
 CARRIED_OVER = "carried_over"
+#: The kind of a line that takes another one back.
+TAKEN_BACK = "proration_credit"
+
+GiveBack = Literal["credit", "refund"]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Charges with the discounts that apply to them and to no others."""
+    """Charges with the discounts that apply to them and to no others, and what is taken back.
+
+    `give_back` says where what was paid of the take-backs goes, where it is no negative line.
+    """
 
     charges: tuple[Charge, ...]
     discounts: tuple[Discount, ...] = ()
     subscription_id: UUID | None = None
+    take_backs: tuple[TakeBack, ...] = ()
+    give_back: GiveBack = "credit"
 
     def as_json(self) -> dict[str, Any]:
         """As a draft keeps it until it is finalized."""
-        return {
+        kept: dict[str, Any] = {
             "charges": [charge.model_dump(mode="json") for charge in self.charges],
             "discounts": [discount.model_dump(mode="json") for discount in self.discounts],
             "subscription_id": str(self.subscription_id) if self.subscription_id else None,
         }
+        if self.take_backs:
+            kept["take_backs"] = [one.model_dump(mode="json") for one in self.take_backs]
+            kept["give_back"] = self.give_back
+        return kept
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Self:
@@ -42,7 +57,34 @@ class Bundle:
             charges=tuple(Charge.model_validate(charge) for charge in kept["charges"]),
             discounts=tuple(Discount.model_validate(discount) for discount in kept["discounts"]),
             subscription_id=UUID(subscription_id) if subscription_id else None,
+            take_backs=tuple(TakeBack.model_validate(one) for one in kept.get("take_backs", ())),
+            give_back=kept.get("give_back", "credit"),
         )
+
+    def with_take_back(self, take_back: TakeBack) -> "Bundle":
+        """The same, with one more charge taken back; a repeat changes nothing."""
+        if any(one.id == take_back.id for one in self.take_backs):
+            return self
+        return replace(self, take_backs=(*self.take_backs, take_back))
+
+
+def split_take_backs(bundles: Sequence[Bundle]) -> tuple[list[TakeBack], list[TakeBack]]:
+    """Those that take back a charge of these bundles, and those of what was billed before."""
+    here = {charge.id for bundle in bundles for charge in bundle.charges}
+    every = [one for bundle in bundles for one in bundle.take_backs]
+    return (
+        [one for one in every if one.charge_id in here],
+        [one for one in every if one.charge_id not in here],
+    )
+
+
+def share_left(start: datetime, end: datetime, since: datetime) -> Fraction:
+    """The part of a period from `since` on; all of one that has no length."""
+    if end <= start:
+        return Fraction(1)
+    unit = timedelta(microseconds=1)
+    left = end - min(max(since, start), end)
+    return Fraction(left // unit, (end - start) // unit)
 
 
 @dataclass(kw_only=True)
@@ -62,6 +104,11 @@ class ComputedLine:
     subtotal: int = 0
     net: int = 0
     why: dict[str, Any] = field(default_factory=dict)
+    #: The charge beside it that it takes back.
+    takes_back_charge: UUID | None = None
+    #: The line of an earlier invoice that it takes back, and the tax that goes with it.
+    takes_back: UUID | None = None
+    takes_back_tax: int | None = None
 
     @property
     def inclusive(self) -> bool:
@@ -100,7 +147,10 @@ class TaxGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """The whole sum. `carried_over` is what a negative total gives to the account's credit."""
+    """The whole sum. `carried_over` is what a negative total gives to the account's credit.
+
+    `brought` is what its negative lines take back of earlier invoices, with tax.
+    """
 
     currency: str
     lines: tuple[ComputedLine, ...]
@@ -111,6 +161,7 @@ class Totals:
     tax: int
     total: int
     carried_over: int
+    brought: int = 0
 
 
 def compute(
@@ -123,6 +174,7 @@ def compute(
         for discount in bundle.discounts:
             _apply(discount, part, currency)
         lines.extend(part)
+    lines.extend(_taken_back(split_take_backs(bundles)[0], lines))
     groups = _tax(lines)
     total = sum(group.taxable + group.tax for group in groups)
     carried = 0
@@ -172,6 +224,8 @@ def _apply(discount: Discount, lines: list[ComputedLine], currency: str) -> None
     A percentage covers credits too: what was sold at half the price is given back at half the
     price. A fixed amount reduces what is charged, never below zero, and leaves credits alone.
     """
+    meant = discount.charge_ids
+    lines = [line for line in lines if meant is None or line.charge.id in meant]
     charged = [line for line in lines if line.discounted > 0]
     if discount.percent is not None:
         percent = Decimal(discount.percent)
@@ -197,6 +251,70 @@ def _spread(discount: Discount, amount: int, lines: list[ComputedLine], rule: st
         line.why.setdefault("discounts", []).append(
             {"code": discount.code, "rule": rule, "whole": amount, "share": share}
         )
+
+
+def _taken_back(take_backs: Sequence[TakeBack], lines: list[ComputedLine]) -> list[ComputedLine]:
+    """Negative lines for charges that are beside them: what they come to after their discounts.
+
+    All that takes back a charge never comes to more than the charge.
+    """
+    of_charge = {line.charge.id: line for line in lines}
+    taken: dict[UUID, int] = defaultdict(int)
+    made = []
+    for take_back in take_backs:
+        line = of_charge[take_back.charge_id]
+        share = share_left(line.charge.period_start, line.charge.period_end, take_back.starts_at)
+        worth = max(round_fraction(line.discounted * share) - taken[line.charge.id], 0)
+        if not worth:
+            continue
+        taken[line.charge.id] += worth
+        computed = negative_line(
+            take_back,
+            amount=worth,
+            currency=line.charge.currency,
+            behavior=line.charge.tax_behavior,
+            category=line.charge.tax_category,
+            decision=line.decision,
+            subscription_id=line.subscription_id,
+        )
+        computed.takes_back_charge = line.charge.id
+        made.append(computed)
+    return made
+
+
+def negative_line(
+    take_back: TakeBack,
+    *,
+    amount: int,
+    currency: str,
+    behavior: Literal["exclusive", "inclusive"],
+    category: str,
+    decision: TaxDecision,
+    subscription_id: UUID | None,
+) -> ComputedLine:
+    """A line that takes `amount` back, in the words of the take-back."""
+    charge = Charge(
+        id=take_back.id,
+        kind="proration_credit",
+        description=take_back.description,
+        unit_amount=str(-amount),
+        amount=-amount,
+        currency=currency,
+        period_start=min(max(take_back.starts_at, take_back.period_start), take_back.period_end),
+        period_end=take_back.period_end,
+        tax_category=category,
+        tax_behavior=behavior,
+        price_id=take_back.price_id,
+        why=take_back.why,
+    )
+    return ComputedLine(
+        charge=charge,
+        kind=TAKEN_BACK,
+        decision=decision,
+        subscription_id=subscription_id,
+        amount=-amount,
+        why={**take_back.why, "taken_back": {"charge_id": str(take_back.charge_id)}},
+    )
 
 
 def _tax(lines: Sequence[ComputedLine]) -> tuple[TaxGroup, ...]:
@@ -245,8 +363,8 @@ def _take_tax_out(lines: list[ComputedLine], rate: Decimal) -> None:
     """Round the tax in the sum of inclusive lines once, and share the net out over them."""
     part = Fraction(100) / (100 + Fraction(rate))
     gross = sum(line.discounted for line in lines)
-    net = gross - _round(gross * (1 - part))
-    discount = _round(sum(line.discount for line in lines) * part)
+    net = gross - round_fraction(gross * (1 - part))
+    discount = round_fraction(sum(line.discount for line in lines) * part)
     nets = _apportion(net, [line.discounted * part for line in lines])
     discounts = _apportion(discount, [line.discount * part for line in lines])
     for line, line_net, line_discount in zip(lines, nets, discounts, strict=True):
@@ -264,7 +382,7 @@ def _apportion(total: int, quotas: list[Fraction]) -> list[int]:
     return parts
 
 
-def _round(value: Fraction) -> int:
+def round_fraction(value: Fraction) -> int:
     """Half away from zero, on an exact fraction."""
     whole = floor(abs(value) + Fraction(1, 2))
     return whole if value >= 0 else -whole

@@ -13,8 +13,9 @@ from services.invoicing.domain.legal_entity import LegalEntity
 from services.invoicing.domain.numbering import NumberSeriesNotFound, render
 from services.invoicing.repository.accounts import Accounts, Credits
 from services.invoicing.repository.documents import Documents
-from services.invoicing.repository.invoices import Invoices, Pending, UpcomingInvoices
+from services.invoicing.repository.invoices import Invoices, Pending
 from services.invoicing.repository.issuers import LegalEntities, Rates
+from services.invoicing.repository.locked import is_dry
 from services.invoicing.repository.receipts import CreditNotes, Receipts, ReturnedPayments
 from services.invoicing.tables import number_series
 from shared.context import Cause, caused_by, current_cause
@@ -36,7 +37,6 @@ class InvoicingUnitOfWork(UnitOfWork):
         self.returns = ReturnedPayments(session)
         self.credit_notes = CreditNotes(session)
         self.documents = Documents(session)
-        self.upcoming = UpcomingInvoices(session)
         self._unnumbered: list[tuple[Invoice, LegalEntity, datetime, Cause]] = []
         self._unfilled: dict[UUID, tuple[Cause, Callable[[], Awaitable[None]]]] = {}
 
@@ -48,7 +48,29 @@ class InvoicingUnitOfWork(UnitOfWork):
         """Have a draft computed once before the commit, however much it gathers until then."""
         self._unfilled[invoice.id] = (current_cause(), fill)
 
-    async def _fill_drafts(self) -> None:
+    @property
+    def is_dry(self) -> bool:
+        """Whether it only computes: nothing of it is ever written, and no number taken."""
+        return is_dry(self.session)
+
+    def is_numbered_last(self, invoice: Invoice) -> bool:
+        """Whether it gets its number at the end of this transaction."""
+        return any(entry[0] is invoice for entry in self._unnumbered)
+
+    async def settle_invoices(self, account_id: UUID) -> None:
+        """Have what this transaction made for an account finished before something is taken back.
+
+        What it bills is found then as if it had been made by another transaction.
+        """
+        waiting = any(entry[0].account_id == account_id for entry in self._unnumbered)
+        if waiting or self._unfilled:
+            await self.fill_drafts()
+            await self.number_invoices()
+            if not self.is_dry:
+                await self.session.flush()
+
+    async def fill_drafts(self) -> None:
+        """Compute the drafts that have gathered something."""
         waiting, self._unfilled = self._unfilled, {}
         for cause, fill in waiting.values():
             with caused_by(cause):
@@ -81,6 +103,8 @@ class InvoicingUnitOfWork(UnitOfWork):
     ) -> list[str]:
         """The next numbers of a series; the row stays locked until the commit: no gaps."""
         wanted = list(dates)
+        if self.is_dry:
+            return [""] * len(wanted)
         row = (
             await self.session.execute(
                 update(number_series)
@@ -100,6 +124,6 @@ class InvoicingUnitOfWork(UnitOfWork):
         return [render(pattern, seq=first + i, on=on, series=series) for i, on in enumerate(wanted)]
 
     async def write(self) -> None:
-        await self._fill_drafts()
+        await self.fill_drafts()
         await self.number_invoices()
         await super().write()

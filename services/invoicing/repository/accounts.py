@@ -15,7 +15,7 @@ from services.invoicing.domain.account import (
     CreditKind,
 )
 from services.invoicing.domain.invoice import Invoice
-from services.invoicing.repository.locked import Locked
+from services.invoicing.repository.locked import Locked, is_dry
 from services.invoicing.tables import (
     account_credits,
     accounts,
@@ -102,16 +102,29 @@ class Credits(Locked):
         note: str | None = None,
     ) -> None:
         """Give the account credit."""
+        self._absent.discard((account_id, currency))
+        if is_dry(self._session):
+            credit = await self.find(account_id, currency) or AccountCredit(
+                account_id=account_id, currency=currency
+            )
+            self._held[account_id, currency] = credit
+        else:
+            credit = await self._make_sure(account_id, currency)
+        self._session.add(credit.add(amount, kind, at=at, invoice_id=invoice_id, note=note))
+
+    async def _make_sure(self, account_id: UUID, currency: str) -> AccountCredit:
+        if (account_id, currency) in self._held:
+            held: AccountCredit = self._held[account_id, currency]
+            return held
         await self._session.execute(
             upsert(account_credits)
             .values(account_id=account_id, currency=currency, balance=0)
             .on_conflict_do_nothing()
         )
-        self._absent.discard((account_id, currency))
         credit = await self.find(account_id, currency)
         if credit is None:
             raise AccountNotFound("There is no such account.")
-        self._session.add(credit.add(amount, kind, at=at, invoice_id=invoice_id, note=note))
+        return credit
 
     async def apply(self, invoice: Invoice, *, at: datetime) -> None:
         """Pay as much of a draft as the account's credit covers."""

@@ -1,23 +1,22 @@
-"""Invoices, and what the next ones will say."""
+"""Invoices, what was taken back of them, and what waits for the next ones."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import insert, select
+from sqlalchemy import Select, and_, insert, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from services.invoicing.domain.invoice import Invoice, InvoiceNotFound, Status
+from services.invoicing.domain.invoice import Invoice, InvoiceLine, InvoiceNotFound, Status
 from services.invoicing.domain.pending import PendingCharges
-from services.invoicing.domain.upcoming import Upcoming
-from services.invoicing.repository.locked import Locked
+from services.invoicing.repository.locked import Locked, is_dry, locking
 from services.invoicing.tables import (
     gathered_periods,
+    invoice_lines,
     invoices,
     pending_charges,
-    upcoming,
     with_lines,
 )
-from shared.events.subscriptions import Billable
+from shared.events.subscriptions import TakeBack
 
 
 class Invoices(Locked):
@@ -26,9 +25,12 @@ class Invoices(Locked):
         self._billed: dict[str, bool] = {}
         #: Drafts that gather, as this transaction made them.
         self._gathering: dict[str, Invoice] = {}
+        #: Those that this transaction made.
+        self.made: list[Invoice] = []
 
     def add(self, invoice: Invoice) -> None:
         self._session.add(invoice)
+        self.made.append(invoice)
         self._held[invoice.id] = invoice
         if invoice.billing_key:
             self._billed[invoice.billing_key] = True
@@ -43,6 +45,99 @@ class Invoices(Locked):
         if invoice is None:
             raise InvoiceNotFound("There is no such invoice.")
         return invoice
+
+    async def hold(self, invoice_ids: Collection[UUID]) -> None:
+        """Lock these, in one order for everybody."""
+        wanted = [one for one in invoice_ids if one not in self._held]
+        await self._hold(
+            wanted,
+            select(Invoice)
+            .where(invoices.c.id.in_(wanted))
+            .order_by(invoices.c.id)
+            .options(with_lines)
+            .execution_options(populate_existing=True),
+            lambda invoice: invoice.id,
+        )
+
+    async def peek(self, invoice_ids: Collection[UUID]) -> list[Invoice]:
+        """These as they are, without a lock."""
+        if not invoice_ids:
+            return []
+        found = await self._session.scalars(
+            select(Invoice)
+            .where(invoices.c.id.in_(invoice_ids))
+            .order_by(invoices.c.id)
+            .options(with_lines)
+        )
+        return list(found)
+
+    async def with_those_it_takes_from(self, invoice_id: UUID) -> tuple[Invoice, list[Invoice]]:
+        """The invoice, and those that its negative lines take back from: all locked."""
+        original = invoice_lines.alias()
+        found = await self._session.scalars(
+            select(original.c.invoice_id)
+            .join(invoice_lines, invoice_lines.c.takes_back == original.c.id)
+            .where(invoice_lines.c.invoice_id == invoice_id, original.c.invoice_id != invoice_id)
+            .distinct()
+        )
+        others = sorted(found)
+        await self.hold({invoice_id, *others})
+        return await self.get(invoice_id), [await self.get(other) for other in others]
+
+    async def lines_of_charges(
+        self, subscription_id: UUID, take_backs: Sequence[TakeBack]
+    ) -> dict[UUID, InvoiceLine]:
+        """The line that bills the charge of each take-back, by the take-back's id.
+
+        A voided invoice that was made again has the same charge twice: the newest that is not
+        void counts. Lines of releases before take-backs do not know their charge: it is told by
+        price, kind and period, and each is taken once.
+        """
+        if not take_backs:
+            return {}
+        of_one = invoices.c.subscription_id == subscription_id
+        gathered = invoices.c.subscription_ids
+        of_several = and_(
+            gathered.contains([subscription_id]),
+            # Told apart as the index tells them.
+            gathered != literal_column("'{}'"),
+            invoice_lines.c.subscription_id == subscription_id,
+        )
+        found = [
+            line
+            for invoice in self.made
+            if not _is_stored(self._session, invoice)
+            for line in invoice.lines
+            if line.subscription_id == subscription_id
+        ]
+        for whose in (of_one, of_several):
+            found += await self._session.scalars(_lines(take_backs).where(whose))
+        return _match(take_backs, sorted(found, key=lambda line: line.invoice_id, reverse=True))
+
+    async def lines_that_take_back(self, invoice: Invoice) -> list[InvoiceLine]:
+        """The negative lines of later invoices that take back lines of this one."""
+        if not invoice.amount_moved:
+            return []
+        own = {line.id for line in invoice.lines}
+        found = await self._session.scalars(
+            select(InvoiceLine)
+            .join(Invoice, invoices.c.id == invoice_lines.c.invoice_id)
+            .where(
+                invoice_lines.c.takes_back.in_(own),
+                invoices.c.id != invoice.id,
+                # Of a draft nothing was taken yet, and of a void one nothing any more.
+                invoices.c.status != Status.DRAFT,
+                invoices.c.amount_brought > 0,
+            )
+        )
+        lines = {line.id: line for line in found}
+        for other in self.made:
+            if other.amount_brought and other.id != invoice.id:
+                lines |= {line.id: line for line in other.lines if line.takes_back in own}
+        return list(lines.values())
+
+    async def line(self, line_id: UUID) -> InvoiceLine | None:
+        return await self._session.get(InvoiceLine, line_id)
 
     async def know_billed(self, billing_keys: Collection[str]) -> None:
         """Look at once which of these periods were billed."""
@@ -61,6 +156,8 @@ class Invoices(Locked):
 
     async def is_billed(self, billing_key: str) -> bool:
         """Whether a period was billed before."""
+        if is_dry(self._session):
+            return False  # what would be billed is asked for
         if billing_key in self._billed:
             return self._billed[billing_key]
         return await self.find_billed(billing_key) is not None
@@ -90,6 +187,8 @@ class Invoices(Locked):
     async def note_gathered(self, billing_key: str, invoice: Invoice) -> None:
         """Keep that this period is billed, with others, by the invoice."""
         self._billed[billing_key] = True
+        if is_dry(self._session):
+            return
         await self._session.execute(
             insert(gathered_periods).values(billing_key=billing_key, invoice_id=invoice.id)
         )
@@ -124,17 +223,25 @@ class Pending:
         if not unknown:
             return
         self._known |= {subscription_id: [] for subscription_id in unknown}
-        found = await self._session.scalars(
+        statement = (
             select(PendingCharges)
             .where(
                 pending_charges.c.subscription_id.in_(unknown),
                 pending_charges.c.invoice_id.is_(None),
             )
             .order_by(pending_charges.c.id)
-            .with_for_update()
         )
+        found = await self._session.scalars(locking(self._session, statement))
         for pending in found:
             self._known[pending.subscription_id].append(pending)
+
+    async def drop(self, pending: PendingCharges) -> None:
+        """It waits no more, and no invoice took it in."""
+        self._known[pending.subscription_id].remove(pending)
+        if pending in self._session.new:
+            self._session.expunge(pending)
+        else:
+            await self._session.delete(pending)
 
     async def waiting(self, subscription_id: UUID, currency: str) -> list[PendingCharges]:
         await self.read([subscription_id])
@@ -145,44 +252,65 @@ class Pending:
         ]
 
 
-class UpcomingInvoices(Locked):
-    """What comes again of each subscription."""
-
-    async def find(self, subscription_id: UUID) -> Upcoming | None:
-        found: Upcoming | None = await self._session.scalar(
-            select(Upcoming).where(upcoming.c.id == subscription_id)
-        )
-        return found
-
-    async def list_of(self, account_id: UUID) -> list[Upcoming]:
-        """Of all subscriptions of an account, in the order in which they were made."""
-        found = await self._session.scalars(
-            select(Upcoming).where(upcoming.c.account_id == account_id).order_by(upcoming.c.id)
-        )
-        return list(found)
-
-    async def hold(self, subscription_ids: Collection[UUID]) -> None:
-        """Lock what is known of these, all at once."""
-        await self._hold(
-            subscription_ids,
-            select(Upcoming).where(upcoming.c.id.in_(subscription_ids)).order_by(upcoming.c.id),
-            lambda known: known.id,
-        )
-
-    async def take_in(self, event: Billable) -> None:
-        known = await self._lock(
-            event.subscription_id,
-            lambda: select(Upcoming).where(upcoming.c.id == event.subscription_id),
-        )
-        if known is None:
-            known = Upcoming(
-                id=event.subscription_id,
-                account_id=event.account_id,
-                currency=event.currency,
-                period_start=event.period_start,
-                period_end=event.period_end,
+def _lines(take_backs: Sequence[TakeBack]) -> Select[InvoiceLine]:
+    """Lines that may bill the charges of these."""
+    line = invoice_lines.c
+    like_one = or_(
+        *[
+            and_(
+                line.price_id == one.price_id,
+                line.kind == one.kind,
+                line.period_start == one.period_start,
+                line.period_end == one.period_end,
             )
-            self._absent.discard(known.id)
-            self._held[known.id] = known
-            self._session.add(known)
-        known.take_in(event)
+            for one in take_backs
+        ]
+    )
+    return (
+        select(InvoiceLine)
+        .join(Invoice, invoices.c.id == line.invoice_id)
+        .where(
+            invoices.c.status != Status.VOID,
+            line.amount > 0,
+            or_(
+                line.charge_id.in_([one.charge_id for one in take_backs]),
+                and_(line.charge_id.is_(None), like_one),
+            ),
+        )
+    )
+
+
+def _match(
+    take_backs: Sequence[TakeBack], newest_first: Sequence[InvoiceLine]
+) -> dict[UUID, InvoiceLine]:
+    matched: dict[UUID, InvoiceLine] = {}
+    used: set[UUID] = set()
+    for one in take_backs:
+        line = next((line for line in newest_first if line.charge_id == one.charge_id), None)
+        if line is None:
+            line = next(
+                (
+                    line
+                    for line in newest_first
+                    if line.charge_id is None and line.id not in used and _is_like(line, one)
+                ),
+                None,
+            )
+        if line is not None:
+            used.add(line.id)
+            matched[one.id] = line
+    return matched
+
+
+def _is_like(line: InvoiceLine, one: TakeBack) -> bool:
+    """Whether a line that does not know its charge is this one's."""
+    return (
+        line.amount > 0
+        and (line.price_id, line.kind) == (one.price_id, one.kind)
+        and (line.period_start, line.period_end) == (one.period_start, one.period_end)
+    )
+
+
+def _is_stored(session: AsyncSession, invoice: Invoice) -> bool:
+    """Whether a query finds it."""
+    return invoice not in session.new

@@ -8,6 +8,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 T = TypeVar("T")
 
+#: In a session's `info`: nothing of it is ever written, so that nobody is kept waiting for it.
+DRY = "dry"
+
+
+def is_dry(session: AsyncSession) -> bool:
+    """Whether this transaction only computes."""
+    return bool(session.info.get(DRY))
+
+
+def locking(session: AsyncSession, statement: Select[T]) -> Select[T]:
+    """The statement with row locks, unless nothing will be written."""
+    return statement if is_dry(session) else statement.with_for_update()
+
 
 class Locked:
     """Loads under a row lock, once per transaction: what is held is never read over."""
@@ -23,7 +36,7 @@ class Locked:
         if key not in self._held:
             # What an earlier read in this transaction saw may have changed since.
             found = await self._session.scalar(
-                statement().with_for_update().execution_options(populate_existing=True)
+                locking(self._session, statement()).execution_options(populate_existing=True)
             )
             if found is None:
                 return None
@@ -37,6 +50,6 @@ class Locked:
         """Lock many at once, in the order of the statement; remember which are not there."""
         if not keys:
             return
-        for found in await self._session.scalars(statement.with_for_update()):
+        for found in await self._session.scalars(locking(self._session, statement)):
             self._held[key_of(found)] = found
         self._absent.update(key for key in keys if key not in self._held)

@@ -64,9 +64,12 @@ class CreditNotes:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+        #: Those that this transaction made.
+        self.made: list[CreditNote] = []
 
     def add(self, note: CreditNote) -> None:
         self._session.add(note)
+        self.made.append(note)
 
     async def list_of(self, invoice_id: UUID) -> list[CreditNote]:
         found = await self._session.scalars(
@@ -74,4 +77,9 @@ class CreditNotes:
             .where(credit_notes.c.invoice_id == invoice_id)
             .options(with_credit_note_lines)
         )
-        return list(found)
+        unsaved = [
+            note
+            for note in self.made
+            if note.invoice_id == invoice_id and note in self._session.new
+        ]
+        return [*found, *unsaved]

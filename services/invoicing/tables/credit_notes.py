@@ -42,6 +42,7 @@ credit_notes = Table(
     Column("refund", BigInteger, nullable=False),
     Column("credit", BigInteger, nullable=False),
     Column("returned_before", BigInteger, nullable=False, server_default=text("0")),
+    Column("reduction", BigInteger, nullable=False, server_default=text("0")),
     Column("bill_to", JSONB, nullable=False),
     Column("seller", JSONB, nullable=False),
     Column("issued_at", INSTANT, nullable=False),
@@ -49,8 +50,8 @@ credit_notes = Table(
     UniqueConstraint("legal_entity_id", "number"),
     CheckConstraint("net + tax = total AND total > 0", name="total"),
     CheckConstraint(
-        "refund >= 0 AND credit >= 0 AND returned_before >= 0"
-        " AND refund + credit + returned_before = total",
+        "refund >= 0 AND credit >= 0 AND returned_before >= 0 AND reduction >= 0"
+        " AND refund + credit + returned_before + reduction = total",
         name="settled",
     ),
     # An account's list, and what earlier notes took back of an invoice.
@@ -69,6 +70,8 @@ credit_note_lines = Table(
     Column("net", BigInteger, nullable=False),
     Column("tax_code", Text, nullable=False),
     Column("tax_rate", PERCENT, nullable=False),
+    Column("starts_at", INSTANT),
+    Column("why", JSONB(none_as_null=True)),
     UniqueConstraint("credit_note_id", "position"),
 )
 

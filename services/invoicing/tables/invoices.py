@@ -30,14 +30,14 @@ from services.invoicing.domain.payment import (
     ReturnState,
 )
 from services.invoicing.domain.pending import PendingCharges
-from services.invoicing.domain.upcoming import Upcoming
 from services.invoicing.tables.base import CURRENCY, INSTANT, PERCENT, mapper, metadata, of_invoice
 from shared.db import stored
 
 #: More was given back than was paid, or counted as given back than was; nobody has seen to it.
 OVERRETURNED = (
     "returns_attended_at IS NULL"
-    " AND (amount_credited - amount_covered + amount_unnoted > credit_applied + amount_paid"
+    " AND (amount_credited - amount_reduced + amount_moved - amount_covered + amount_unnoted"
+    " > credit_applied + amount_paid + amount_brought"
     " OR amount_covered > amount_unnoted)"
 )
 
@@ -64,7 +64,12 @@ invoices = Table(
     Column("total", BigInteger, nullable=False),
     Column("credit_applied", BigInteger, nullable=False),
     Column("amount_paid", BigInteger, nullable=False),
+    Column("amount_brought", BigInteger, nullable=False, server_default=text("0")),
     Column("amount_credited", BigInteger, nullable=False),
+    Column("amount_reduced", BigInteger, nullable=False, server_default=text("0")),
+    Column("amount_moved", BigInteger, nullable=False, server_default=text("0")),
+    Column("amount_withheld", BigInteger, nullable=False, server_default=text("0")),
+    Column("withheld", JSONB, nullable=False, server_default=text("'[]'")),
     Column("amount_refunded", BigInteger, nullable=False),
     Column("amount_returned", BigInteger, nullable=False, server_default=text("0")),
     Column("amount_disputed", BigInteger, nullable=False, server_default=text("0")),
@@ -74,6 +79,7 @@ invoices = Table(
     Column("bill_to", JSONB, nullable=False),
     Column("seller", JSONB, nullable=False),
     Column("memo", Text),
+    Column("reissued_as", Uuid),
     Column("basis", JSONB, nullable=False),
     Column("payment_terms_days", Integer),
     Column("supplied_at", INSTANT, nullable=False),
@@ -109,10 +115,19 @@ invoices = Table(
     CheckConstraint("reminds_at IS NULL OR status = 'open'", name="reminds_at"),
     CheckConstraint("parked_reason IS NULL OR status = 'draft'", name="parked_reason"),
     CheckConstraint("credit_applied BETWEEN 0 AND total", name="credit_applied"),
-    CheckConstraint("amount_paid BETWEEN 0 AND total - credit_applied", name="amount_paid"),
-    # Never more is taken back than was paid, and no more refunded than came as money.
     CheckConstraint(
-        "amount_credited BETWEEN 0 AND credit_applied + amount_paid", name="amount_credited"
+        "amount_paid BETWEEN 0 AND total - credit_applied - amount_reduced", name="amount_paid"
+    ),
+    # Never more is taken back than was owed or paid, and no more refunded than came as money.
+    CheckConstraint(
+        "amount_credited >= 0 AND amount_moved >= 0 AND amount_credited + amount_moved"
+        " <= credit_applied + amount_paid + amount_reduced + amount_brought",
+        name="amount_credited",
+    ),
+    CheckConstraint(
+        "amount_reduced BETWEEN 0 AND amount_credited"
+        " AND amount_brought >= 0 AND amount_withheld >= 0",
+        name="taken_back",
     ),
     CheckConstraint(
         "amount_refunded BETWEEN 0 AND least(amount_credited, amount_paid)",
@@ -132,7 +147,7 @@ invoices = Table(
     ),
     CheckConstraint(
         "(status = 'paid') = (paid_at IS NOT NULL)"
-        " AND (status <> 'paid' OR amount_paid = total - credit_applied)",
+        " AND (status <> 'paid' OR amount_paid = total - credit_applied - amount_reduced)",
         name="paid",
     ),
     # An account's list, newest first; staff's list is the primary key.
@@ -142,7 +157,7 @@ invoices = Table(
     Index("ix_invoices_parked", "id", postgresql_where=text("parked_reason IS NOT NULL")),
     # Those of which more was given back than was paid: a person has to look.
     Index(
-        "ix_invoices_unattended_returns",
+        "ix_invoices_returns_unattended",
         "id",
         postgresql_where=text(OVERRETURNED),
     ),
@@ -211,6 +226,11 @@ invoice_lines = Table(
     Column("tax_code", Text, nullable=False),
     Column("tax_rate", PERCENT, nullable=False),
     Column("why", JSONB, nullable=False),
+    Column("charge_id", Uuid),
+    Column("takes_back", Uuid),
+    Column("takes_back_tax", BigInteger),
+    Column("unit", Text),
+    Column("parts", JSONB(none_as_null=True)),
     # Also how an invoice's lines are read, in order.
     UniqueConstraint("invoice_id", "position"),
     CheckConstraint("position >= 1", name="position"),
@@ -218,6 +238,13 @@ invoice_lines = Table(
     CheckConstraint("tax_code IN ('S', 'Z', 'E', 'AE', 'G')", name="tax_code"),
     CheckConstraint("(tax_code = 'S') = (tax_rate > 0)", name="tax_rate"),
     CheckConstraint("period_end >= period_start", name="period"),
+    CheckConstraint("takes_back IS NULL OR net <= 0", name="takes_back"),
+    # What later invoices took back of a line.
+    Index(
+        "ix_invoice_lines_takes_back",
+        "takes_back",
+        postgresql_where=text("takes_back IS NOT NULL"),
+    ),
 )
 
 gathered_periods = Table(
@@ -237,8 +264,11 @@ pending_charges = Table(
     Column("currency", Text, nullable=False),
     Column("charges", JSONB, nullable=False),
     Column("discounts", JSONB, nullable=False),
+    Column("take_backs", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("give_back", Text, nullable=False, server_default=text("'credit'")),
     Column("created_at", INSTANT, nullable=False),
     Column("invoice_id", Uuid, of_invoice()),
+    CheckConstraint("give_back IN ('credit', 'refund')", name="give_back"),
     # What a subscription's next invoice takes in.
     Index(
         "ix_pending_charges_waiting",
@@ -288,6 +318,7 @@ returned_payments = Table(
     ),
 )
 
+#: Of releases before subscriptions said what comes next; a later release drops it.
 upcoming = Table(
     "upcoming",
     metadata,
@@ -300,7 +331,6 @@ upcoming = Table(
     Column("discounts", JSONB, nullable=False),
     Column("ended", Boolean, nullable=False),
     Column("terms", Text),
-    # What an account with consolidated billing will owe on one day.
     Index("ix_upcoming_account_id", "account_id"),
 )
 
@@ -321,7 +351,6 @@ mapper.map_imperatively(InvoiceLine, invoice_lines)
 mapper.map_imperatively(PendingCharges, pending_charges)
 mapper.map_imperatively(ReceivedPayment, received_payments)
 mapper.map_imperatively(ReturnedPayment, returned_payments)
-mapper.map_imperatively(Upcoming, upcoming)
 
 #: Lines are read where this is asked for, and never by themselves.
 with_lines = selectinload(cast("Any", Invoice).lines)

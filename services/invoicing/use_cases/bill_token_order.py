@@ -42,11 +42,9 @@ async def bill_token_order(uow: InvoicingUnitOfWork, event: TokensOrdered) -> No
         payment_method_id=event.payment_method_id,
     )
     bundles = [Bundle(event.charges, (), None)]
-    totals = await fill_invoice(uow, invoice, bundles, account=account, entity=entity)
+    filled = await fill_invoice(uow, invoice, bundles, account=account, entity=entity)
     uow.invoices.add(invoice)
-    await finalize_computed(
-        uow, invoice, entity=entity, carried_over=totals.carried_over, at=event.occurred_at
-    )
+    await finalize_computed(uow, invoice, entity=entity, filled=filled, at=event.occurred_at)
 
 
 async def refund_token_order(uow: InvoicingUnitOfWork, event: TokensRefunded) -> None:
@@ -55,7 +53,7 @@ async def refund_token_order(uow: InvoicingUnitOfWork, event: TokensRefunded) ->
     if invoice_id is None:
         raise OrderNotYetBilled(str(event.order_id))
     invoice = await uow.invoices.get(invoice_id)
-    if invoice.total:
+    if invoice.amount_creditable:
         new = NewCreditNote(
             invoice_id=invoice.id, reason="Unused tokens taken back", settle=Settle.REFUND
         )

@@ -12,12 +12,17 @@ from services.invoicing.domain.invoice import (
     IllegalInvoiceTransition,
     Invoice,
     InvoiceLine,
+    InvoiceReissuedAlready,
     Status,
 )
-from services.invoicing.domain.totals import CARRIED_OVER, Bundle
+from services.invoicing.domain.totals import CARRIED_OVER, Bundle, split_take_backs
 from services.invoicing.repository import InvoicingUnitOfWork
-from services.invoicing.use_cases.finalize_invoice import fill_invoice, finalize_computed
-from shared.events.subscriptions import Charge, Discount
+from services.invoicing.use_cases.finalize_invoice import (
+    Filled,
+    fill_invoice,
+    finalize_computed,
+)
+from shared.events.subscriptions import Charge, Discount, TakeBack
 from shared.ids import new_id
 from shared.money import round_half_away
 
@@ -107,25 +112,29 @@ async def draft_invoice(uow: InvoicingUnitOfWork, new: NewInvoice, *, at: dateti
     return invoice
 
 
-async def refill_draft(uow: InvoicingUnitOfWork, invoice: Invoice) -> int:
+async def refill_draft(
+    uow: InvoicingUnitOfWork, invoice: Invoice, *, at: datetime | None = None
+) -> Filled:
     """Compute it again; the lines that it had go before the new ones take their places."""
     invoice.require_draft()
     if invoice.lines:
         invoice.lines.clear()
-        await uow.session.flush()
-    return await recompute_draft(uow, invoice)
+        if not uow.is_dry:
+            await uow.session.flush()
+    return await recompute_draft(uow, invoice, at=at)
 
 
-async def recompute_draft(uow: InvoicingUnitOfWork, invoice: Invoice) -> int:
-    """By the account, the rates and the rules of now; what would be carried over to credit."""
+async def recompute_draft(
+    uow: InvoicingUnitOfWork, invoice: Invoice, *, at: datetime | None = None
+) -> Filled:
+    """By the account, the rates and the rules of now; to be finalized `at`, if that is said."""
     invoice.require_draft()
     account = await uow.accounts.find(invoice.account_id)
     if account is None:
         raise AccountNotFound("There is no such account.")
     entity = await uow.legal_entities.get(invoice.legal_entity_id)
     bundles = [Bundle.from_json(kept) for kept in invoice.basis]
-    totals = await fill_invoice(uow, invoice, bundles, account=account, entity=entity)
-    return totals.carried_over
+    return await fill_invoice(uow, invoice, bundles, account=account, entity=entity, at=at)
 
 
 async def change_draft(
@@ -146,19 +155,33 @@ async def change_draft(
             for kept in invoice.basis
             for discount in kept["discounts"]
         ]
-        invoice.basis = [Bundle(charges, tuple(discounts), invoice.subscription_id).as_json()]
+        bundles = [Bundle.from_json(kept) for kept in invoice.basis]
+        bundle = Bundle(
+            charges,
+            tuple(discounts),
+            invoice.subscription_id,
+            # What is taken back of earlier invoices is owed to the customer whatever stands here.
+            take_backs=tuple(split_take_backs(bundles)[1]),
+            give_back="refund" if any(b.give_back == "refund" for b in bundles) else "credit",
+        )
+        invoice.basis = [bundle.as_json()]
     await refill_draft(uow, invoice)
 
 
 async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: datetime) -> Invoice:
-    """A draft with the lines of a voided invoice, to be corrected and finalized."""
+    """A draft with the lines of a voided invoice, to be corrected and finalized; once.
+
+    What it took back is taken back again when it is finalized, as far as it can be then.
+    """
     voided = await uow.invoices.get(invoice_id)
     if voided.status is not Status.VOID:
         raise IllegalInvoiceTransition("Only a voided invoice is made again. Void it first.")
+    if voided.reissued_as is not None:
+        raise InvoiceReissuedAlready(f"It was made again as {voided.reissued_as}.")
     lines = [line for line in voided.lines if line.kind != CARRIED_OVER]
     of_subscription = groupby(lines, key=lambda line: line.subscription_id)
     bundles = [
-        Bundle(tuple(_charge_again(line, voided) for line in group), (), subscription_id)
+        await _bundle_again(uow, list(group), subscription_id, voided)
         for subscription_id, group in of_subscription
     ]
     entity_id = voided.legal_entity_id
@@ -182,15 +205,55 @@ async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: dat
     )
     await recompute_draft(uow, invoice)
     uow.invoices.add(invoice)
+    voided.reissued_as = invoice.id
     uow.emit(invoice.draft(at=at))
     return invoice
+
+
+async def _bundle_again(
+    uow: InvoicingUnitOfWork,
+    lines: Sequence[InvoiceLine],
+    subscription_id: UUID | None,
+    voided: Invoice,
+) -> Bundle:
+    known = {line.id: line for line in voided.lines}
+    take_backs = []
+    for line in lines:
+        if line.takes_back is None:
+            continue
+        original = known.get(line.takes_back) or await uow.invoices.line(line.takes_back)
+        if original is not None:
+            take_backs.append(_take_back_again(line, original))
+    return Bundle(
+        tuple(_charge_again(line, voided) for line in lines if line.takes_back is None),
+        (),
+        subscription_id,
+        take_backs=tuple(take_backs),
+    )
+
+
+def _take_back_again(line: InvoiceLine, original: InvoiceLine) -> TakeBack:
+    return TakeBack.model_validate(
+        {
+            "id": new_id(),
+            # Of an earlier release's line, which does not know its charge, the rest tells it.
+            "charge_id": original.charge_id or original.id,
+            "starts_at": line.period_start,
+            "kind": original.kind,
+            "price_id": original.price_id,
+            "period_start": original.period_start,
+            "period_end": original.period_end,
+            "description": line.description,
+            "why": line.why,
+        }
+    )
 
 
 def _charge_again(line: InvoiceLine, voided: Invoice) -> Charge:
     """The line as it was charged, its discount taken off."""
     return Charge.model_validate(
         {
-            "id": new_id(),
+            "id": line.charge_id or new_id(),
             "kind": line.kind,
             "description": line.description,
             "quantity": f"{line.quantity:f}",
@@ -202,6 +265,8 @@ def _charge_again(line: InvoiceLine, voided: Invoice) -> Charge:
             "tax_category": line.tax_category,
             "tax_behavior": line.tax_behavior,
             "price_id": line.price_id,
+            "unit": line.unit,
+            "parts": line.parts or (),
             "why": {**line.why, "reissued_from": voided.number, "discount": line.discount},
         }
     )
@@ -209,6 +274,6 @@ def _charge_again(line: InvoiceLine, voided: Invoice) -> Charge:
 
 async def finalize_draft(uow: InvoicingUnitOfWork, invoice: Invoice, *, at: datetime) -> None:
     """Compute it once more and have it numbered when this commits."""
-    carried_over = await refill_draft(uow, invoice)
+    filled = await refill_draft(uow, invoice, at=at)
     entity = await uow.legal_entities.get(invoice.legal_entity_id)
-    await finalize_computed(uow, invoice, entity=entity, carried_over=carried_over, at=at)
+    await finalize_computed(uow, invoice, entity=entity, filled=filled, at=at)

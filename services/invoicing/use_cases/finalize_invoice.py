@@ -1,6 +1,7 @@
 """Compute an invoice from its charges, and finalize it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache
 from importlib.metadata import entry_points
@@ -9,9 +10,27 @@ from services.invoicing.domain.account import Account, CreditKind
 from services.invoicing.domain.exchange import convert
 from services.invoicing.domain.invoice import Invoice
 from services.invoicing.domain.legal_entity import LegalEntity
+from services.invoicing.domain.take_back import Return, on_invoice
 from services.invoicing.domain.tax import TableTaxEngine, TaxDecision, TaxEngine
 from services.invoicing.domain.totals import Bundle, Totals, compute
 from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.use_cases.take_back import (
+    find_returns,
+    foresee_returns,
+    wanted_of,
+    write_return,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What an invoice was filled with, and what is taken back of earlier ones with it."""
+
+    totals: Totals
+    #: On it, as negative lines.
+    as_lines: Sequence[Return] = ()
+    #: Beside it, as credit notes.
+    as_notes: Sequence[Return] = ()
 
 
 @cache
@@ -58,8 +77,13 @@ async def fill_invoice(
     *,
     account: Account,
     entity: LegalEntity,
-) -> Totals:
-    """Put lines and sums on a draft, and the parties as they are now."""
+    at: datetime | None = None,
+) -> Filled:
+    """Put lines and sums on a draft, and the parties as they are now.
+
+    With `at` it is finalized then: what it takes back of earlier invoices is worth what it is
+    under their locks, and `finalize_computed` does it. Without, it is only foreseen.
+    """
     invoice.bill_to = account.frozen()
     invoice.seller = entity.frozen()
     totals = await compute_totals(
@@ -70,9 +94,28 @@ async def fill_invoice(
         currency=invoice.currency,
         supplied_on=invoice.supplied_on,
     )
-    invoice.fill(totals)
+    wanted = wanted_of(bundles)
+    if at is None:
+        returns = await foresee_returns(uow, wanted)
+    else:
+        returns = await find_returns(uow, invoice.account_id, wanted, at=at)
+    filled = _with_returns(totals, returns, invoice)
+    invoice.fill(filled.totals)
     invoice.index()
-    return totals
+    return filled
+
+
+def _with_returns(totals: Totals, returns: Sequence[Return], invoice: Invoice) -> Filled:
+    """On the invoice where all that was paid of them fits there, else beside it."""
+    if not returns:
+        return Filled(totals=totals)
+    paid = [one for one in returns if one.split.given]
+    if all(one.is_plain for one in paid):
+        fitting = on_invoice(totals, paid, legal_entity_id=invoice.legal_entity_id)
+        if fitting is not None:
+            rest = [one for one in returns if not one.split.given]
+            return Filled(totals=fitting, as_lines=paid, as_notes=rest)
+    return Filled(totals=totals, as_notes=returns)
 
 
 async def finalize_computed(
@@ -80,10 +123,16 @@ async def finalize_computed(
     invoice: Invoice,
     *,
     entity: LegalEntity,
-    carried_over: int,
+    filled: Filled,
     at: datetime,
 ) -> None:
     """Settle it with the account's credit, and have it numbered when this commits."""
+    for one in filled.as_lines:
+        one.invoice.amount_moved += one.taken.total
+    for one in filled.as_notes:
+        # Before the credit is used: what they give pays this one.
+        await write_return(uow, one, at=at)
+    carried_over = filled.totals.carried_over
     await _add_accounting_amounts(uow, invoice, entity.accounting_currency)
     if carried_over:
         await uow.credits.add(

@@ -5,22 +5,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services.invoicing.domain.account import CreditKind
 from services.invoicing.domain.credit_note import (
     CreditNote,
     Earlier,
     Settle,
     Taken,
-    credit,
     require_creditable,
     take_all,
     take_amount,
     take_lines,
 )
-from services.invoicing.domain.document import Subject
-from services.invoicing.domain.invoice import Invoice, zone_of
-from services.invoicing.domain.numbering import CREDIT_NOTES
+from services.invoicing.domain.invoice import Invoice
 from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.use_cases.take_back import earlier_of, give_when_paid
+from services.invoicing.use_cases.write_credit_note import write_credit_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,35 +35,12 @@ class NewCreditNote:
 async def issue_credit_note(
     uow: InvoicingUnitOfWork, new: NewCreditNote, *, at: datetime
 ) -> CreditNote:
-    """Under the invoice's lock, so that no two together take more than was paid."""
+    """Under the invoice's lock, so that no two together take more than is owed or was paid."""
     invoice = await uow.invoices.get(new.invoice_id)
-    taken = _take(invoice, Earlier.of(await uow.credit_notes.list_of(invoice.id)), new)
+    taken = _take(invoice, await earlier_of(uow, invoice), new)
     require_creditable(invoice, taken)
-    day = at.astimezone(zone_of(invoice.seller))
-    [number] = await uow.take_numbers(invoice.legal_entity_id, CREDIT_NOTES, [day])
-    note = credit(
-        invoice,
-        taken,
-        number=number,
-        reason=new.reason,
-        settle=new.settle,
-        by_provider=await uow.receipts.by_provider(invoice.id),
-        at=at,
-    )
-    uow.credit_notes.add(note)
-    uow.emit(note.issue(at=at))
-    uow.documents.want(note.id, note.account_id, Subject.CREDIT_NOTE)
-    uow.wake("render_documents")
-    if note.credit:
-        await uow.credits.add(
-            note.account_id,
-            note.currency,
-            note.credit,
-            CreditKind.CREDIT_NOTE,
-            at=at,
-            invoice_id=invoice.id,
-            note=note.number,
-        )
+    note = await write_credit_note(uow, invoice, taken, reason=new.reason, settle=new.settle, at=at)
+    await give_when_paid(uow, invoice, at=at)
     return note
 
 

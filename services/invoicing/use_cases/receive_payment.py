@@ -7,6 +7,7 @@ from services.invoicing.domain.account import CreditKind
 from services.invoicing.domain.invoice import Invoice, Status
 from services.invoicing.domain.payment import Means, ReceivedPayment
 from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.use_cases.take_back import give_when_paid
 from shared.errors import Invalid
 from shared.money import Money
 
@@ -44,6 +45,7 @@ async def receive_payment(
     if applied:
         provider_payment = payment_id if means is Means.PROVIDER else None
         uow.emit(invoice.receive(applied, at=at, payment_id=provider_payment))
+        await give_when_paid(uow, invoice, at=at)
     uow.receipts.add(
         ReceivedPayment(
             id=payment_id,

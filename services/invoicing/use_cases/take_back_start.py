@@ -1,11 +1,15 @@
-"""Take back what was billed for a subscription that never began."""
+"""Take back what was billed for what never began: a subscription, or a change of one."""
 
-from services.invoicing.domain.credit_note import Settle
-from services.invoicing.domain.invoice import Status
+from datetime import datetime
+
+from services.invoicing.domain.credit_note import Settle, Split, take_all
+from services.invoicing.domain.invoice import Invoice, Status
+from services.invoicing.domain.take_back import Return
 from services.invoicing.repository import InvoicingUnitOfWork
-from services.invoicing.use_cases.issue_credit_note import NewCreditNote, issue_credit_note
-from services.invoicing.use_cases.void_invoice import void_invoice
-from shared.events.subscriptions import SubscriptionEvent
+from services.invoicing.use_cases.bill_subscription import pending_change_key
+from services.invoicing.use_cases.take_back import earlier_of, write_return
+from services.invoicing.use_cases.void_invoice import let_be, void_invoice
+from shared.events.subscriptions import SubscriptionChangeLapsed, SubscriptionEvent
 
 
 async def take_back_start(
@@ -18,10 +22,34 @@ async def take_back_start(
     if not refund:
         return
     for invoice in await uow.invoices.list_of(event.subscription_id, Status.PAID):
-        if invoice.total:
-            new = NewCreditNote(
-                invoice_id=invoice.id,
-                reason="Canceled before it began",
-                settle=Settle.REFUND,
-            )
-            await issue_credit_note(uow, new, at=at)
+        await _refund(uow, invoice, reason="Canceled before it began", at=at)
+
+
+async def take_back_change(uow: InvoicingUnitOfWork, event: SubscriptionChangeLapsed) -> None:
+    """The change will not happen: its invoice is not owed, and its money goes back."""
+    invoice_id = await uow.invoices.find_billed(pending_change_key(event))
+    if invoice_id is None:
+        return
+    await uow.settle_invoices(event.account_id)
+    invoice, others = await uow.invoices.with_those_it_takes_from(invoice_id)
+    if invoice.status is Status.OPEN:
+        await void_invoice(uow, invoice.id, at=event.occurred_at)
+    elif invoice.status is Status.PAID:
+        let_be(invoice, others)
+        await _refund(uow, invoice, reason="The change did not happen", at=event.occurred_at)
+
+
+async def _refund(uow: InvoicingUnitOfWork, invoice: Invoice, *, reason: str, at: datetime) -> None:
+    """All that is left of a paid invoice; what a bank holds waits until that is decided."""
+    taken = take_all(invoice, await earlier_of(uow, invoice))
+    if taken.total <= 0:
+        return
+    one = Return(
+        invoice=invoice,
+        taken=taken,
+        split=Split.of(invoice, taken.total),
+        take_backs={},
+        settle=Settle.REFUND,
+        because=reason,
+    )
+    await write_return(uow, one, at=at)

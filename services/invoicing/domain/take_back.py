@@ -1,0 +1,184 @@
+"""Taking back what was billed: what the rest of a line is worth, and where it is written."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+
+from services.invoicing.domain.credit_note import (
+    Earlier,
+    LineGroup,
+    Settle,
+    Split,
+    Taken,
+    bounded,
+    groups_of,
+    taken_of,
+)
+from services.invoicing.domain.invoice import Invoice, InvoiceLine
+from services.invoicing.domain.tax import TaxCode, TaxDecision
+from services.invoicing.domain.totals import (
+    ComputedLine,
+    Totals,
+    negative_line,
+    round_fraction,
+    share_left,
+)
+from shared.events.subscriptions import TakeBack
+from shared.money import allocate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Return:
+    """What is taken back of one invoice: which lines, why, and what becomes of it."""
+
+    invoice: Invoice
+    taken: Taken
+    split: Split
+    #: By the line that each takes back.
+    take_backs: Mapping[UUID, TakeBack]
+    settle: Settle
+    #: Why, where no subscription says it in its own words.
+    because: str | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all of it was paid and is here: it may stand on another invoice."""
+        return self.split.given == self.taken.total
+
+    @property
+    def reason(self) -> str:
+        """In the words of what is taken back."""
+        if self.because:
+            return self.because
+        words = "; ".join(dict.fromkeys(one.description for one in self.take_backs.values()))
+        return words[:200]
+
+
+def take_shares(
+    invoice: Invoice, earlier: Earlier, take_backs: Mapping[UUID, Sequence[TakeBack]]
+) -> Taken:
+    """Of these lines what is left of them from the start of each take-back on.
+
+    A line's net after its own discounts by the share of its period, less what went back of it
+    before, so that its parts never come to more than the line. Of an inclusive line it is the
+    gross that is shared, and its tax taken out.
+    """
+    nets: dict[UUID, int] = {}
+    taxes = []
+    for group in groups_of(invoice, earlier):
+        mine: dict[UUID, int] = {}
+        gross, promised = 0, True
+        for line in group.lines:
+            if line.id not in take_backs or line.net <= 0:
+                continue
+            since = min(one.starts_at for one in take_backs[line.id])
+            share = share_left(line.period_start, line.period_end, since)
+            net, of_gross = _worth(line, share, group)
+            before = line.net - group.left[line.id]
+            net = max(min(net - before, group.left[line.id]), 0)
+            if net:
+                mine[line.id] = net
+                gross += of_gross
+                promised &= line.tax_behavior == "inclusive" and not before
+        if mine:
+            nets |= mine
+            taxes.append(_taxed(group, mine, gross if promised else None))
+    return taken_of(invoice, nets, taxes)
+
+
+def _worth(line: InvoiceLine, share: Fraction, group: LineGroup) -> tuple[int, int]:
+    """A share of a line without tax, and as it was charged."""
+    charged = line.amount - line.discount
+    if share == 1:
+        return line.net, charged
+    if line.tax_behavior == "exclusive":
+        net = round_fraction(line.net * share)
+        return net, net
+    gross = round_fraction(charged * share)
+    tax = round_fraction(gross * Fraction(group.rate) / (100 + Fraction(group.rate)))
+    return gross - tax, gross
+
+
+def _taxed(group: LineGroup, nets: dict[UUID, int], gross: int | None) -> dict[str, Any]:
+    """The tax group of what is taken: where a gross was promised, what the net leaves of it."""
+    net = sum(nets.values())
+    if net == group.net_left or gross is None:
+        return group.take_nets(nets)
+    return {**group.original, "taxable": net, "tax": bounded(gross - net, group.tax_left)}
+
+
+def on_invoice(
+    totals: Totals, returns: Sequence[Return], *, legal_entity_id: UUID
+) -> Totals | None:
+    """The invoice with these as negative lines; None where they do not fit on it.
+
+    They fit where the same tax was charged as is charged now, and leave no group of tax and no
+    total below zero. What they take off is to the minor unit what credit notes would give.
+    """
+    groups = {(group.code.value, group.rate): group for group in totals.groups}
+    lines: list[ComputedLine] = []
+    for one in returns:
+        if one.invoice.legal_entity_id != legal_entity_id or totals.carried_over:
+            return None
+        for original in one.taken.taxes:
+            key = (original["category"], Decimal(original["rate"]))
+            group = groups.get(key)
+            if group is None or group.country != original["country"]:
+                return None
+            groups[key] = less = replace(
+                group,
+                taxable=group.taxable - original["taxable"],
+                tax=group.tax - original["tax"],
+            )
+            if min(less.taxable, less.tax) < 0:
+                return None
+            lines += _negative_lines(one, original, totals.currency)
+    net = sum(group.taxable for group in groups.values())
+    tax = sum(group.tax for group in groups.values())
+    return replace(
+        totals,
+        lines=(*totals.lines, *lines),
+        groups=tuple(groups.values()),
+        subtotal=totals.subtotal + sum(line.subtotal for line in lines),
+        net=net,
+        tax=tax,
+        total=net + tax,
+        brought=sum(one.taken.total for one in returns),
+    )
+
+
+def _negative_lines(
+    one: Return, original: Mapping[str, Any], currency: str
+) -> Iterable[ComputedLine]:
+    key = (original["category"], Decimal(original["rate"]))
+    mine = [(line, net) for line, net in one.taken.lines if (line.tax_code, line.tax_rate) == key]
+    taxes = allocate(original["tax"], [net for _, net in mine])
+    for (line, net), tax in zip(mine, taxes, strict=True):
+        inclusive = line.tax_behavior == "inclusive"
+        computed = negative_line(
+            one.take_backs[line.id],
+            amount=net + tax if inclusive else net,
+            currency=currency,
+            behavior="inclusive" if inclusive else "exclusive",
+            category=line.tax_category,
+            decision=TaxDecision(
+                code=TaxCode(original["category"]),
+                rate=key[1],
+                country=original["country"],
+                why=original["why"],
+                exemption_code=original["exemption_code"],
+                exemption_reason=original["exemption_reason"],
+            ),
+            subscription_id=line.subscription_id,
+        )
+        computed.subtotal = computed.net = -net
+        computed.takes_back, computed.takes_back_tax = line.id, tax
+        computed.why["taken_back"] = {
+            **computed.why["taken_back"],
+            "invoice": one.invoice.number,
+            "line": line.position,
+        }
+        yield computed

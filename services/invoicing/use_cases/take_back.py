@@ -1,0 +1,235 @@
+"""Take back what was billed: find the lines, say what they are worth, and write it down."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from services.invoicing.domain.credit_note import CreditNote, Earlier, Settle, Split, Taken, part_of
+from services.invoicing.domain.invoice import Invoice, Status
+from services.invoicing.domain.take_back import Return, take_shares
+from services.invoicing.domain.totals import Bundle, split_take_backs
+from services.invoicing.repository import InvoicingUnitOfWork
+from services.invoicing.use_cases.write_credit_note import write_credit_note
+from shared.events.subscriptions import TakeBack
+from shared.observability import logger
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A charge of a subscription that was billed before and is taken back."""
+
+    subscription_id: UUID
+    take_back: TakeBack
+    settle: Settle
+
+
+def wanted_of(bundles: Sequence[Bundle]) -> list[Wanted]:
+    """What these take back of other bills."""
+    before = {one.id for one in split_take_backs(bundles)[1]}
+    return [
+        Wanted(bundle.subscription_id, one, Settle(bundle.give_back))
+        for bundle in bundles
+        for one in bundle.take_backs
+        if one.id in before and bundle.subscription_id is not None
+    ]
+
+
+async def find_lines(
+    uow: InvoicingUnitOfWork, wanted: Sequence[Wanted], *, quietly: bool = False
+) -> dict[UUID, list[tuple[Wanted, UUID]]]:
+    """By invoice, what is wanted of it and the line that it is."""
+    of_subscription: dict[UUID, list[Wanted]] = defaultdict(list)
+    for one in wanted:
+        of_subscription[one.subscription_id].append(one)
+    found: dict[UUID, list[tuple[Wanted, UUID]]] = defaultdict(list)
+    for subscription_id, theirs in of_subscription.items():
+        lines = await uow.invoices.lines_of_charges(
+            subscription_id, [one.take_back for one in theirs]
+        )
+        for one in theirs:
+            line = lines.get(one.take_back.id)
+            if line is not None:
+                found[line.invoice_id].append((one, line.id))
+            elif not quietly:
+                log.warning(
+                    "Nothing was billed of what is taken back",
+                    subscription_id=str(subscription_id),
+                    charge_id=str(one.take_back.charge_id),
+                )
+    return found
+
+
+async def find_returns(
+    uow: InvoicingUnitOfWork, account_id: UUID, wanted: Sequence[Wanted], *, at: datetime
+) -> list[Return]:
+    """What these come to, under the locks of their invoices, the oldest first.
+
+    What is billed by a draft is taken back there: the draft is computed again.
+    """
+    if not wanted:
+        return []
+    await uow.settle_invoices(account_id)
+    found = await find_lines(uow, wanted)
+    await uow.invoices.hold(found)
+    known = {invoice_id: await uow.invoices.get(invoice_id) for invoice_id in sorted(found)}
+    if any(line_id not in _line_ids(known[key]) for key, of in found.items() for _, line_id in of):
+        # It was computed again while its lock was waited for.
+        found = await find_lines(uow, wanted)
+        known = {invoice_id: await uow.invoices.get(invoice_id) for invoice_id in sorted(found)}
+    returns = []
+    for invoice_id, invoice in known.items():
+        if invoice.status is Status.DRAFT:
+            await _take_back_in_draft(uow, invoice, found[invoice_id], at=at)
+        else:
+            returns += await _return_of(uow, invoice, found[invoice_id])
+    return returns
+
+
+async def foresee_returns(uow: InvoicingUnitOfWork, wanted: Sequence[Wanted]) -> list[Return]:
+    """What these would come to if they were taken back now; nothing is locked or changed."""
+    found = await find_lines(uow, wanted) if wanted else {}
+    returns = []
+    for invoice in await uow.invoices.peek(found):
+        if invoice.status is not Status.DRAFT:
+            returns += await _return_of(uow, invoice, found[invoice.id])
+    return returns
+
+
+async def earlier_of(uow: InvoicingUnitOfWork, invoice: Invoice) -> Earlier:
+    """What went back of an invoice before."""
+    return Earlier.of(
+        await uow.credit_notes.list_of(invoice.id) if invoice.amount_credited else [],
+        moved=await uow.invoices.lines_that_take_back(invoice),
+        withheld=invoice.withheld,
+    )
+
+
+async def write_return(uow: InvoicingUnitOfWork, one: Return, *, at: datetime) -> CreditNote | None:
+    """A credit note over what can be given now; what a dispute holds waits for its end."""
+    invoice, taken, split = one.invoice, one.taken, one.split
+    if split.noted < taken.total:
+        taken, rest = part_of(invoice, taken, split.noted)
+        if split.withheld:
+            held, _ = part_of(invoice, rest, split.withheld)
+            invoice.withhold(_as_json(held, one), held.total)
+    if not taken.total:
+        return None
+    note = await write_credit_note(
+        uow,
+        invoice,
+        taken,
+        reason=one.reason,
+        settle=one.settle,
+        take_backs=one.take_backs,
+        at=at,
+    )
+    await give_when_paid(uow, invoice, at=at)
+    return note
+
+
+async def give_withheld(uow: InvoicingUnitOfWork, invoice: Invoice, *, at: datetime) -> None:
+    """A dispute was decided: give what waited for it, as far as it can be given now."""
+    for entry in invoice.release():
+        lines = {line.id: line for line in invoice.lines}
+        nets = {UUID(line_id): net for line_id, net in entry["lines"].items()}
+        taken = Taken([(lines[line_id], net) for line_id, net in nets.items()], entry["taxes"])
+        one = Return(
+            invoice=invoice,
+            taken=taken,
+            split=Split.of(invoice, taken.total),
+            take_backs={
+                UUID(line_id): TakeBack.model_validate(kept)
+                for line_id, kept in entry["take_backs"].items()
+            },
+            settle=Settle(entry["settle"]),
+            because=entry["because"],
+        )
+        await write_return(uow, one, at=at)
+
+
+async def give_when_paid(uow: InvoicingUnitOfWork, invoice: Invoice, *, at: datetime) -> None:
+    """The invoice of a change that waited for it is paid: now its take-backs count."""
+    if invoice.status is not Status.PAID or not invoice.basis:
+        return
+    bundles = [Bundle.from_json(kept) for kept in invoice.basis]
+    invoice.basis = []
+    await take_back(uow, invoice.account_id, bundles, at=at)
+
+
+async def take_back(
+    uow: InvoicingUnitOfWork, account_id: UUID, bundles: Sequence[Bundle], *, at: datetime
+) -> None:
+    """Take back what no new bill is made for: by credit notes."""
+    for one in await find_returns(uow, account_id, wanted_of(bundles), at=at):
+        await write_return(uow, one, at=at)
+
+
+async def _return_of(
+    uow: InvoicingUnitOfWork, invoice: Invoice, found: Sequence[tuple[Wanted, UUID]]
+) -> list[Return]:
+    """What is taken back of one invoice, if that is anything."""
+    if invoice.status is Status.VOID:
+        return []
+    of_line: dict[UUID, list[TakeBack]] = defaultdict(list)
+    for one, line_id in found:
+        of_line[line_id].append(one.take_back)
+    taken = take_shares(invoice, await earlier_of(uow, invoice), of_line)
+    if taken.total <= 0:
+        return []
+    refund = any(one.settle is Settle.REFUND for one, _ in found)
+    return [
+        Return(
+            invoice=invoice,
+            taken=taken,
+            split=Split.of(invoice, taken.total),
+            take_backs={line: _earliest(take_backs) for line, take_backs in of_line.items()},
+            settle=Settle.REFUND if refund else Settle.CREDIT,
+        )
+    ]
+
+
+async def _take_back_in_draft(
+    uow: InvoicingUnitOfWork,
+    draft: Invoice,
+    found: Sequence[tuple[Wanted, UUID]],
+    *,
+    at: datetime,
+) -> None:
+    # A draft is computed with what it takes back, and what is taken back may be a draft's.
+    from services.invoicing.use_cases.draft_invoice import refill_draft  # noqa: PLC0415
+
+    lines = {line.id: line for line in draft.lines}
+    for one, line_id in found:
+        charge_id = lines[line_id].charge_id or draft.charge_like(lines[line_id])
+        if charge_id is not None:
+            named = one.take_back.model_copy(update={"charge_id": charge_id})
+            draft.take_back_in_draft(charge_id, named)
+    await refill_draft(uow, draft)
+    uow.emit(draft.draft(at=at))
+
+
+def _earliest(take_backs: Sequence[TakeBack]) -> TakeBack:
+    return min(take_backs, key=lambda one: one.starts_at)
+
+
+def _line_ids(invoice: Invoice) -> set[UUID]:
+    return {line.id for line in invoice.lines}
+
+
+def _as_json(held: Taken, one: Return) -> dict[str, object]:
+    take_backs: Mapping[UUID, TakeBack] = one.take_backs
+    return {
+        "lines": {str(line.id): net for line, net in held.lines},
+        "taxes": held.taxes,
+        "settle": one.settle.value,
+        "take_backs": {
+            str(line.id): take_backs[line.id].model_dump(mode="json")
+            for line, _ in held.lines
+            if line.id in take_backs
+        },
+        "because": one.because,
+    }
