@@ -71,6 +71,7 @@ class Pausing(Agreement):
         `lapsed`: only because dunning came to nothing; what is paid wakes it, and what waited goes
         on waiting.
         """
+        self._require(Status.PAUSED)
         events: list[SubscriptionEvent] = []
         events += self.bill_usage(terms, usage, until=at, now=now)
         self._move_to(Status.PAUSED)

@@ -82,6 +82,7 @@ class Paying(Pausing):
         self, terms: Terms, *, at: datetime, now: datetime, usage: Usage = NO_USAGE
     ) -> list[SubscriptionEvent]:
         """No service from `at` on, and no new bills. Usage until then is billed first."""
+        self._require(Status.UNPAID)
         events: list[SubscriptionEvent] = []
         events += self.bill_usage(terms, usage, until=at, now=now)
         self._move_to(Status.UNPAID)
