@@ -109,12 +109,12 @@ async def mark_paid(invoice_id: UUID, request: MarkPaidRequest, command: Command
     async with command.begin() as uow:
         invoice = await uow.invoices.get(invoice_id)
         command.require_version(invoice.version)
+        now = await uow.now(invoice.account_id)
         if invoice.status not in (Status.OPEN, Status.UNCOLLECTIBLE):
             raise IllegalInvoiceTransition(f"An invoice that is {invoice.status} is not owed.")
         amount = request.amount or invoice.amount_remaining
         if amount > invoice.amount_remaining:
             raise Invalid("That is more than is owed on this invoice.", field="amount")
-        now = await uow.now(invoice.account_id)
         await receive_payment(
             uow,
             invoice_id,
