@@ -50,11 +50,11 @@ async def test_a_plan_needs_a_price_and_is_published_once(staff: Client, shop: S
 async def test_a_new_price_is_a_new_version_and_those_who_have_the_old_one_keep_it(
     customer: Customer, shop: Shop, staff: Client, publish: Publish
 ) -> None:
-    first = await shop.price()
+    first = await shop.price(type="per_unit")
     subscription = await an_active_one(customer, publish, first)
     plan = await staff.get(f"/v1/plans/{first['plan_id']}")
 
-    second = await shop.price(plan, unit_amount=1500)
+    second = await shop.price(plan, type="per_unit", unit_amount=1500)
 
     assert (first["version"], second["version"]) == (1, 2)
     assert (await staff.get(f"/v1/prices/{first['id']}"))["active"] is False

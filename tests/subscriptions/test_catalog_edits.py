@@ -1,5 +1,6 @@
 """Edits of the catalog: what may be edited, by whom, against which version, and who sees it."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -105,6 +106,22 @@ async def test_a_thing_is_edited_where_that_rewrites_nothing(
     assert edited.after.keys() == edit.keys()
     assert edited.actor.startswith("user:")
     assert archived or (await staff.ask("POST", f"{url}/archive")).status_code == 404
+
+
+async def test_of_several_edits_at_once_against_one_version_one_is_made(
+    service: Running, staff: Client, shop: Shop
+) -> None:
+    plan = await shop.plan()
+    names = [f"Team {number}" for number in range(6)]
+
+    answers = await asyncio.gather(
+        *(patched(staff, f"/v1/plans/{plan['id']}", 1, name=name) for name in names)
+    )
+
+    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 5
+    (made,) = [answer.json() for answer in answers if answer.is_success]
+    assert await staff.get(f"/v1/plans/{plan['id']}") == made
+    assert len(await audited(service, plan)) == 2
 
 
 @pytest.mark.parametrize(
