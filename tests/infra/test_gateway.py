@@ -214,8 +214,9 @@ ROUTES = {
     """,
     "subscriptions": """
         /v1/plans /v1/products /v1/prices/1 /v1/addons /v1/bundles /v1/coupons /v1/meters
-        /v1/features /v1/subscriptions/1/timeline /v1/usage-events/batch /v1/entitlements/seats
-        /v1/token-balance/debit /v1/test-clocks/1/advance /v1/invoices/upcoming
+        /v1/features /v1/subscriptions/1/timeline /v1/usage-events/batch /v1/usage
+        /v1/entitlements/seats /v1/token-balance/debit /v1/test-clocks/1/advance
+        /v1/invoices/upcoming
     """,
     "invoicing": """
         /v1/invoices /v1/invoices/preview /v1/invoices/upcoming/x /v1/invoices/1/pdf

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation
 from services.subscriptions.domain.testclock import (
     PATIENCE,
@@ -19,16 +18,7 @@ from services.subscriptions.domain.testclock import (
     behind,
     matches,
 )
-from services.subscriptions.domain.usage import (
-    Bucket,
-    UsageHasNoSubscription,
-    UsageTooEarly,
-    UsageTooLate,
-    bucket_start,
-    merged,
-    place,
-    reached,
-)
+from services.subscriptions.domain.usage import Bucket, bucket_start, merged, reached
 from shared.errors import TestClockBusy
 from shared.events.clocks import TestClockReported
 from shared.ids import new_id
@@ -75,32 +65,6 @@ def test_usage_after_an_overdue_renewal_goes_to_the_period_to_come() -> None:
     subscription = a_subscription(a_price(100), start=at(2024, 1, 1, 10, 17))
 
     assert bucket_start(subscription, at(2024, 2, 1, 10, 30)) == at(2024, 2, 1, 10, 17)
-
-
-def test_late_usage_counts_within_the_grace_of_its_window_and_not_after() -> None:
-    subscription = a_subscription(a_price(100), start=at(2024, 2, 1))
-    january = BillingPeriod(at(2024, 1, 1), at(2024, 2, 1))
-    grace = timedelta(hours=72)
-    late = at(2024, 1, 20, 5, 30)
-
-    def placed(moment: datetime, now: datetime) -> datetime:
-        return place(subscription, [january], at=moment, now=now, grace=grace)
-
-    assert placed(late, at(2024, 2, 4)) == at(2024, 1, 20, 5)
-    with pytest.raises(UsageTooLate):
-        placed(late, at(2024, 2, 4, 0, 0, 1))
-    with pytest.raises(UsageTooLate):
-        placed(at(2023, 12, 31), at(2024, 2, 2))
-    with pytest.raises(UsageTooEarly):
-        placed(at(2024, 2, 3), at(2024, 2, 2))
-
-
-def test_what_has_ended_takes_no_usage() -> None:
-    subscription = a_subscription(a_price(100))
-    subscription.status = type(subscription.status)("canceled")
-
-    with pytest.raises(UsageHasNoSubscription):
-        place(subscription, [], at=BEGIN, now=BEGIN, grace=timedelta())
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ async def a_metered_one(
     customer: Customer, shop: Shop, meter: dict[str, Any], **more: Any
 ) -> dict[str, Any]:
     price = await shop.price(
-        more.pop("plan", None),
+        more.pop("plan", None) or await shop.plan(self_service="all"),
         **{
             "type": "metered",
             "unit_amount": 10,

@@ -1,35 +1,78 @@
-"""Usage events: one by one or a thousand at once, each counted once."""
+"""Usage: events one by one or a thousand at once, each counted once; and what they come to."""
 
-from datetime import datetime
+import base64
+import binascii
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from fastapi import Query as Param
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from services.subscriptions.api.edge import Command, RequestModel
+from services.subscriptions.api.edge import Command, Query, RequestModel, may_read
 from services.subscriptions.domain.catalog import MeterNotFound
+from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import plain
 from services.subscriptions.domain.usage import (
     StoredUsage,
     UsageEventNotFound,
     UsageHasNoSubscription,
+    UsageNotCounted,
     UsageTooEarly,
     UsageTooLate,
+    UsageValueInvalid,
+    hour_of,
 )
 from services.subscriptions.tables import UsageRow
+from services.subscriptions.usage_queries import (
+    Step,
+    UsageRangeInvalid,
+    UsageRangeTooWide,
+    UsageSum,
+    list_usage_events,
+    meter_codes,
+    sum_usage,
+)
 from services.subscriptions.use_cases.record_usage import (
     Outcome,
     Report,
     record_usage,
-    void_usage,
 )
-from shared.web import problems
+from services.subscriptions.use_cases.void_usage import void_usage
+from shared.errors import Invalid
+from shared.money import AmountTooLarge
+from shared.web import Page, problems
 
-router = APIRouter(prefix="/v1/usage-events", tags=["usage"])
+router = APIRouter(prefix="/v1", tags=["usage"])
 
 MOST_AT_ONCE = 1000
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def storable(text: str) -> str:
+    """Text that a database can keep and an answer can hold."""
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("it holds a character that cannot be stored")
+    return text
+
+
+def in_utc(instant: datetime) -> datetime:
+    """The same instant, told by the clock that everything is kept in."""
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it lies outside of the years 1 to 9999") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(in_utc)]
+Text = Annotated[str, AfterValidator(storable)]
+EventId = Annotated[Text, Field(min_length=1, max_length=200)]
+MeterCode = Annotated[Text, Field(min_length=1, max_length=100)]
+From = Annotated[Instant | None, Param(alias="from")]
+To = Annotated[Instant | None, Param(alias="to")]
 
 
 class UsageRequest(RequestModel):
@@ -38,11 +81,11 @@ class UsageRequest(RequestModel):
     `value` may be negative to correct a sum. `member` is what unique counts tell apart.
     """
 
-    id: str = Field(min_length=1, max_length=200)
-    meter: str = Field(min_length=1, max_length=100)
+    id: EventId
+    meter: MeterCode
     value: Annotated[Decimal, Field(max_digits=24, decimal_places=9)] = Decimal(1)
-    member: str | None = Field(None, min_length=1, max_length=200)
-    at: AwareDatetime | None = None
+    member: EventId | None = None
+    at: Instant | None = None
     subscription_id: UUID | None = None
 
     def report(self) -> Report:
@@ -114,10 +157,18 @@ class BatchView(BaseModel):
 
 
 @router.post(
-    "",
+    "/usage-events",
     status_code=201,
     response_model=UsageView,
-    responses=problems(MeterNotFound, UsageHasNoSubscription, UsageTooEarly, UsageTooLate),
+    responses=problems(
+        MeterNotFound,
+        UsageHasNoSubscription,
+        UsageNotCounted,
+        UsageTooEarly,
+        UsageTooLate,
+        UsageValueInvalid,
+        AmountTooLarge,
+    ),
 )
 async def record(body: UsageRequest, command: Command) -> Response:
     """Count one event. The same id again answers as the first time did."""
@@ -129,7 +180,7 @@ async def record(body: UsageRequest, command: Command) -> Response:
         return await command.answer(uow, UsageView.of(outcome.row), status=201)
 
 
-@router.post("/batch", response_model=BatchView)
+@router.post("/usage-events/batch", response_model=BatchView)
 async def record_batch(body: BatchRequest, command: Command) -> Response:
     """Count up to 1,000 events; each is told for itself what became of it."""
     command.caller.require_scope("usage:write")
@@ -146,10 +197,163 @@ async def record_batch(body: BatchRequest, command: Command) -> Response:
         return await command.answer(uow, view)
 
 
-@router.delete("/{event_id}", response_model=UsageView, responses=problems(UsageEventNotFound))
-async def void(event_id: str, command: Command) -> Response:
-    """Correct a mistake: the event no longer counts, and its id stays used."""
+@router.delete(
+    "/usage-events/{event_id}",
+    response_model=UsageView,
+    responses=problems(UsageEventNotFound, UsageTooLate, AmountTooLarge),
+)
+async def void(event_id: Text, command: Command) -> Response:
+    """Correct a mistake: the event no longer counts, and its id stays used.
+
+    Possible for as long as usage of its instant is taken.
+    """
     command.caller.require_scope("usage:write")
     async with command.begin() as uow:
-        row = await void_usage(uow, command.account_id, event_id)
+        row = await void_usage(uow, command.account_id, event_id, now=command.now)
         return await command.answer(uow, UsageView.of(row))
+
+
+@router.get("/usage-events", responses=problems(MeterNotFound))
+async def list_events(
+    query: Query,
+    *,
+    limit: Annotated[int, Param(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Param(max_length=1000)] = None,
+    meter: MeterCode | None = None,
+    subscription_id: UUID | None = None,
+    since: From = None,
+    until: To = None,
+) -> Page[UsageView]:
+    """What the account used, newest first by when it was used; voided events too."""
+    may_read(query)
+    async with query.begin() as uow:
+        rows = await list_usage_events(
+            uow,
+            query.account_id,
+            limit=limit,
+            after=_decode(cursor) if cursor else None,
+            meter=meter,
+            subscription_id=subscription_id,
+            since=since,
+            until=until,
+        )
+    shown = rows[:limit]
+    return Page(
+        data=[UsageView.of(row) for row in shown],
+        next_cursor=_encode(shown[-1]) if len(rows) > limit else None,
+    )
+
+
+class UsageSumView(BaseModel):
+    """What was used of a meter from `start` to `end`, told in every way that a price may ask.
+
+    `unique` counts the members that events named.
+    """
+
+    meter: str
+    meter_id: UUID
+    subscription_id: UUID
+    start: datetime
+    end: datetime
+    sum: str
+    count: int
+    max: str
+    latest: str
+    unique: int
+
+    @classmethod
+    def of(cls, one: UsageSum, code: str) -> "UsageSumView":
+        return cls(
+            meter=code,
+            meter_id=one.meter_id,
+            subscription_id=one.subscription_id,
+            start=one.span.start,
+            end=one.span.end,
+            sum=plain(one.total),
+            count=one.count,
+            max=plain(one.highest),
+            latest=plain(one.latest),
+            unique=one.members,
+        )
+
+
+class UsageSumsView(BaseModel):
+    """Oldest first; a stretch of time in which nothing was used is left out.
+
+    `start` and `end` are null where it is about the running period of each subscription.
+    """
+
+    by: Step
+    time_zone: str
+    start: datetime | None
+    end: datetime | None
+    data: list[UsageSumView]
+
+
+@router.get("/usage", responses=problems(MeterNotFound, UsageRangeInvalid, UsageRangeTooWide))
+async def read_usage(
+    query: Query,
+    *,
+    by: Step = Step.NONE,
+    meter: MeterCode | None = None,
+    subscription_id: UUID | None = None,
+    since: From = None,
+    until: To = None,
+) -> UsageSumsView:
+    """How much was used, per subscription and meter: in all, or by hour, day or billing period.
+
+    Without `from` it is about the running periods. Usage is kept by the hour, so that `from` and
+    `to` (now, if not given) are taken to whole hours. Days are the account's; periods are whole
+    ones, all that the time touches.
+    """
+    may_read(query)
+    async with query.begin() as uow:
+        zones = await uow.accounts.zones([query.account_id])
+        zone = zones.get(query.account_id, "UTC")
+        span = _span(since, until, query.now, zone)
+        sums = await sum_usage(
+            uow,
+            account_id=query.account_id,
+            time_zone=zone,
+            step=by,
+            meter=meter,
+            subscription_id=subscription_id,
+            span=span,
+        )
+        codes = await meter_codes(uow, [one.meter_id for one in sums])
+    return UsageSumsView(
+        by=by,
+        time_zone=zone,
+        start=span.start if span else None,
+        end=span.end if span else None,
+        data=[UsageSumView.of(one, codes[one.meter_id]) for one in sums],
+    )
+
+
+def _span(
+    since: datetime | None, until: datetime | None, now: datetime, time_zone: str
+) -> BillingPeriod | None:
+    if since is None:
+        if until is not None:
+            raise UsageRangeInvalid("Say from when on, too.", field="from")
+        return None
+    # Nothing was used before, and nothing will have been: far instants have no hour everywhere.
+    start, end = max(since, EARLIEST), min(until or now, now + DAY)
+    if start >= end:
+        raise UsageRangeInvalid("The time that is asked for ends before it begins.", field="to")
+    last = hour_of(end, time_zone)
+    return BillingPeriod(hour_of(start, time_zone), last if last == end else last + HOUR)
+
+
+def _encode(row: UsageRow) -> str:
+    text = f"{row.at.astimezone(UTC).isoformat()} {row.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> tuple[datetime, str]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        at, _, event_id = text.partition(" ")
+        return datetime.fromisoformat(at).replace(tzinfo=UTC), storable(event_id)
+    except (binascii.Error, ValueError):
+        raise Invalid("This cursor was not made here.", field="cursor") from None

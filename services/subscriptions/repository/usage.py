@@ -19,6 +19,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    or_,
     select,
     text,
     tuple_,
@@ -31,6 +32,7 @@ from services.subscriptions import tables
 from services.subscriptions.domain.catalog import Meter
 from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation
+from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.domain.usage import Bucket, UsageEvent, merged
 
 Key = tuple[UUID, UUID, datetime]
@@ -39,6 +41,7 @@ events = tables.usage_events.c
 buckets = tables.usage_buckets.c
 members = tables.usage_members.c
 windows = tables.usage_windows.c
+subscriptions = tables.subscriptions.c
 
 #: One array per column: a statement of thousands of parameters would be read for longer than run.
 INSERT_EVENTS = text(
@@ -62,6 +65,9 @@ class UsageStore:
     async def meters(self, codes: Iterable[str]) -> dict[str, Meter]:
         statement = select(Meter).where(tables.meters.c.code.in_(set(codes)))
         return {meter.code: meter for meter in await self._session.scalars(statement)}
+
+    async def meter(self, meter_id: UUID) -> Meter:
+        return await self._session.get_one(Meter, meter_id)
 
     async def insert(
         self, account_id: UUID, new: Sequence[UsageEvent], *, received_at: datetime
@@ -98,7 +104,8 @@ class UsageStore:
             table = tables.usage_buckets
             statement = upsert(table)
             new = statement.excluded
-            later = new.latest_at >= table.c.latest_at
+            # A bucket whose events were all voided has no latest one.
+            later = or_(table.c.latest_at.is_(None), new.latest_at >= table.c.latest_at)
             # One order for everybody, so that two batches never wait for each other.
             rows = [_bucket_row(key, bucket) for key, bucket in sorted(sums.items())]
             await self._session.execute(
@@ -173,15 +180,23 @@ class UsageStore:
     ) -> Decimal:
         """Usage of a window, from its buckets."""
         if aggregation is Aggregation.UNIQUE:
-            found = await self._session.scalar(
-                select(func.count(members.member.distinct())).where(
-                    members.subscription_id == subscription_id,
-                    members.meter_id == meter_id,
-                    members.bucket_start >= window.start,
-                    members.bucket_start < window.end,
-                )
+            return Decimal(await self.members(subscription_id, meter_id, window))
+        return (await self.whole(subscription_id, meter_id, window)).read(aggregation)
+
+    async def members(self, subscription_id: UUID, meter_id: UUID, window: BillingPeriod) -> int:
+        """How many members a window has."""
+        found = await self._session.scalar(
+            select(func.count(members.member.distinct())).where(
+                members.subscription_id == subscription_id,
+                members.meter_id == meter_id,
+                members.bucket_start >= window.start,
+                members.bucket_start < window.end,
             )
-            return Decimal(found or 0)
+        )
+        return found or 0
+
+    async def whole(self, subscription_id: UUID, meter_id: UUID, window: BillingPeriod) -> Bucket:
+        """What the buckets of a window add up to."""
         rows = await self._session.execute(
             select(
                 buckets.total, buckets.count, buckets.highest, buckets.latest, buckets.latest_at
@@ -192,7 +207,37 @@ class UsageStore:
                 buckets.bucket_start < window.end,
             )
         )
-        return merged(Bucket(*row) for row in rows).read(aggregation)
+        return merged(Bucket(*row) for row in rows)
+
+    async def lately_billed(self, account_id: UUID, *, since: datetime) -> Sequence[Any]:
+        """The windows of all that an account holds or held that ended after `since`.
+
+        Whatever ends a window changes its subscription, so those that rest are not looked through.
+        """
+        rows = await self._session.execute(
+            select(
+                windows.subscription_id,
+                windows.window_start,
+                windows.window_end,
+                windows.price_id,
+            )
+            .join(tables.subscriptions, subscriptions.id == windows.subscription_id)
+            .where(
+                subscriptions.account_id == account_id,
+                subscriptions.updated_at > since,
+                windows.window_end > since,
+            )
+            .order_by(windows.window_start)
+        )
+        return rows.all()
+
+    async def subscriptions(self, ids: Iterable[UUID]) -> Sequence[Subscription]:
+        """For reading, whatever has become of them."""
+        wanted = sorted(set(ids))
+        if not wanted:
+            return []
+        statement = select(Subscription).where(subscriptions.id.in_(wanted))
+        return (await self._session.scalars(statement.order_by(subscriptions.id))).all()
 
     async def billed_windows(self, subscription_id: UUID, *, since: datetime) -> Sequence[Any]:
         """What was billed of windows that ended after `since`."""

@@ -43,6 +43,8 @@ usage_events = Table(
     Index("ix_usage_events_bucket", "subscription_id", "meter_id", "bucket_start"),
     # The retention run.
     Index("ix_usage_events_received_at", "received_at"),
+    # GET /v1/usage-events, newest first.
+    Index("ix_usage_events_account_id_at_id", "account_id", "at", "id"),
 )
 
 usage_buckets = Table(

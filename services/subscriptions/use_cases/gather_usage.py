@@ -1,7 +1,7 @@
 """What a subscription has used and not been billed for."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -14,10 +14,8 @@ from services.subscriptions.domain.subscription import (
     Subscription,
     Usage,
 )
+from services.subscriptions.domain.usage import LONGEST_GRACE
 from services.subscriptions.repository import SubscriptionsUnitOfWork
-
-#: No meter's grace is longer.
-LONGEST_GRACE = timedelta(days=31)
 
 
 async def gather_usage(

@@ -1,29 +1,37 @@
-"""Take in usage: each event once, in the period in which it happened."""
+"""Take in usage: each event once, in the window in which it happened, while that can be billed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
 from services.subscriptions.domain.catalog import Feature, FeatureType, Meter, MeterNotFound
-from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation, plain
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.domain.usage import (
+    CLOCK_TOLERANCE,
     StoredUsage,
     UsageEvent,
-    UsageEventNotFound,
     UsageHasNoSubscription,
-    place,
+    UsageTooEarly,
+    Window,
+    bucket_start,
+    not_taken,
     reached,
+    require_member,
 )
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.tables import UsageRow
-from services.subscriptions.use_cases.gather_usage import LONGEST_GRACE
+from services.subscriptions.use_cases.count_usage import (
+    PlacedUsage,
+    UsageCounters,
+    bill_late,
+    grace_of,
+)
+from services.subscriptions.use_cases.limit_usage import limit_usage
 from services.subscriptions.use_cases.mark_stale import mark_stale
-from services.subscriptions.use_cases.read_entitlements import grants_of, metered_features
 from shared.errors import DomainError
 from shared.events.subscriptions import UsageThresholdReached
 from shared.ids import new_id
@@ -56,25 +64,29 @@ async def record_usage(
 ) -> list[Outcome]:
     """Store a batch. One refused report refuses nothing beside it; a repeat counts once."""
     meters = await uow.usage.meters(report.meter for report in reports)
-    held = await uow.subscriptions.served(account_id)
-    await uow.catalog.load(held)
-    placing = _Placing(uow, held, now)
+    counters = UsageCounters(uow, account_id, await uow.subscriptions.served(account_id), now)
+    await uow.catalog.load(counters.served.values())
     refusals: dict[str, DomainError] = {}
-    new: dict[str, UsageEvent] = {}
+    placed: dict[str, PlacedUsage] = {}
     for report in reports:
-        if report.id in new:
+        if report.id in placed:
             continue
         try:
             meter = meters.get(report.meter)
             if meter is None:
                 raise MeterNotFound(f"There is no meter {report.meter!r}.")
-            new[report.id] = await placing.place(report, meter)
+            placed[report.id] = await _place(counters, report, meter)
         except DomainError as refusal:
             refusals[report.id] = refusal
+    for event_id, too_large in (await limit_usage(uow, account_id, placed)).items():
+        del placed[event_id]
+        refusals[event_id] = too_large
+    new = {event_id: one.event for event_id, one in placed.items()}
     stored = await uow.usage.insert(account_id, list(new.values()), received_at=now)
     if stored:
         await mark_stale(uow, {account_id})
-    await _alert(uow, held, [new[event_id] for event_id in stored], now=now)
+    await bill_late(uow, counters, [placed[event_id] for event_id in stored])
+    await _alert(uow, counters, [new[event_id] for event_id in stored], now=now)
     # Whatever was not stored may have been before: then it is answered as it was then, also
     # where it would be refused by now.
     known: dict[str, UsageRow | StoredUsage] = {}
@@ -91,86 +103,76 @@ async def record_usage(
     return outcomes
 
 
-async def void_usage(uow: SubscriptionsUnitOfWork, account_id: UUID, event_id: str) -> UsageRow:
-    """Take an event back, as if it had not been sent; its id stays used."""
-    row = (await uow.usage.find(account_id, [event_id])).get(event_id)
-    if row is None:
-        raise UsageEventNotFound(f"There is no usage event {event_id!r}.")
-    if not row.voided:
-        await uow.usage.void(row)
-        await mark_stale(uow, {account_id})
-        uow.audit("usage_event.void", event_id, account_id=account_id)
-        await uow.session.refresh(row)
-    return row
-
-
-class _Placing:
-    """Finds for each report the subscription and the bucket that it counts in."""
-
-    def __init__(
-        self, uow: SubscriptionsUnitOfWork, held: Sequence[Subscription], now: datetime
-    ) -> None:
-        self._uow = uow
-        self._held = held
-        self._now = now
-        self._billed: dict[UUID, list[BillingPeriod]] = {}
-        self._metering: dict[UUID, list[Subscription]] = {}
-
-    async def place(self, report: Report, meter: Meter) -> UsageEvent:
-        subscription = await self._subscription(report, meter)
-        at = report.at or self._now
-        billed = await self._windows(subscription) if at < subscription.period_start else []
-        bucket = place(
-            subscription, billed, at=at, now=self._now, grace=timedelta(hours=meter.grace_hours)
-        )
-        return UsageEvent(
-            id=report.id,
-            meter_id=meter.id,
-            subscription_id=subscription.id,
-            value=report.value,
-            at=at,
-            bucket_start=bucket,
-            member=report.member,
-        )
-
-    async def _windows(self, subscription: Subscription) -> list[BillingPeriod]:
-        """What was billed so lately that usage may still come for it."""
-        if subscription.id not in self._billed:
-            since = self._now - LONGEST_GRACE
-            rows = await self._uow.usage.billed_windows(subscription.id, since=since)
-            self._billed[subscription.id] = [
-                BillingPeriod(row.window_start, row.window_end) for row in rows
-            ]
-        return self._billed[subscription.id]
-
-    async def _subscription(self, report: Report, meter: Meter) -> Subscription:
-        if report.subscription_id is not None:
-            for subscription in self._held:
-                if subscription.id == report.subscription_id:
-                    return subscription
+async def _place(counters: UsageCounters, report: Report, meter: Meter) -> PlacedUsage:
+    """The subscription, the windows and the bucket that a report counts in, or a refusal."""
+    at = report.at or counters.now
+    if at > counters.now + CLOCK_TOLERANCE:
+        raise UsageTooEarly("Usage lies in the past; check the sender's clock.", field="at")
+    if report.subscription_id is None:
+        subscription, windows = await _whose(counters, meter, at)
+    else:
+        found = await counters.find(report.subscription_id)
+        if found is None:
             raise UsageHasNoSubscription("The account has no such running subscription.")
-        if meter.id not in self._metering:
-            self._metering[meter.id] = await self._that_meter(meter)
-        found = self._metering[meter.id] or list(self._held)
-        if len(found) != 1:
-            raise UsageHasNoSubscription(
-                "Name the subscription: the account has "
-                f"{len(found) or 'none'} that this usage could belong to."
-            )
-        return found[0]
+        subscription = found
+        windows = await counters.taking(subscription, meter, at)
+    if not windows:
+        raise await _refusal(counters, subscription, meter, at)
+    require_member(report.id, report.member, windows)
+    event = UsageEvent(
+        id=report.id,
+        meter_id=meter.id,
+        subscription_id=subscription.id,
+        value=report.value,
+        at=at,
+        bucket_start=bucket_start(subscription, at, await counters.cuts(subscription, at)),
+        member=report.member,
+    )
+    return PlacedUsage(event, windows, grace_of(meter))
 
-    async def _that_meter(self, meter: Meter) -> list[Subscription]:
-        found = []
-        for subscription in self._held:
-            terms = await self._uow.catalog.terms_of(subscription)
-            if any(terms.price(item).meter_id == meter.id for item in subscription.items):
-                found.append(subscription)
-        return found
+
+async def _whose(
+    counters: UsageCounters, meter: Meter, at: datetime
+) -> tuple[Subscription, list[Window]]:
+    """The one subscription that an event without one could belong to, and what of it counts."""
+    served = list(counters.served.values())
+    found = [
+        (subscription, now)
+        for subscription, windows in await counters.metering(meter)
+        if (now := [window for window in windows if at in window])
+    ]
+    if not found:
+        found = [
+            (subscription, late)
+            for subscription in await counters.find_all()
+            if (late := await counters.late(subscription, meter, at))
+        ]
+    if not found:
+        found = [
+            (subscription, limited)
+            for subscription in served
+            if (limited := await counters.limited(subscription, meter, at))
+        ]
+    if not found and len(served) == 1:
+        found = [(served[0], [])]  # which tells why it does not
+    if len(found) != 1:
+        raise UsageHasNoSubscription(
+            "Name the subscription: the account has "
+            f"{len(found) or len(served) or 'none'} that this usage could belong to."
+        )
+    return found[0]
+
+
+async def _refusal(
+    counters: UsageCounters, subscription: Subscription, meter: Meter, at: datetime
+) -> DomainError:
+    billed = [one for one in await counters.billed(subscription) if one.meter_id == meter.id]
+    return not_taken(subscription, billed, meter=meter.code, at=at, now=counters.now)
 
 
 async def _alert(
     uow: SubscriptionsUnitOfWork,
-    held: Sequence[Subscription],
+    counters: UsageCounters,
     fresh: Sequence[UsageEvent],
     *,
     now: datetime,
@@ -179,12 +181,10 @@ async def _alert(
     touched: dict[UUID, set[UUID]] = defaultdict(set)
     for event in fresh:
         touched[event.subscription_id].add(event.meter_id)
-    for subscription in held:
+    for subscription in counters.served.values():
         if subscription.id not in touched:
             continue
-        grants = await grants_of(uow, [subscription])
-        for feature in await metered_features(uow, grants):
-            limit = grants[feature.code]
+        for feature, limit in await counters.features(subscription):
             if feature.meter_id in touched[subscription.id] and limit is not None:
                 await _alert_of(uow, subscription, feature, limit, now=now)
 

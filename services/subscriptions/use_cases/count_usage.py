@@ -1,0 +1,179 @@
+"""What of an account counts usage: which prices, from when to when, and what may still be late."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from services.subscriptions.domain.catalog import Feature, Meter
+from services.subscriptions.domain.subscription import RUNNING, Subscription
+from services.subscriptions.domain.usage import (
+    LONGEST_GRACE,
+    UsageEvent,
+    Window,
+    bill_late_usage,
+    feature_window,
+    hour_of,
+    open_windows,
+)
+from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.use_cases.read_entitlements import grants_of, metered_features
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedUsage:
+    """An event that can be stored, what counts it, and until when late ones like it may come."""
+
+    event: UsageEvent
+    windows: Sequence[Window]
+    grace: timedelta
+
+
+class UsageCounters:
+    """What of an account counts usage: of each subscription, by which prices, from when to when.
+
+    All is looked up once for a batch, and only what the prices that are held now do not answer.
+    """
+
+    def __init__(
+        self,
+        uow: SubscriptionsUnitOfWork,
+        account_id: UUID,
+        served: Sequence[Subscription],
+        now: datetime,
+    ) -> None:
+        self.now = now
+        self.served = {subscription.id: subscription for subscription in served}
+        self._uow = uow
+        self._account_id = account_id
+        self._open: dict[UUID, list[Window]] = {}
+        self._metering: dict[UUID, list[tuple[Subscription, list[Window]]]] = {}
+        self._features: dict[UUID, list[tuple[Feature, int | None]]] = {}
+        self._billed: dict[UUID, list[Window]] | None = None
+        self._ended: dict[UUID, Subscription] = {}
+
+    async def find(self, subscription_id: UUID) -> Subscription | None:
+        """One that is served, or that ended or rests since not long ago."""
+        if subscription_id in self.served:
+            return self.served[subscription_id]
+        await self._look_back()
+        return self._ended.get(subscription_id)
+
+    async def find_all(self) -> list[Subscription]:
+        await self._look_back()
+        return [*self.served.values(), *self._ended.values()]
+
+    async def open(self, subscription: Subscription) -> list[Window]:
+        """What it holds that counts usage, by its price."""
+        if subscription.id not in self._open:
+            terms = await self._uow.catalog.terms_of(subscription)
+            self._open[subscription.id] = open_windows(subscription, terms)
+        return self._open[subscription.id]
+
+    async def metering(self, meter: Meter) -> list[tuple[Subscription, list[Window]]]:
+        """Those that are served and hold a price that counts the meter, at some time."""
+        if meter.id not in self._metering:
+            self._metering[meter.id] = [
+                (subscription, windows)
+                for subscription in self.served.values()
+                if (windows := [w for w in await self.open(subscription) if w.meter_id == meter.id])
+            ]
+        return self._metering[meter.id]
+
+    async def is_metered(self, subscription: Subscription) -> bool:
+        """Whether usage is billed when its period ends."""
+        return any(one.start < subscription.period_end for one in await self.open(subscription))
+
+    async def billed(self, subscription: Subscription) -> list[Window]:
+        """What was billed so lately that usage may still come for it."""
+        return (await self._look_back()).get(subscription.id, [])
+
+    async def features(self, subscription: Subscription) -> list[tuple[Feature, int | None]]:
+        """Those that it gives and a meter counts, with their limits."""
+        if subscription.id not in self._features:
+            grants = await grants_of(self._uow, [subscription])
+            self._features[subscription.id] = [
+                (feature, grants[feature.code])
+                for feature in await metered_features(self._uow, grants)
+            ]
+        return self._features[subscription.id]
+
+    async def priced(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
+        """The held prices that count the meter at this instant."""
+        return [
+            window
+            for window in await self.open(subscription)
+            if window.meter_id == meter.id and at in window
+        ]
+
+    async def late(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
+        """The windows billed before that it can still be late for."""
+        return [
+            window
+            for window in await self.billed(subscription)
+            if window.meter_id == meter.id and window.takes(at, now=self.now, grace=grace_of(meter))
+        ]
+
+    async def limited(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
+        """What a feature of it counts at this instant."""
+        features = await self.features(subscription)
+        if not any(feature.meter_id == meter.id for feature, _ in features):
+            return []
+        return [one for one in feature_window(subscription, meter.id) if at in one]
+
+    async def taking(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
+        """Whatever takes usage of this instant; nothing does where it could not be billed."""
+        return (
+            await self.priced(subscription, meter, at)
+            or await self.late(subscription, meter, at)
+            or await self.limited(subscription, meter, at)
+        )
+
+    async def cuts(self, subscription: Subscription, at: datetime) -> list[Window]:
+        """The windows that may cut the hour of this instant.
+
+        Where nothing of the subscription changed since the hour began, none was ended in it.
+        """
+        started = hour_of(at, subscription.time_zone)
+        return await self.billed(subscription) if subscription.updated_at >= started else []
+
+    async def _look_back(self) -> dict[UUID, list[Window]]:
+        if self._billed is not None:
+            return self._billed
+        self._billed = defaultdict(list)
+        rows = await self._uow.usage.lately_billed(self._account_id, since=self.now - LONGEST_GRACE)
+        for row in rows:
+            price = await self._uow.catalog.price(row.price_id)
+            if price.meter_id is not None:
+                self._billed[row.subscription_id].append(
+                    Window(price.meter_id, row.window_start, row.window_end, price, billed=True)
+                )
+        ended = await self._uow.usage.subscriptions(self._billed.keys() - self.served.keys())
+        self._ended = {subscription.id: subscription for subscription in ended}
+        return self._billed
+
+
+async def bill_late(
+    uow: SubscriptionsUnitOfWork, counters: UsageCounters, changed: Sequence[PlacedUsage]
+) -> None:
+    """See to it that what changed in windows that were billed before is billed."""
+    due: dict[UUID, datetime] = {}
+    for one in changed:
+        for window in one.windows:
+            if window.billed:
+                at = window.closes_at(one.grace)
+                subscription_id = one.event.subscription_id
+                due[subscription_id] = min(due.get(subscription_id, at), at)
+    for subscription_id in sorted(due):
+        subscription = await counters.find(subscription_id)
+        if subscription is None:
+            continue
+        if subscription.status in RUNNING and await counters.is_metered(subscription):
+            continue  # whatever bills its usage when the next period opens looks back by itself
+        await uow.session.refresh(subscription, with_for_update=True)
+        bill_late_usage(subscription, due[subscription_id])
+
+
+def grace_of(meter: Meter) -> timedelta:
+    return timedelta(hours=meter.grace_hours)
