@@ -14,6 +14,7 @@ from shared.events.invoicing import (
     InvoiceMarkedUncollectible,
     InvoicePaid,
     InvoicePartlyPaid,
+    InvoiceReduced,
     InvoiceVoided,
 )
 from shared.messaging.consumers import Consumers
@@ -21,7 +22,12 @@ from shared.messaging.consumers import Consumers
 consumers = Consumers("payments")
 
 Followed = (
-    InvoiceFinalized | InvoicePartlyPaid | InvoicePaid | InvoiceVoided | InvoiceMarkedUncollectible
+    InvoiceFinalized
+    | InvoicePartlyPaid
+    | InvoiceReduced
+    | InvoicePaid
+    | InvoiceVoided
+    | InvoiceMarkedUncollectible
 )
 
 
@@ -29,6 +35,7 @@ Followed = (
     on=[
         InvoiceFinalized,
         InvoicePartlyPaid,
+        InvoiceReduced,
         InvoicePaid,
         InvoiceVoided,
         InvoiceMarkedUncollectible,
@@ -39,7 +46,7 @@ async def collect_invoice(uow: PaymentsUnitOfWork, event: Followed) -> None:
     """What is owed on a finalized invoice is collected; paid, voided or given up, it is not."""
     if isinstance(event, InvoiceFinalized):
         await take_up_invoice(uow, event)
-    elif isinstance(event, InvoicePartlyPaid):
+    elif isinstance(event, InvoicePartlyPaid | InvoiceReduced):
         await owe_less(uow, event)
     else:
         await leave_invoice(uow, event, real_now=utc_now())

@@ -91,6 +91,7 @@ owed_invoices = Table(
     Column("status", stored(OwedStatus), nullable=False),
     Column("finalized_at", instant(), nullable=False),
     Column("paid_by", Uuid),
+    Column("amount_reduced", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("amount_due >= 0", name="amount_due"),
     # Money that came and that no invoice has taken.
     Index(

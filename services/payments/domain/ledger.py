@@ -39,6 +39,7 @@ class EntryKind(StrEnum):
     INVOICE_PAID = "invoice_paid"
     INVOICE_PAID_OFFLINE = "invoice_paid_offline"
     INVOICE_VOIDED = "invoice_voided"
+    INVOICE_REDUCED = "invoice_reduced"
     CHARGE = "charge"
     REFUND = "refund"
     SURPLUS_REFUND = "surplus_refund"
@@ -120,6 +121,12 @@ def invoice_paid_offline(reference: UUID, paid: Money) -> Posting:
 def invoice_voided(invoice_id: UUID, due: Money) -> Posting:
     legs = [Leg(BILLED, due.amount), Leg(RECEIVABLE, -due.amount)]
     return _posting(EntryKind.INVOICE_VOIDED, invoice_id, due.currency, legs)
+
+
+def invoice_reduced(reference: UUID, reduced: Money) -> Posting:
+    """A credit note took back what was not paid; `reference` is the event that said so."""
+    legs = [Leg(BILLED, reduced.amount), Leg(RECEIVABLE, -reduced.amount)]
+    return _posting(EntryKind.INVOICE_REDUCED, reference, reduced.currency, legs)
 
 
 def charge(attempt_id: UUID, provider: str, taken: Money, fee: int) -> Posting:

@@ -113,6 +113,13 @@ class OwedInvoice:
     finalized_at: datetime
     #: Whose payment paid it; None for offline.
     paid_by: UUID | None = None
+    #: What credit notes took back before it was paid, as far as it is known here.
+    amount_reduced: int = 0
+
+    def owe_less(self, amount_reduced: int, amount_remaining: int) -> None:
+        """A credit note took back so much, and the rest is still owed."""
+        self.amount_reduced += amount_reduced
+        self.amount_due = amount_remaining
 
     def is_settled_without(self, payment_id: UUID) -> bool:
         """Whether it will never take this payment's money: it was voided or paid otherwise."""

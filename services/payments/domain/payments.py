@@ -58,6 +58,8 @@ MOVES: dict[PaymentStatus, set[PaymentStatus]] = {
     PaymentStatus.CANCELED: set(),
 }
 
+#: What begins once it is paid: the customer is there, and it lapses by itself.
+PAID_FIRST = ("subscription_start", "subscription_pending_change")
 #: From these a new attempt may begin.
 COLLECTIBLE = (PaymentStatus.CREATED, PaymentStatus.FAILED)
 IN_FLIGHT = (PaymentStatus.PROCESSING, PaymentStatus.UNKNOWN, PaymentStatus.REQUIRES_ACTION)
@@ -158,8 +160,8 @@ class Payment:
 
     @property
     def is_dunned(self) -> bool:
-        """A first payment is not dunned: its subscription has not begun."""
-        return self.billing_reason != "subscription_start"
+        """What was not paid for has not begun: nobody is asked again for it."""
+        return self.billing_reason not in PAID_FIRST
 
     def create(self, *, at: datetime) -> PaymentCreated:
         self.due_at = at

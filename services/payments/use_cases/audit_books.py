@@ -189,7 +189,7 @@ def _compare_invoice(audit: Audit, row: Any, *, now: datetime) -> None:
     if row.currency != row.payment_currency:
         detail = f"Owed in {row.currency}, collected in {row.payment_currency}."
         audit.differ(DifferenceClass.CURRENCY, between, reference, detail)
-    elif row.amount_due != row.amount and not _is_too_much(row):
+    elif row.amount_due != row.amount and not _is_too_much(row) and not _ended(row):
         detail = f"Owed {row.amount_due}, collected {row.amount}."
         audit.differ(DifferenceClass.AMOUNT, between, reference, detail)
     paid = row.payment_status == PaymentStatus.SUCCEEDED
@@ -207,6 +207,11 @@ def _compare_invoice(audit: Audit, row: Any, *, now: datetime) -> None:
     elif row.paid_by is None and row.refunded < row.amount:
         detail = f"The money came for an invoice that is {row.status} otherwise, and stays here."
         audit.differ(DifferenceClass.STATE, between, reference, detail)
+
+
+def _ended(row: Any) -> bool:
+    """Whether it collects nothing any more: a part of what it was to collect was taken back."""
+    return bool(row.payment_status == PaymentStatus.CANCELED)
 
 
 def _is_too_much(row: Any) -> bool:

@@ -11,6 +11,7 @@ from services.payments.domain.methods import PaymentMethod
 from services.payments.domain.payments import (
     COLLECTIBLE,
     MARGIN,
+    PAID_FIRST,
     Attempt,
     Payment,
     PaymentStatus,
@@ -153,7 +154,7 @@ def charge_request(payment: Payment, attempt: Attempt, method: PaymentMethod) ->
         amount=attempt.money,
         method=method.reference,
         customer=method.customer,
-        customer_present=payment.billing_reason == "subscription_start",
+        customer_present=payment.billing_reason in PAID_FIRST,
         metadata={
             "invoice_id": str(payment.invoice_id),
             "payment_id": str(payment.id),

@@ -192,7 +192,7 @@ async def _give_up(
 
 
 async def _owe_what_is_owed(uow: PaymentsUnitOfWork, payment: Payment) -> None:
-    """A part may have come another way while the attempt was under way.
+    """A part may have come another way, or been taken back, while the attempt was under way.
 
     Read without a lock: who notes a part waits for this payment's lock, and then tells it.
     """

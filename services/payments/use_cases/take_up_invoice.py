@@ -15,13 +15,19 @@ from shared.events.invoicing import (
     InvoiceMarkedUncollectible,
     InvoicePaid,
     InvoicePartlyPaid,
+    InvoiceReduced,
     InvoiceVoided,
 )
 from shared.ids import new_id
 from shared.money import Money
 
 #: Somebody waits in front of a screen for these; renewals have all night.
-URGENT = {"subscription_start", "subscription_change", "manual"}
+URGENT = {
+    "subscription_start",
+    "subscription_change",
+    "subscription_pending_change",
+    "manual",
+}
 
 
 async def take_up_invoice(uow: PaymentsUnitOfWork, event: InvoiceFinalized) -> None:
@@ -68,20 +74,21 @@ async def take_up_invoice(uow: PaymentsUnitOfWork, event: InvoiceFinalized) -> N
     uow.wake("collect_due")
 
 
-async def owe_less(uow: PaymentsUnitOfWork, event: InvoicePartlyPaid) -> None:
-    """A part came another way: only the rest is collected.
+async def owe_less(uow: PaymentsUnitOfWork, event: InvoicePartlyPaid | InvoiceReduced) -> None:
+    """A part came another way, or was taken back: only the rest is collected.
 
     What an attempt that is under way takes too much goes back when the invoice is paid.
     """
     invoice = await uow.invoice(event.invoice_id)
     payment = await uow.payments.find_for_invoice(event.invoice_id)
     if invoice is not None:
-        invoice.amount_due = event.amount_remaining.amount
-        await uow.ledger.post(
-            ledger.invoice_paid_offline(event.id, event.amount_received),
-            account_id=event.account_id,
-            at=event.occurred_at,
-        )
+        if isinstance(event, InvoiceReduced):
+            invoice.owe_less(event.amount_reduced.amount, event.amount_remaining.amount)
+            posting = ledger.invoice_reduced(event.id, event.amount_reduced)
+        else:
+            invoice.amount_due = event.amount_remaining.amount
+            posting = ledger.invoice_paid_offline(event.id, event.amount_received)
+        await uow.ledger.post(posting, account_id=event.account_id, at=event.occurred_at)
     if payment is not None:
         payment.owe(event.amount_remaining.amount)
 
@@ -109,6 +116,8 @@ async def leave_invoice(
         and payment.status is PaymentStatus.SUCCEEDED
     )
     if invoice is not None:
+        if isinstance(event, InvoicePaid):
+            await _reduce_the_last(uow, invoice, event)
         await _close(uow, invoice, event, by_us=by_us, at=at)
     if payment is None:
         return
@@ -132,6 +141,23 @@ async def _stop(
         attempt.request_cancel(real_now=real_now)
         uow.wake("ask_providers")
     await end_dunning(uow, payment, at=at)
+
+
+async def _reduce_the_last(
+    uow: PaymentsUnitOfWork, invoice: OwedInvoice, event: InvoicePaid
+) -> None:
+    """What was taken back at last, after which nothing was owed any more, is no payment."""
+    known = invoice.amount_reduced
+    last = (event.amount_reduced.amount if event.amount_reduced else 0) - known
+    if last <= 0:
+        return
+    invoice.owe_less(last, max(invoice.amount_due - last, 0))
+    reduced = Money(last, invoice.currency)
+    await uow.ledger.post(
+        ledger.invoice_reduced(event.id, reduced),
+        account_id=invoice.account_id,
+        at=event.occurred_at,
+    )
 
 
 async def _close(
