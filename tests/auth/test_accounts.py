@@ -1,13 +1,16 @@
 """Accounts, their members and invitations, projects and API keys."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
 from services.auth.domain.roles import StaffRole
 from shared.events.auth import AccountUpdated, ProjectActivated, ProjectArchived, ProjectCreated
-from tests.auth.people import People, claims
+from shared.events.subscriptions import TestClockAdvanced
+from shared.testclock import record_clock
+from tests.auth.people import PASSWORD, People, claims
 from tests.eventlog import EventLog
 
 
@@ -270,3 +273,41 @@ async def test_staff_see_all_and_support_may_act_for_an_account(people: People) 
     assert entry["actor"] == f"user:{support.user_id}"
     assert entry["action"] == "account.updated"
     assert (entry["before"]["country"], entry["after"]["country"]) == ("DE", "NL")
+
+
+async def test_nobody_joins_or_leaves_while_the_test_clock_is_on_its_way_but_all_log_in(
+    people: People,
+) -> None:
+    owner = await people.logged_in()
+    email = people.address()
+    await people.http.post(
+        f"/v1/accounts/{owner.account_id}/invitations",
+        json={"email": email, "role": "member"},
+        headers=owner.headers,
+    )
+    token = await people.mailed_token(email, "You are invited")
+    assert owner.account_id
+    now = datetime(2031, 5, 1, tzinfo=UTC)
+    sets_out = TestClockAdvanced(
+        account_id=owner.account_id,
+        occurred_at=now,
+        sequence=1,
+        clock_id=uuid4(),
+        revision=1,
+        now=now,
+        target=now + timedelta(days=1),
+    )
+    async with people.auth.runtime.begin() as uow:
+        await record_clock(uow, sets_out)
+
+    accept = {"token": token, "password": PASSWORD}
+    joins = await people.http.post("/v1/auth/invitations/accept", json=accept)
+    erased = await people.http.delete("/v1/me", headers=owner.headers)
+    logged_in = await people.log_in(owner)
+
+    assert joins.json()["code"] == erased.json()["code"] == "test-clock-busy"
+    assert logged_in.status_code == 200
+    arrived = sets_out.model_copy(update={"revision": 2, "target": now})
+    async with people.auth.runtime.begin() as uow:
+        await record_clock(uow, arrived)
+    assert (await people.http.post("/v1/auth/invitations/accept", json=accept)).status_code == 200
