@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.subscriptions.domain.charges import Terms
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, Tier
-from services.subscriptions.domain.subscription import Status, Subscription
+from services.subscriptions.domain.subscription import Act, Status, Subscription
 from services.subscriptions.domain.usage import (
     UsageHasNoSubscription,
     UsageNotCounted,
@@ -211,12 +211,12 @@ def test_where_the_last_unit_prices_all_any_change_is_looked_at_that_could_cost_
 def test_what_came_late_for_what_ended_is_due_when_its_grace_is_over() -> None:
     subscription, _ = one_that_holds(metered())
     subscription.status = Status.CANCELED
-    subscription.due_at = None
 
     bill_late_usage(subscription, at(2024, 2, 20))
     bill_late_usage(subscription, at(2024, 2, 21))
 
-    assert (subscription.usage_due_at, subscription.due_at) == (at(2024, 2, 20),) * 2
+    assert subscription.usage_due_at == at(2024, 2, 20)
+    assert subscription.next_act() == (at(2024, 2, 20), Act.BILL_USAGE)
 
 
 def test_what_came_late_for_what_runs_waits_for_its_next_period() -> None:

@@ -53,9 +53,10 @@ def moment(text: str) -> datetime:
 
 async def listed(customer: Customer, **filters: Any) -> list[dict[str, Any]]:
     """All pages."""
-    found, cursor = [], None
+    found: list[dict[str, Any]] = []
+    cursor = None
     while True:
-        more = {"cursor": cursor} if cursor else {}
+        more: dict[str, str] = {"cursor": cursor} if cursor else {}
         page = await customer.get("/v1/usage-events", limit=7, **filters, **more)
         found += page["data"]
         cursor = page["next_cursor"]
@@ -161,7 +162,7 @@ class AnyOf(set[Decimal]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, set) and self <= other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 def sums_of(row: dict[str, Any]) -> dict[str, Any]:
