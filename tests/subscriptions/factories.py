@@ -1,15 +1,20 @@
 """Things of the subscriptions domain, as tests need them: name only what the test is about."""
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
+from services.subscriptions.domain.agenda import Addition, Change
 from services.subscriptions.domain.charges import Item, Terms
 from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import Plan
 from services.subscriptions.domain.price import Price, PriceType, Tier
-from services.subscriptions.domain.subscription import Subscription
+from services.subscriptions.domain.proration import round_exact
+from services.subscriptions.domain.subscription import ChangeOrder, PaymentBehavior, Subscription
+from shared.events.subscriptions import Charge, SubscriptionEvent, TakeBack
 from shared.ids import new_id
 
 BEGIN = datetime(2024, 1, 31, 9, 0, tzinfo=UTC)
@@ -78,6 +83,45 @@ def a_subscription(
     if started.status == "incomplete":
         started.activate(terms, now=start)
     return started
+
+
+def to(price: Price, quantity: int | None = 1, **more: Any) -> Change:
+    """What makes a price of a plan the main one. `more`: as `Change` has it."""
+    return Change(**{"price_id": price.id, "plan_id": price.plan_id, "quantity": quantity, **more})
+
+
+def beside(*addons: Price, quantity: int = 1) -> Change:
+    """What makes exactly these add-ons held beside the main price."""
+    return Change(addons=tuple(Addition(each.id, quantity, each.addon_id) for each in addons))
+
+
+def an_order(change: Change, **more: Any) -> ChangeOrder:
+    """What staff asks for, who may all. `more`: as `ChangeOrder` has it."""
+    return ChangeOrder(change, **{"by": "staff", "payment": PaymentBehavior.AT_ONCE, **more})
+
+
+def charges_of(events: Iterable[SubscriptionEvent]) -> dict[UUID, Charge]:
+    return {charge.id: charge for event in events for charge in getattr(event, "charges", ())}
+
+
+def take_backs_of(events: Iterable[SubscriptionEvent]) -> list[TakeBack]:
+    return [take_back for event in events for take_back in getattr(event, "take_backs", ())]
+
+
+def worth(take_back: TakeBack, charges: Mapping[UUID, Charge]) -> int:
+    """What invoicing makes of it where the charge was not discounted: its amount by time."""
+    charge = charges[take_back.charge_id]
+    rest = charge.period_end - take_back.starts_at
+    whole = charge.period_end - charge.period_start
+    share = Fraction(int(rest.total_seconds()), int(whole.total_seconds()))
+    return round_exact(charge.amount * share)
+
+
+def net(*events: SubscriptionEvent) -> int:
+    """What events come to together, which must hold the charges that they take back of."""
+    charges = charges_of(events)
+    back = sum(worth(take_back, charges) for take_back in take_backs_of(events))
+    return sum(charge.amount for charge in charges.values()) - back
 
 
 def uuid(number: int) -> UUID:
