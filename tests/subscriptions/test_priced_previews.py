@@ -105,18 +105,22 @@ async def test_a_change_is_priced_for_itself_and_the_next_invoice_after_it(
         assert asked.headers["Perennial-Account"] == str(buyer.account_id)
     assert preview["invoice"]["total"]["amount"] == preview["subtotal"]
     assert preview["invoice"]["of_a_later_release"] == [1, 2]
-    assert preview["credit_notes"] == preview["take_backs"] == []
+    assert preview["credit_notes"] == []
+    assert [taken["kind"] for taken in preview["take_backs"]] == ["recurring"]
     assert preview["next_invoice"]["subtotal"] == 5000
     assert preview["next_invoice"]["invoice"]["total"]["amount"] == preview["subtotal"] + 5000
 
 
 async def test_what_waits_for_the_next_invoice_is_on_it_and_nothing_is_invoiced_now(
-    buyer: Customer, publish: Publish, shop: Shop, invoicing: StandIn
+    buyer: Customer, publish: Publish, shop: Shop, invoicing: StandIn, issuer: TokenIssuer
 ) -> None:
     path = await held(buyer, publish, shop)
     dearer = await shop.price(unit_amount=5000)
+    operator = Client(buyer.http, issuer.of_staff("admin"))
 
-    preview = await buyer.post(f"{path}/preview", price_id=dearer["id"], proration="prorate_next")
+    preview = await operator.post(
+        f"{path}/preview", price_id=dearer["id"], proration="prorate_next"
+    )
 
     assert names(invoicing) == [["subscription.changed", CYCLE]]
     assert (preview["invoice_now"], preview["invoice"]) == (False, None)

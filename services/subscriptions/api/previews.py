@@ -159,23 +159,19 @@ async def price_preview(query: Reading[Any], preview: Preview, account_id: UUID)
     if not client.is_known:
         return Priced()
     headers = headers_for(query, account_id)
-    now = [preview.now] if isinstance(preview.now, Billable) and bills(preview.now) else []
-    priced_now = NOT_PRICED
-    if now and is_billed_at_once(preview):
-        priced_now = await client.preview(now, headers)
-    return Priced(priced_now, await price_next(client, preview, headers, before=now))
+    now, priced_now = preview.now, NOT_PRICED
+    if isinstance(now, Billable) and bills(now) and is_billed_at_once(preview):
+        priced_now = await client.preview([now], headers)
+    return Priced(priced_now, await price_next(client, preview, headers))
 
 
 async def price_next(
-    client: InvoicingClient,
-    preview: Preview,
-    headers: dict[str, str],
-    *,
-    before: Sequence[Billable] = (),
+    client: InvoicingClient, preview: Preview, headers: dict[str, str]
 ) -> PricedBill:
     """What is billed next, after what is billed now: its credit is used, what waits is taken in."""
     if preview.next is None:
         return NOT_PRICED
+    before = [event for event in preview.before if bills(event)]
     together = [event for event in preview.together if bills(event)]
     priced = await client.preview([*before, *together, preview.next], headers)
     if together and not _is_of_several(priced):

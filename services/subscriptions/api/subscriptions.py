@@ -68,10 +68,11 @@ from services.subscriptions.use_cases.change_subscription import (
 )
 from services.subscriptions.use_cases.choose_items import AddonChoice
 from services.subscriptions.use_cases.pause_subscription import (
+    RequestedResumption,
     pause_subscription,
     resume_subscription,
 )
-from services.subscriptions.use_cases.preview_subscription import Resumption, preview_subscription
+from services.subscriptions.use_cases.preview_subscription import preview_subscription
 from services.subscriptions.use_cases.start_subscription import RequestedStart, start_subscription
 from services.subscriptions.use_cases.who_may_ask import Asker
 from shared.errors import Invalid
@@ -164,13 +165,13 @@ class PreviewRequest(ChangeRequest):
     cancel: CancelRequest | None = None
     resume: bool = False
 
-    def asked(self, asker: Asker) -> RequestedChange | RequestedEnd | Resumption:
+    def asked(self, asker: Asker) -> RequestedChange | RequestedEnd | RequestedResumption:
         change = self.change(asker)
         if (self.cancel is not None) + self.resume + (not change.is_empty) > 1:
             raise Invalid("Preview one thing at a time.", field="cancel")
         if self.cancel is not None:
             return self.cancel.end(asker)
-        return Resumption.NOW if self.resume else change
+        return RequestedResumption(asker) if self.resume else change
 
 
 class PauseRequest(RequestModel):
@@ -318,7 +319,7 @@ async def preview(subscription_id: UUID, body: PreviewRequest, query: Query) -> 
     may_read(query)
     asked = body.asked(asker_of(query))
     async with query.begin() as uow:
-        subscription = await uow.subscriptions.get(subscription_id)
+        subscription = await queries.read_subscription(uow, subscription_id)
         now = await uow.now(subscription.account_id)
         found = await preview_subscription(uow, subscription, asked, now=now)
     priced = await price_preview(query, found, subscription.account_id)

@@ -1,5 +1,6 @@
 """Let a subscription rest from its period's end on, and wake it again."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from services.subscriptions.domain.agenda import EntryKind
@@ -7,6 +8,14 @@ from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.who_may_ask import Asker
+from shared.events.subscriptions import SubscriptionEvent
+
+
+@dataclass(frozen=True)
+class RequestedResumption:
+    """It is to go on."""
+
+    asker: Asker
 
 
 async def pause_subscription(
@@ -28,11 +37,22 @@ async def resume_subscription(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, *, asker: Asker, now: datetime
 ) -> Subscription:
     """Wake it, or take back a pause that has not begun."""
-    (await asker.policy(uow, subscription)).require_pause()
-    if subscription.waiting(EntryKind.PAUSE) is not None:
-        await bill(uow, [subscription.withdraw_pause(at=now)])
-    else:
-        terms = await uow.catalog.terms_of(subscription)
-        await bill(uow, [subscription.resume(terms, at=now, now=now)])
+    request = RequestedResumption(asker)
+    await bill(uow, await decide_resumption(uow, subscription, request, now=now))
     uow.audit("subscription.resume", subscription.id)
     return subscription
+
+
+async def decide_resumption(
+    uow: SubscriptionsUnitOfWork,
+    subscription: Subscription,
+    request: RequestedResumption,
+    *,
+    now: datetime,
+) -> list[SubscriptionEvent]:
+    """Wake it, or take back a pause that has not begun."""
+    (await request.asker.policy(uow, subscription)).require_pause()
+    if subscription.waiting(EntryKind.PAUSE) is not None:
+        return [subscription.withdraw_pause(at=now)]
+    terms = await uow.catalog.terms_of(subscription)
+    return [subscription.resume(terms, at=now, now=now)]

@@ -1,19 +1,30 @@
 """See beforehand what something would cost now, and what the invoice after it would say."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
-from enum import Enum
 from zoneinfo import ZoneInfo
 
 from services.subscriptions import queries
-from services.subscriptions.domain.subscription import Act, Subscription
+from services.subscriptions.domain.subscription import NO_USAGE, Act, Subscription, Usage
 from services.subscriptions.repository import SubscriptionsUnitOfWork
+from services.subscriptions.repository.foreseen import ForeseenUsage
 from services.subscriptions.use_cases.advance_subscriptions import MOST_ACTS, do_act
 from services.subscriptions.use_cases.cancel_subscription import RequestedEnd, decide_end
-from services.subscriptions.use_cases.change_subscription import RequestedChange, decide_change
+from services.subscriptions.use_cases.change_subscription import (
+    RequestedChange,
+    apply_pending_change,
+    decide_change,
+)
+from services.subscriptions.use_cases.gather_usage import mark_billed
+from services.subscriptions.use_cases.pause_subscription import (
+    RequestedResumption,
+    decide_resumption,
+)
 from shared.events.subscriptions import (
     Billable,
+    SubscriptionChangePending,
     SubscriptionEvent,
     SubscriptionRenewed,
     SubscriptionTrialEnded,
@@ -25,77 +36,103 @@ BY_TIME_ALONE = (SubscriptionRenewed, SubscriptionTrialEnded)
 MOST_TOGETHER = 100
 
 
-class Resumption(Enum):
-    """Ask what a resume would cost."""
-
-    NOW = "now"
-
-
 @dataclass(frozen=True)
 class Preview:
     """What would happen now, and on the next invoice.
 
-    `together`: what the account's other subscriptions renew on that day, for one invoice.
+    `before` is all that is billed before that; `together` is what the account's other
+    subscriptions renew on the same day, for one invoice.
     """
 
-    now: SubscriptionEvent | None
-    next: Billable | None
-    next_at: datetime | None
+    now: SubscriptionEvent | None = None
+    before: Sequence[Billable] = ()
+    next: Billable | None = None
+    next_at: datetime | None = None
     together: Sequence[Billable] = ()
 
 
 async def preview_subscription(
     uow: SubscriptionsUnitOfWork,
     subscription: Subscription,
-    asked: RequestedChange | RequestedEnd | Resumption,
+    asked: RequestedChange | RequestedEnd | RequestedResumption,
     *,
     now: datetime,
 ) -> Preview:
     """The same sums as the act itself, without anything being written.
 
-    An empty request for a change asks for the next invoice alone.
+    An empty request for a change asks for the next invoice alone. A change that waits for its
+    payment is taken for paid in what comes after it.
     """
-    uow.session.expunge(subscription)  # what happens to it from here on is never written
-    events: list[SubscriptionEvent] = []
-    match asked:
-        case RequestedEnd():
-            events, _ = await decide_end(uow, subscription, asked, now=now)
-        case Resumption():
-            terms = await uow.catalog.terms_of(subscription)
-            events = [subscription.resume(terms, at=now, now=now)]
-        case RequestedChange() if not asked.is_empty:
-            events, _ = await decide_change(uow, subscription, asked, now=now)
+    (foreseen,) = await _foresee(uow, [subscription])
+    events, usage = await _decide(uow, foreseen, asked, now=now)
+    await mark_billed(uow, foreseen, usage)
     event = events[-1] if events else None
-    return await _foresee(uow, subscription, event)
+    if isinstance(event, SubscriptionChangePending):
+        events += await apply_pending_change(uow, foreseen, event.change_id, now=now)
+    before = tuple(one for one in events if isinstance(one, Billable))
+    return await _next_invoice(uow, foreseen, event, before)
 
 
 async def preview_next(uow: SubscriptionsUnitOfWork, subscription: Subscription) -> Preview:
-    """What time alone would bill next."""
-    await uow.subscriptions.catch_up([subscription])
-    uow.session.expunge(subscription)
-    return await _foresee(uow, subscription, None)
+    """What time alone would bill next, with the usage so far."""
+    (foreseen,) = await _foresee(uow, [subscription])
+    return await _next_invoice(uow, foreseen, None, ())
+
+
+async def _decide(
+    uow: SubscriptionsUnitOfWork,
+    foreseen: Subscription,
+    asked: RequestedChange | RequestedEnd | RequestedResumption,
+    *,
+    now: datetime,
+) -> tuple[list[SubscriptionEvent], Usage]:
+    match asked:
+        case RequestedEnd():
+            return await decide_end(uow, foreseen, asked, now=now)
+        case RequestedResumption():
+            return await decide_resumption(uow, foreseen, asked, now=now), NO_USAGE
+        case RequestedChange() if not asked.is_empty:
+            return await decide_change(uow, foreseen, asked, now=now)
+    return [], NO_USAGE
 
 
 async def _foresee(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription, event: SubscriptionEvent | None
+    uow: SubscriptionsUnitOfWork, subscriptions: Sequence[Subscription]
+) -> Sequence[Subscription]:
+    """The subscriptions to try things with: what happens to them from here on is never written."""
+    if not isinstance(uow.usage, ForeseenUsage):
+        uow.usage = ForeseenUsage(uow.session)
+    for subscription in subscriptions:
+        uow.session.expunge(subscription)
+    return await uow.subscriptions.catch_up(subscriptions)
+
+
+async def _next_invoice(
+    uow: SubscriptionsUnitOfWork,
+    foreseen: Subscription,
+    event: SubscriptionEvent | None,
+    before: Sequence[Billable],
 ) -> Preview:
     """What time alone would bill next, after `event`."""
-    async for at, bill in _bills(uow, subscription):
-        together = await _billed_together(uow, subscription, bill)
-        return Preview(event, bill, at, together)
-    return Preview(event, None, None)
+    zone = (await uow.accounts.zones([foreseen.account_id])).get(foreseen.account_id)
+    async with aclosing(_bills(uow, foreseen, time_zone=zone)) as bills:
+        async for at, bill in bills:
+            together = await _billed_together(uow, foreseen, bill, time_zone=zone)
+            return Preview(event, before, bill, at, together)
+    return Preview(event, before)
 
 
 async def _bills(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription
-) -> AsyncIterator[tuple[datetime, Billable]]:
+    uow: SubscriptionsUnitOfWork, foreseen: Subscription, *, time_zone: str | None
+) -> AsyncGenerator[tuple[datetime, Billable]]:
     """What time alone would bill, and when. A period that begins counts, whatever it costs."""
     for _ in range(MOST_ACTS):
-        upcoming = subscription.next_act()
+        upcoming = foreseen.next_act()
         if upcoming is None:
             return
         at, act = upcoming
-        events, _ = await do_act(uow, subscription, act, at=at, now=at)
+        events, usage = await do_act(uow, foreseen, act, at=at, now=at, time_zone=time_zone)
+        await mark_billed(uow, foreseen, usage)
         for event in events:
             if isinstance(event, Billable) and (
                 event.charges or event.take_backs or act is Act.RENEW
@@ -104,30 +141,33 @@ async def _bills(
 
 
 async def _billed_together(
-    uow: SubscriptionsUnitOfWork, subscription: Subscription, bill: Billable
+    uow: SubscriptionsUnitOfWork,
+    foreseen: Subscription,
+    bill: Billable,
+    *,
+    time_zone: str | None,
 ) -> Sequence[Billable]:
     """What others of the account bill by themselves on the same day, and is collected alike."""
     if not isinstance(bill, BY_TIME_ALONE):
         return ()
-    zones = await uow.accounts.zones([subscription.account_id])
-    zone = ZoneInfo(zones.get(subscription.account_id, subscription.time_zone))
+    zone = ZoneInfo(time_zone or foreseen.time_zone)
     day = bill.period_start.astimezone(zone).date()
     end_of_day = datetime.combine(day + timedelta(days=1), time(), tzinfo=zone)
-    together = []
     others = await queries.due_before(
-        uow, subscription.account_id, end_of_day, besides=subscription.id, most=MOST_TOGETHER
+        uow, foreseen.account_id, end_of_day, besides=foreseen.id, most=MOST_TOGETHER
     )
-    for other in await uow.subscriptions.catch_up(others):
-        uow.session.expunge(other)
-        async for at, theirs in _bills(uow, other):
-            if at >= end_of_day:
-                break
-            if (
-                isinstance(theirs, BY_TIME_ALONE)
-                and theirs.period_start.astimezone(zone).date() == day
-                and _collected(theirs) == _collected(bill)
-            ):
-                together.append(theirs)
+    together = []
+    for other in await _foresee(uow, others):
+        async with aclosing(_bills(uow, other, time_zone=time_zone)) as bills:
+            async for at, theirs in bills:
+                if at >= end_of_day:
+                    break
+                if (
+                    isinstance(theirs, BY_TIME_ALONE)
+                    and theirs.period_start.astimezone(zone).date() == day
+                    and _collected(theirs) == _collected(bill)
+                ):
+                    together.append(theirs)
     return together
 
 
