@@ -202,14 +202,14 @@ async def test_a_stale_version_is_refused(
     assert stale.status_code == 412
 
 
-async def test_credit_notes_never_take_back_more_than_was_paid_together(
+async def test_credit_notes_never_take_back_more_than_there_is_together(
     http: httpx.AsyncClient, staff: dict[str, str], events: EventLog, new_account: NewAccount
 ) -> None:
     account = await new_account()
     invoice = body(await http.post("/v1/invoices", json=an_invoice(account), headers=staff | key()))
-    unpaid = await http.post(
+    too_much = await http.post(
         "/v1/credit-notes",
-        json={"invoice_id": invoice["id"], "reason": "Too early"},
+        json={"invoice_id": invoice["id"], "amount": 95201, "reason": "More than there is"},
         headers=staff | key(),
     )
     await http.post(f"/v1/invoices/{invoice['id']}/mark-paid", json={}, headers=staff)
@@ -226,7 +226,7 @@ async def test_credit_notes_never_take_back_more_than_was_paid_together(
 
     statuses = await asyncio.gather(*[take_back() for _ in range(8)])
 
-    assert unpaid.status_code == 409
+    assert too_much.status_code == 409
     assert sorted(statuses) == [201] * 3 + [409] * 5
     notes = body(
         await http.get("/v1/credit-notes", params={"invoice_id": invoice["id"]}, headers=staff)

@@ -275,7 +275,7 @@ async def test_who_cancels_a_start_while_its_payment_comes_gets_the_money_back(
     assert note.refund == note.total == invoice.total
 
 
-async def test_a_negative_total_becomes_account_credit(
+async def test_a_negative_total_of_an_earlier_release_becomes_account_credit(
     http: httpx.AsyncClient,
     issuer: TokenIssuer,
     events: EventLog,
@@ -361,47 +361,3 @@ async def test_an_account_that_is_not_known_yet_is_billed_when_it_is(
     )
 
     assert (await events.next(InvoiceFinalized, about=account, within=30)).number
-
-
-async def test_the_next_invoice_is_previewed_by_the_code_that_will_make_it(
-    http: httpx.AsyncClient,
-    issuer: TokenIssuer,
-    events: EventLog,
-    publish: Publish,
-    new_account: NewAccount,
-) -> None:
-    account = await new_account("AT")
-    old, new = new_id(), new_id()
-    started = a_started(account, charges=(a_charge(1000, price_id=old),))
-    full = {"full_price": "3000"}
-    change = a_change(
-        account,
-        started.subscription_id,
-        sequence=2,
-        charges=(
-            a_charge(-500, price_id=old, kind="proration_credit"),
-            a_charge(1500, price_id=new, kind="proration_charge", why=full),
-        ),
-    )
-    me = issuer.of_account(account)
-    path = f"/v1/invoices/upcoming?subscription_id={started.subscription_id}"
-
-    await publish(started)
-    await events.next(InvoiceFinalized, about=account)
-    before = body(await http.get(path, headers=me))
-    await publish(change)
-
-    async def changed() -> bool:
-        return len(events.all(InvoiceFinalized, about=account)) > 1
-
-    await until(changed)
-    after = body(await http.get(path, headers=me))
-    foreign = await http.get(path, headers=issuer.of_account(new_id()))
-
-    assert before["total"]["amount"] == 1200
-    assert (before["status"], before["number"]) == ("draft", None)
-    assert before["lines"][0]["period_start"] == "2026-04-01T00:00:00Z"
-    assert before["lines"][0]["period_end"] == "2026-05-01T00:00:00Z"
-    assert [line["amount"]["amount"] for line in after["lines"]] == [3000]
-    assert after["total"]["amount"] == 3600
-    assert foreign.status_code == 404

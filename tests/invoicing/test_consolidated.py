@@ -23,7 +23,7 @@ from shared.ids import new_id
 from tests.eventlog import EventLog
 from tests.harness import Running
 from tests.invoicing.conftest import NewAccount, Publish, body, until
-from tests.invoicing.factories import END, START, a_charge, a_discount, a_renewed, a_started
+from tests.invoicing.factories import START, a_charge, a_discount, a_renewed, a_started
 from tests.invoicing.test_bill_subscription import a_payment
 from tests.tokens import TokenIssuer
 
@@ -263,43 +263,6 @@ async def test_a_consolidated_invoice_that_was_voided_is_made_again_with_its_sub
     assert again["subscription_ids"] == [str(one) for one in subscriptions]
     assert [line["subscription_id"] for line in again["lines"]] == again["subscription_ids"]
     assert again["total"] == draft["total"]
-
-
-@servers
-async def test_the_preview_has_what_other_subscriptions_renew_on_that_day(
-    http: httpx.AsyncClient,
-    staff: dict[str, str],
-    issuer: TokenIssuer,
-    invoicing: Running,
-    new_account: NewAccount,
-) -> None:
-    account = await new_account("AT")
-    subscriptions = sorted(new_id() for _ in range(3))
-    another_day = END + timedelta(days=3)
-    await bill_first(invoicing, account, subscriptions, ends=(END, END, another_day))
-    path = f"/v1/invoices/upcoming?subscription_id={subscriptions[0]}"
-
-    alone = body(await http.get(path, headers=issuer.of_account(account)))
-    await consolidate(http, staff, account, address={"country": "AT"})
-    together = body(await http.get(path, headers=issuer.of_account(account)))
-
-    assert (alone["total"]["amount"], together["total"]["amount"]) == (1200, 2400)
-    assert alone["subscription_ids"] == [str(subscriptions[0])]
-    assert together["subscription_ids"] == [str(one) for one in subscriptions[:2]]
-
-
-async def bill_first(
-    invoicing: Running, account: UUID, subscriptions: list[UUID], *, ends: Sequence[datetime]
-) -> None:
-    for subscription, end in zip(subscriptions, ends, strict=True):
-        started = a_started(
-            account,
-            subscription_id=subscription,
-            period_end=end,
-            charges=(a_charge(price_id=new_id()),),
-        )
-        async with invoicing.runtime.begin() as uow:
-            await uow.upcoming.take_in(started)
 
 
 @servers

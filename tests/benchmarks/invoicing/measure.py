@@ -39,7 +39,7 @@ from tests.invoicing.test_einvoice import a_paper, an_invoice, issue
 from tests.servers import Servers, servers
 
 TABLES = (
-    "invoices", "invoice_lines", "documents", "upcoming", "outbox", "inbox", "cursors",
+    "invoices", "invoice_lines", "documents", "outbox", "inbox", "cursors",
 )  # fmt: skip
 ACCOUNTS = 500
 BATCH = 100
