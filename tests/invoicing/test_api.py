@@ -391,3 +391,82 @@ async def test_what_does_not_make_sense_is_said_by_field(
     assert await refused(account_id=str(new_id())) == 404
     no_key = await http.post("/v1/invoices", json=an_invoice(account), headers=staff)
     assert no_key.status_code == 400
+
+
+async def test_no_amount_enters_that_is_larger_than_any_that_can_be_billed(
+    http: httpx.AsyncClient, staff: dict[str, str], new_account: NewAccount
+) -> None:
+    account = await new_account()
+    acting = staff | {"Perennial-Account": str(account)}
+    small = body(await http.post("/v1/invoices", json=an_invoice(account), headers=staff | key()))
+    most = 10**15
+
+    async def posted(path: str, wanted: dict[str, Any]) -> tuple[int, str]:
+        answer = await http.post(path, json=wanted, headers=acting | key())
+        return answer.status_code, answer.json().get("code", "")
+
+    def draft(*amounts: int, quantity: str = "1", **fields: Any) -> dict[str, Any]:
+        lines = [
+            {"description": "One", "unit_amount": str(amount), "quantity": quantity}
+            for amount in amounts
+        ]
+        return an_invoice(account, lines=lines, draft=True, **fields)
+
+    def credit(amount: int) -> dict[str, Any]:
+        return {"amount": {"amount": amount, "currency": EUR}, "note": "x"}
+
+    too_large: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/invoices", draft(999_999_999_999_999, quantity="999999999999.999999")),
+        ("/v1/invoices", draft(9 * 10**14, 2 * 10**14)),
+        ("/v1/invoices", draft(1, discount={"description": "x", "amount": most + 1})),
+        ("/v1/account-credit", credit(10**18)),
+        ("/v1/account-credit", credit(-most - 1)),
+        ("/v1/credit-notes", {"invoice_id": small["id"], "amount": 10**30, "reason": "x"}),
+        (f"/v1/invoices/{small['id']}/mark-paid", {"amount": most + 1}),
+    ]
+    for path, wanted in too_large:
+        assert await posted(path, wanted) == (422, "amount-too-large"), path
+    made = body(await http.post("/v1/invoices", json=draft(1), headers=acting | key()))
+    more = {"lines": draft(9 * 10**14, 10**14 + 1)["lines"]}
+    changed = await http.patch(f"/v1/invoices/{made['id']}", json=more, headers=staff)
+
+    assert changed.json()["code"] == "amount-too-large"
+    assert (await posted("/v1/invoices", draft(9 * 10**14, 10**14)))[0] == 201
+    assert (await posted("/v1/account-credit", credit(most)))[0] == 200
+
+
+async def test_a_tax_category_is_named_alike_where_rates_and_lines_are_made(
+    http: httpx.AsyncClient, staff: dict[str, str], new_account: NewAccount
+) -> None:
+    account = await new_account()
+    rate = {"country": "IS", "category": "e-book_2", "rate": "11", "valid_from": "2020-01-01"}
+    line = {"description": "One", "unit_amount": "100", "tax_category": "e-book_2"}
+
+    added = await http.post("/v1/tax-rates", json=rate, headers=staff)
+    used = await http.post(
+        "/v1/invoices", json=an_invoice(account, lines=[line]), headers=staff | key()
+    )
+    wrong = [
+        await http.post("/v1/tax-rates", json={**rate, "category": name}, headers=staff)
+        for name in ("Standard", "1st", "", "a" * 51, "with space")
+    ]
+
+    assert (added.status_code, used.status_code) == (201, 201)
+    assert {answer.status_code for answer in wrong} == {422}
+    of_category = await http.get("/v1/tax-rates", params={"category": "e-book_2"}, headers=staff)
+    assert [one["country"] for one in body(of_category)["data"]] == ["IS"]
+
+
+async def test_an_amount_that_the_accounting_currency_cannot_hold_is_left_out(
+    http: httpx.AsyncClient, staff: dict[str, str], new_account: NewAccount
+) -> None:
+    account = await new_account()
+    rate = {"base": "VND", "quote": "EUR", "rate": "999999999999", "on": "2026-01-02"}
+    await http.post("/v1/exchange-rates", json=rate, headers=staff)
+    wanted = an_invoice(
+        account, currency="VND", lines=[{"description": "One", "unit_amount": "10000000000"}]
+    )
+
+    invoice = body(await http.post("/v1/invoices", json=wanted, headers=staff | key()))
+
+    assert (invoice["status"], invoice["accounting"]) == ("open", None)

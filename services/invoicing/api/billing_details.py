@@ -20,7 +20,7 @@ from services.invoicing.use_cases.change_billing_details import (
     BillingDetails,
     change_billing_details,
 )
-from shared.money import Money
+from shared.money import AmountTooLarge, Money, require_billable
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1", tags=["billing details"])
@@ -173,10 +173,11 @@ async def list_account_credit_entries(query: Query, page: Paging) -> Page[Credit
         return page.page(entries, CreditEntryView.of, lambda entry: entry.id)
 
 
-@router.post("/account-credit", responses=problems(AccountNotFound))
+@router.post("/account-credit", responses=problems(AccountNotFound, AmountTooLarge))
 async def grant_account_credit(request: GrantRequest, command: Command) -> CreditView:
     """Give the account credit (staff, acting for it), or take credit back."""
     command.caller.require_staff("finance")
+    require_billable(request.amount.amount, field="amount")
     async with command.begin() as uow:
         account_id = command.account_id
         await queries.read_account(uow, account_id)

@@ -21,7 +21,7 @@ from services.invoicing.domain.credit_note import (
 from services.invoicing.domain.invoice import InvoiceNotFound
 from services.invoicing.domain.payment import ReturnState
 from services.invoicing.use_cases.issue_credit_note import NewCreditNote, issue_credit_note
-from shared.money import Money
+from shared.money import AmountTooLarge, Money, require_billable
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1/credit-notes", tags=["credit notes"])
@@ -180,7 +180,7 @@ async def read_credit_note(note_id: UUID, query: Query) -> Response:
     "",
     status_code=201,
     response_model=CreditNoteView,
-    responses=problems(InvoiceNotFound, CreditExceedsPaid, CreditLineInvalid),
+    responses=problems(InvoiceNotFound, CreditExceedsPaid, CreditLineInvalid, AmountTooLarge),
 )
 async def add_credit_note(request: CreditNoteRequest, command: KeyedCommand) -> Response:
     """Take back part of an invoice (staff): tax as on the original, never more than there is.
@@ -188,6 +188,9 @@ async def add_credit_note(request: CreditNoteRequest, command: KeyedCommand) -> 
     What is not paid is taken back first, and not owed any more; then what was paid.
     """
     command.caller.require_staff("finance", "support")
+    for line in request.lines or ():
+        require_billable(line.amount, field="lines")
+    require_billable(request.amount or 0, field="amount")
     async with command.begin() as uow:
         invoice = await uow.invoices.get(request.invoice_id)
         new = NewCreditNote(

@@ -1,5 +1,6 @@
 """Invoices by hand: drafting, changing, finalizing, making a voided one again."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, Self
@@ -30,7 +31,8 @@ from services.invoicing.use_cases.draft_invoice import (
 from shared.errors import BadRequest
 from shared.events.subscriptions import Discount
 from shared.ids import new_id
-from shared.money import Currency
+from shared.money import AmountTooLarge, Currency, require_billable
+from shared.tax_category import TaxCategory
 from shared.web import problems
 
 router = APIRouter(prefix="/v1/invoices", tags=["invoices"])
@@ -44,7 +46,7 @@ class LineRequest(RequestModel):
     description: Text
     quantity: Annotated[str, StringConstraints(pattern=r"^\d{1,12}(\.\d{1,6})?$")] = "1"
     unit_amount: DecimalText
-    tax_category: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")] = "standard"
+    tax_category: TaxCategory = "standard"
     tax_behavior: Literal["exclusive", "inclusive"] = "exclusive"
     period_start: datetime | None = None
     period_end: datetime | None = None
@@ -66,6 +68,13 @@ class LineRequest(RequestModel):
             period_start=start,
             period_end=self.period_end or start,
         )
+
+
+def billable_lines(lines: Sequence[LineRequest], now: datetime) -> list[NewLine]:
+    """The lines as they are to be charged. Raises `AmountTooLarge` where they come to too much."""
+    found = [line.line(now) for line in lines]
+    require_billable(sum(abs(line.exact) for line in found), field="lines")
+    return found
 
 
 class DiscountRequest(RequestModel):
@@ -121,11 +130,13 @@ class DraftChanges(RequestModel):
     "",
     status_code=201,
     response_model=InvoiceView,
-    responses=problems(AccountNotFound, NothingToInvoice),
+    responses=problems(AccountNotFound, NothingToInvoice, AmountTooLarge),
 )
 async def add_invoice(request: InvoiceRequest, command: KeyedCommand) -> Response:
     """Invoice an account by hand (staff)."""
     command.caller.require_staff("finance")
+    if request.discount and request.discount.amount:
+        require_billable(request.discount.amount, field="discount.amount")
     async with command.begin() as uow:
         account_id = request.account_id or command.scope.account_id
         if account_id is None:
@@ -137,7 +148,7 @@ async def add_invoice(request: InvoiceRequest, command: KeyedCommand) -> Respons
         new = NewInvoice(
             account_id=account_id,
             currency=request.currency,
-            lines=[line.line(now) for line in request.lines],
+            lines=billable_lines(request.lines, now),
             discounts=[request.discount.discount(request.currency)] if request.discount else [],
             memo=request.memo,
             subscription_id=request.subscription_id,
@@ -156,7 +167,7 @@ async def add_invoice(request: InvoiceRequest, command: KeyedCommand) -> Respons
 @router.patch(
     "/{invoice_id}",
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, InvoiceFrozen, NothingToInvoice),
+    responses=problems(InvoiceNotFound, InvoiceFrozen, NothingToInvoice, AmountTooLarge),
 )
 async def change_invoice(invoice_id: UUID, request: DraftChanges, command: Command) -> Response:
     """Change a draft (staff). A finalized invoice never changes."""
@@ -165,7 +176,7 @@ async def change_invoice(invoice_id: UUID, request: DraftChanges, command: Comma
         invoice = await uow.invoices.get(invoice_id)
         command.require_version(invoice.version)
         now = await uow.now(invoice.account_id)
-        lines = [line.line(now) for line in request.lines] if request.lines else None
+        lines = billable_lines(request.lines, now) if request.lines else None
         await change_draft(uow, invoice, lines=lines, memo=request.memo)
         uow.audit("invoice.change", invoice_id, account_id=invoice.account_id)
         return await command.answer(uow, InvoiceView.of(invoice))

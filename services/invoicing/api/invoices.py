@@ -18,7 +18,7 @@ from services.invoicing.use_cases.receive_payment import receive_payment
 from services.invoicing.use_cases.void_invoice import void_invoice
 from shared.errors import Invalid
 from shared.ids import new_id
-from shared.money import Money
+from shared.money import AmountTooLarge, Money, require_billable
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1/invoices", tags=["invoices"])
@@ -101,11 +101,12 @@ async def mark_uncollectible(invoice_id: UUID, command: Command) -> Response:
 @router.post(
     "/{invoice_id}/mark-paid",
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, IllegalInvoiceTransition, Invalid),
+    responses=problems(InvoiceNotFound, IllegalInvoiceTransition, AmountTooLarge, Invalid),
 )
 async def mark_paid(invoice_id: UUID, request: MarkPaidRequest, command: Command) -> Response:
     """Count money that came another way (staff): all that is owed, or a part of it."""
     command.caller.require_staff("finance")
+    require_billable(request.amount or 0, field="amount")
     async with command.begin() as uow:
         invoice = await uow.invoices.get(invoice_id)
         command.require_version(invoice.version)

@@ -14,7 +14,7 @@ from services.invoicing.use_cases.preview_bill import Previewed, preview_bill
 from shared.errors import Forbidden, Invalid
 from shared.events import catalog
 from shared.events.subscriptions import Billable
-from shared.money import Money
+from shared.money import AmountTooLarge, Money, require_billable
 from shared.web import problems
 
 router = APIRouter(prefix="/v1/invoices", tags=["invoices"])
@@ -47,9 +47,11 @@ class EventRequest(BaseModel):
             "sequence": self.sequence,
         }
         try:
-            return kind.model_validate({**self.data, **fields})
+            event = kind.model_validate({**self.data, **fields})
         except ValueError as error:
             raise Invalid(f"This is not what {self.type} says: {error}", field="events") from None
+        require_billable(sum(abs(charge.amount) for charge in event.charges), field="events")
+        return event
 
 
 class PreviewRequest(RequestModel):
@@ -77,7 +79,7 @@ class BillPreview(BaseModel):
         )
 
 
-@router.post("/preview", responses=problems(AccountNotFound, Invalid, Forbidden))
+@router.post("/preview", responses=problems(AccountNotFound, AmountTooLarge, Invalid, Forbidden))
 async def preview(request: PreviewRequest, query: Query) -> BillPreview:
     """What events of subscriptions would be invoiced as, by the code that would invoice them.
 

@@ -13,6 +13,7 @@ from services.invoicing.api.edge import Command, Paging, Query, RequestModel
 from services.invoicing.api.views import plain
 from services.invoicing.domain.tax import TaxRate, TaxRateOverlaps
 from services.invoicing.use_cases.set_tax_rate import NewTaxRate, set_tax_rate
+from shared.tax_category import TaxCategory
 from shared.web import Page, problems
 
 router = APIRouter(prefix="/v1/tax-rates", tags=["tax rates"])
@@ -22,7 +23,7 @@ class TaxRateRequest(RequestModel):
     """`rate` is percent as a decimal string; `valid_to` is the first day without it."""
 
     country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
-    category: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")] = "standard"
+    category: TaxCategory = "standard"
     rate: Annotated[str, StringConstraints(pattern=r"^\d{1,2}(\.\d{1,4})?$")]
     valid_from: date
     valid_to: date | None = None

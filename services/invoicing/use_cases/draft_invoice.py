@@ -39,8 +39,13 @@ class NewLine:
     period_start: datetime
     period_end: datetime
 
+    @property
+    def exact(self) -> Decimal:
+        """What it comes to, in minor units and unrounded."""
+        return self.quantity * self.unit_amount
+
     def charge(self, currency: str) -> Charge:
-        amount = round_half_away(self.quantity * self.unit_amount)
+        amount = round_half_away(self.exact)
         return Charge.model_validate(
             {
                 "id": new_id(),
@@ -56,7 +61,7 @@ class NewLine:
                 "tax_behavior": self.tax_behavior,
                 "why": {
                     "rule": "quantity times unit amount, rounded half away from zero",
-                    "exact": f"{self.quantity * self.unit_amount:f}",
+                    "exact": f"{self.exact:f}",
                     "rounded": amount,
                 },
             }

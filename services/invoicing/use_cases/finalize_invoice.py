@@ -20,6 +20,12 @@ from services.invoicing.use_cases.take_back import (
     wanted_of,
     write_return,
 )
+from shared.observability import logger
+
+log = logger(__name__)
+
+#: What a column holds; a rate may make more of an amount.
+MOST_STORED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +162,12 @@ async def _add_accounting_amounts(
     rate = await uow.rates.exchange_on(invoice.currency, accounting, invoice.supplied_on)
     if rate is None:
         return
+    pair = {"base": invoice.currency, "quote": accounting}
+    total, tax = (convert(amount, rate.rate, **pair) for amount in (invoice.total, invoice.tax))
+    if max(total, abs(tax)) > MOST_STORED:
+        log.error("An amount is too large in the accounting currency", invoice_id=str(invoice.id))
+        return
     invoice.accounting_currency = accounting
     invoice.exchange_rate = rate.rate
     invoice.exchange_rate_on = rate.on
-    pair = {"base": invoice.currency, "quote": accounting}
-    invoice.accounting_total = convert(invoice.total, rate.rate, **pair)
-    invoice.accounting_tax = convert(invoice.tax, rate.rate, **pair)
+    invoice.accounting_total, invoice.accounting_tax = total, tax
