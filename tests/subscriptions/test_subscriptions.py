@@ -29,6 +29,9 @@ from tests.eventlog import EventLog
 from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Publish, Shop, answered, until
 
+#: What requests of one test may take, at most.
+GRACE = timedelta(seconds=30)
+
 
 def invoice_of(subscription: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
@@ -417,11 +420,19 @@ async def test_an_upgrade_is_previewed_and_then_billed_by_the_same_sums(
         f"/v1/subscriptions/{subscription['id']}/change", price_id=big["id"]
     )
 
+    first = await events.next(SubscriptionStarted, about=UUID(subscription["id"]))
     event = await events.next(SubscriptionChanged, about=UUID(subscription["id"]))
     assert changed["price_id"] == big["id"]
-    assert [charge["amount"] for charge in preview["charges"]] == [-500, 500]
-    assert [charge.amount for charge in event.charges] == [-500, 500]
-    assert preview["next_invoice"]["subtotal"] == 1000
+    assert [charge["amount"] for charge in preview["charges"]] == [500]
+    assert [charge.amount for charge in event.charges] == [500]
+    assert [charge.description for charge in event.charges] == [
+        charge["description"] for charge in preview["charges"]
+    ]
+    (back,) = event.take_backs
+    assert back.charge_id == first.charges[0].id
+    assert timedelta() <= back.starts_at - (start + half).replace(microsecond=0) < GRACE
+    (previewed,) = preview["take_backs"]
+    assert previewed["charge_id"] == str(back.charge_id)
     assert "of" in event.charges[0].why["text"]
 
 
@@ -452,7 +463,7 @@ async def test_a_stale_version_is_refused(customer: Customer, shop: Shop, publis
 
 
 async def test_cancel_now_gives_back_what_is_left_when_asked(
-    customer: Customer, shop: Shop, publish: Publish, events: EventLog
+    customer: Customer, staff: Client, shop: Shop, publish: Publish, events: EventLog
 ) -> None:
     subscription = await an_active_one(customer, publish, await shop.price())
     path = f"/v1/subscriptions/{subscription['id']}"
@@ -461,12 +472,50 @@ async def test_cancel_now_gives_back_what_is_left_when_asked(
     assert later["cancel_at_period_end"]
     undone = await customer.post(f"{path}/uncancel")
     assert not undone["cancel_at_period_end"]
-    await customer.post(f"{path}/cancel", at_period_end=False, credit=True)
+    await staff.post(f"{path}/cancel", at_period_end=False, credit=True)
 
+    first = await events.next(SubscriptionStarted, about=UUID(subscription["id"]))
     canceled = await events.next(SubscriptionCanceled, about=UUID(subscription["id"]))
-    assert [charge.kind for charge in canceled.charges] == ["proration_credit"]
-    assert -1000 <= canceled.charges[0].amount <= -999
+    assert canceled.charges == ()
+    assert canceled.give_back == "credit"
+    (back,) = canceled.take_backs
+    assert back.charge_id == first.charges[0].id
+    assert timedelta() <= back.starts_at - first.period_start < GRACE
     assert await customer.refused(f"{path}/resume") == (409, "illegal-subscription-transition")
+
+
+async def test_subscribers_may_what_their_plan_lets_them_and_staff_may_all(
+    customer: Customer, staff: Client, shop: Shop, publish: Publish
+) -> None:
+    """By default no choice of proration, no end at once and no credit."""
+    dearer = (await shop.price(unit_amount=2000))["id"]
+    held = await an_active_one(customer, publish, await shop.price())
+    path = f"/v1/subscriptions/{held['id']}"
+    refused = (403, "not-self-service")
+
+    assert await customer.refused(f"{path}/change", price_id=dearer, proration="none") == refused
+    for more in (
+        {"at_period_end": False},
+        {"credit": True},
+        {"cancel_at": (utc_now() + timedelta(days=3)).isoformat()},
+    ):
+        assert await customer.refused(f"{path}/cancel", **more) == refused
+    unchanged = await customer.get(path)
+    assert unchanged["version"] == held["version"]
+    changed = await staff.post(f"{path}/change", price_id=dearer, proration="none")
+    assert changed["price_id"] == dearer
+
+
+async def test_a_plan_may_let_its_subscribers_do_all(
+    customer: Customer, shop: Shop, publish: Publish
+) -> None:
+    price = await shop.price(await shop.plan(self_service="all"))
+    held = await an_active_one(customer, publish, price)
+    path = f"/v1/subscriptions/{held['id']}"
+
+    ended = await customer.post(f"{path}/cancel", at_period_end=False, credit=True)
+
+    assert ended["status"] == "canceled"
 
 
 async def test_an_unpaid_start_expires(customer: Customer, shop: Shop, service: Running) -> None:

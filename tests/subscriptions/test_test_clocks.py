@@ -19,8 +19,12 @@ from services.subscriptions.domain.period import IntervalUnit
 from services.subscriptions.domain.plan import Plan, PlanStatus
 from services.subscriptions.domain.price import Price, PriceType
 from services.subscriptions.schedule import advance_due_subscriptions
-from services.subscriptions.use_cases.change_subscription import Wish, change_subscription
-from services.subscriptions.use_cases.start_subscription import Order, start_subscription
+from services.subscriptions.use_cases.change_subscription import (
+    RequestedChange,
+    change_subscription,
+)
+from services.subscriptions.use_cases.start_subscription import RequestedStart, start_subscription
+from services.subscriptions.use_cases.who_may_ask import STAFF
 from shared import migrations
 from shared.events import Event
 from shared.events.invoicing import InvoicePaid
@@ -257,10 +261,10 @@ async def a_year_of_days(
         made = Deployment({"subscriptions": url}, servers.rabbitmq_url, servers.redis_url)
         async with service.open(made.settings(service, test_clocks=False)) as runtime:
             account_id, ids = await a_catalog(runtime, price, cheaper, coupon)
-            order = Order(price_id=ids[0], quantity=3, coupon=coupon["code"])
+            asked = RequestedStart(price_id=ids[0], quantity=3, coupon=coupon["code"])
             async with runtime.begin() as uow:
                 started = await start_subscription(
-                    uow, account_id, order, by_staff=True, now=YEAR_BEGINS
+                    uow, account_id, asked, by_staff=True, now=YEAR_BEGINS
                 )
                 for event in started.activate(await uow.catalog.terms_of(started), now=YEAR_BEGINS):
                     uow.emit(event)
@@ -269,8 +273,8 @@ async def a_year_of_days(
                 if now == CHANGED_ON:
                     async with runtime.begin() as uow:
                         held = await uow.subscriptions.get(started.id)
-                        wish = Wish(price_id=ids[1])
-                        await change_subscription(uow, held, wish, now=now)
+                        change = RequestedChange(asker=STAFF, price_id=ids[1])
+                        await change_subscription(uow, held, change, now=now)
                 due = Due(now, runtime.database.platform)
                 while await advance_due_subscriptions(runtime, due):
                     pass
