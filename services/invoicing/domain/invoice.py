@@ -525,6 +525,7 @@ class Invoice:
             "subscription_id": self.subscription_id,
             "subscription_ids": tuple(self.subscription_ids),
             "order_id": self.order_id,
+            "change_id": self.change_id,
         }
 
     @property
@@ -532,6 +533,12 @@ class Invoice:
         """The purchase of tokens that it is the invoice of."""
         kind, _, order_id = (self.billing_key or "").partition(":")
         return UUID(order_id) if kind == "token_order" else None
+
+    @property
+    def change_id(self) -> UUID | None:
+        """The change of a subscription that waits for it to be paid."""
+        kind, _, change_id = (self.billing_key or "").partition(":")
+        return UUID(change_id) if kind == "change" else None
 
     def _money(self, amount: int) -> Money:
         return Money(amount, self.currency)
