@@ -10,7 +10,7 @@ import aio_pika
 import orjson
 
 from shared.events import Event
-from shared.messaging.envelope import parse
+from shared.messaging.envelope import UnknownEvent, parse
 
 E = TypeVar("E", bound=Event)
 
@@ -48,7 +48,10 @@ class EventLog:
 
     async def take(self, message: Any) -> None:
         async with message.process():
-            event = parse(message.body)
+            try:
+                event = parse(message.body)
+            except UnknownEvent:
+                return  # of a later release, as a test would have it
             async with self._arrived:
                 self.events.append(event)
                 self._arrived.notify_all()

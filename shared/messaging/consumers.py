@@ -15,17 +15,19 @@ H = TypeVar("H", bound=Handle)
 class Handler:
     """One queue and what happens with its messages.
 
-    `patterns` are the routing keys that the queue is bound to. `ordered` names the kind of
-    aggregate whose events are applied strictly in sequence: the queue then hears all of them,
-    and those that are not in `events` only move the cursor. With `batch` the function gets the
-    list of events that are handled in one transaction. `prepare` is called before them with all
-    of a transaction's events: it reads at once what each of them will need.
+    `patterns` are the routing keys that the queue is bound to. What comes and is not in `events`
+    is passed over, whether this release knows of it or not. `ordered` names the kind of aggregate
+    whose events are applied strictly in sequence: the queue then hears all of them, and those
+    that are not in `events` only move the cursor. With `batch` the function gets the list of
+    events that are handled in one transaction. `prepare` is called before them with all of a
+    transaction's events: it reads at once what each of them will need.
     """
 
     queue: str
     events: tuple[type[Event], ...]
     patterns: tuple[str, ...]
     handle: Handle
+    every: bool = False
     ordered: str | None = None
     batch: bool = False
     prepare: Prepare | None = None
@@ -51,13 +53,16 @@ class Consumers:
 
         The function gets `(uow, event)` inside a transaction that also claims the event, so its
         effect happens once; it raises a refusal to park the event and anything else to have it
-        tried again later. It does no I/O but the database.
+        tried again later. It does no I/O but the database. With `every` it gets the `Envelope`
+        instead, for some of the events are of a later release, which this one cannot read.
         """
 
         def add(handle: H) -> H:
             queue = f"{self.service}.{handle.__name__}"
             if queue in self.handlers:
                 raise TypeError(f"two handlers are called {queue}")
+            if not every and not on:
+                raise TypeError(f"{queue} handles nothing")
             if every:
                 patterns: tuple[str, ...] = ("#",)
             elif ordered:
@@ -65,7 +70,7 @@ class Consumers:
             else:
                 patterns = tuple(event.name for event in on)
             self.handlers[queue] = Handler(
-                queue, tuple(on), patterns, handle, ordered, batch, prepare
+                queue, tuple(on), patterns, handle, every, ordered, batch, prepare
             )
             return handle
 

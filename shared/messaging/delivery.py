@@ -12,7 +12,7 @@ from aiormq.abc import DeliveredMessage
 from shared.crashpoint import crashpoint
 from shared.messaging.consumers import Handler
 from shared.messaging.dead_letters import ACTION, ONLY
-from shared.messaging.envelope import Malformed, UnknownEvent
+from shared.messaging.envelope import Malformed
 from shared.messaging.marks import Marks
 from shared.messaging.processor import Delivery, Processor
 from shared.messaging.publishing import Publisher
@@ -145,9 +145,8 @@ class Deliveries:
         action = headers.get(ACTION)
         try:
             return self._processor.read(message.body, str(action) if action else None)
-        except (Malformed, UnknownEvent) as error:
-            reason = "unknown-event" if isinstance(error, UnknownEvent) else "malformed"
-            await self._processor.park(message.body, reason, error, plain(headers))
+        except Malformed as error:
+            await self._processor.park(message.body, "malformed", error, plain(headers))
             return None
 
     def _have_them_remembered(self) -> None:

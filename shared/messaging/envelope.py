@@ -59,6 +59,14 @@ class Envelope:
         except ValueError as error:
             raise Malformed(str(error)) from error
 
+    @property
+    def occurred_at(self) -> datetime:
+        """The account's time of the event. Raises `Malformed`."""
+        try:
+            return datetime.fromisoformat(self.time)
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+
 
 _known: dict[str, type[Event]] = {}
 
@@ -120,7 +128,7 @@ def read(body: bytes) -> Envelope:
                 traceparent=traceparent,
                 causation_id=raw.get("causationid"),
             ),
-            data=raw["data"],
+            data={**raw["data"]},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Malformed(f"{type(error).__name__}: {error}") from error
@@ -153,7 +161,3 @@ def edited(body: bytes, event_id: UUID, data: dict[str, Any]) -> bytes:
     raw["id"] = str(event_id)
     raw["data"] = data
     return orjson.dumps(raw)
-
-
-def occurred_at(envelope: Envelope) -> datetime:
-    return datetime.fromisoformat(envelope.time)

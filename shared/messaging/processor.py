@@ -17,7 +17,7 @@ from shared.events import Event
 from shared.messaging import gate, inbox
 from shared.messaging.consumers import Handler
 from shared.messaging.dead_letters import ACTION, AGAIN, DISCARD, DeadLetter, park
-from shared.messaging.envelope import Envelope, Malformed, UnknownEvent, catalog_entry, read
+from shared.messaging.envelope import Envelope, Malformed, read
 from shared.messaging.outages import Patience, is_collision
 from shared.messaging.publishing import Publisher
 from shared.observability import logger, redact_text
@@ -46,8 +46,8 @@ class Delivery:
 
     body: bytes
     found: Envelope
-    #: None where the handler only has its cursor moved.
-    event: Event | None
+    #: What the handler is given; None where the event is only passed over.
+    event: Event | Envelope | None
     #: As in the header of that name (dead_letters.py); None for an event's first sending.
     action: str | None = None
     is_early: bool = False
@@ -97,14 +97,20 @@ class Processor:
         return ids
 
     def read(self, body: bytes, action: str | None = None, *, early: bool = False) -> Delivery:
-        """What a body is for this handler. Raises `Malformed` and `UnknownEvent`."""
+        """What a body is for this handler. Raises `Malformed`.
+
+        Of an event that it did not ask for only the envelope is looked at: a later release, which
+        already runs beside this one, may have begun to report it.
+        """
         found = read(body)
+        event: Event | Envelope | None = None
         if action == DISCARD:
-            return Delivery(body, found, None, action)
-        if catalog_entry(found.type) is None:
-            raise UnknownEvent(f"this release knows no event {found.type}")
-        wanted = not self._wanted or found.type in self._wanted
-        return Delivery(body, found, found.event() if wanted else None, action, early)
+            pass
+        elif self.handler.every:
+            event = found
+        elif found.type in self._wanted:
+            event = found.event()
+        return Delivery(body, found, event, action, early)
 
     async def see_through(self, deliveries: Sequence[Delivery]) -> None:
         """Commit them together, or find out which one spoils it."""
@@ -171,7 +177,7 @@ class Processor:
                 return
             try:
                 delivery = self.read(body, early=True)
-            except (Malformed, UnknownEvent) as error:
+            except Malformed as error:
                 await self.park(body, "malformed", error)
                 return
             if not await self._attempt(delivery, None):

@@ -15,11 +15,11 @@ from shared.db import UnitOfWork
 from shared.errors import Conflict, Invalid
 from shared.ids import new_id
 from shared.messaging.commands import COMMANDS
-from shared.messaging.dead_letters import DeadLetterNotFound
+from shared.messaging.dead_letters import DeadLetter, DeadLetterNotFound, park
 from shared.messaging.ops import ops_router
 from shared.web import create_app
 from tests.messaging.events import ThingChanged, a_change
-from tests.messaging.probe import Probe, body_of, eventually, take_effect
+from tests.messaging.probe import Probe, body_of, eventually, take_effect, unheard_of
 from tests.tokens import TokenIssuer
 
 
@@ -109,6 +109,38 @@ async def test_a_discarded_event_is_passed_over(
 
         await probe.deliver(a_change(thing, 4), queue=f"{probe.name}.follow")
         await eventually(lambda: _has(probe, thing, [1, 3, 4]))
+
+
+async def test_what_an_earlier_release_parked_as_unknown_is_passed_over_when_it_is_replayed(
+    probe: Probe, mood: Mood, http: httpx.AsyncClient
+) -> None:
+    assert mood.refuses
+    thing, queue = new_id(), f"{probe.name}.follow"
+    body, _ = unheard_of(a_change(thing, 1))
+    letter = DeadLetter.of(
+        queue,
+        body,
+        headers={},
+        reason="unknown-event",
+        cause="UnknownEvent in read",
+        error="UnknownEvent: this release knows no event thing.unheard_of",
+        attempts=1,
+    )
+    async with probe.runtime.begin() as uow:
+        assert await park(uow, letter)
+
+    async with probe.worker(relay=True):
+        await probe.deliver(a_change(thing, 2), a_change(thing, 3), queue=queue)
+        await eventually(probe.is_quiet)
+        assert await sequences(probe, thing) == []
+
+        answer = await http.post("/dead-letters/replay", json={"reason": "unknown-event"})
+        assert answer.json() == {"dry_run": True, "count": 1}
+        await http.post("/dead-letters/replay", json={"reason": "unknown-event", "dry_run": False})
+        await eventually(lambda: _has(probe, thing, [2, 3]))
+
+    assert [row.status for row in await probe.letters()] == ["replayed"]
+    assert await probe.scalar("SELECT count(*) FROM {s}.early_events") == 0
 
 
 async def test_an_edited_copy_takes_the_place_of_the_parked_event(

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -13,6 +15,7 @@ from shared.db import UnitOfWork
 from shared.errors import Conflict
 from shared.ids import new_id
 from shared.locks import connect
+from shared.messaging.envelope import Envelope
 from shared.runtime import Runtime
 from tests.messaging.events import (
     ThingChanged,
@@ -22,7 +25,7 @@ from tests.messaging.events import (
     a_making,
     a_notice,
 )
-from tests.messaging.probe import Probe, body_of, eventually, take_effect
+from tests.messaging.probe import Probe, body_of, eventually, take_effect, unheard_of
 
 
 def add_plain(probe: Probe) -> str:
@@ -216,20 +219,119 @@ async def test_a_refusal_is_parked_at_once(probe: Probe) -> None:
     assert (letter.reason, letter.attempts, letter.status) == ("refused:conflict", 1, "parked")
 
 
-async def test_what_cannot_be_read_or_is_unknown_is_parked(probe: Probe) -> None:
+async def test_what_cannot_be_read_is_parked(probe: Probe) -> None:
     queue = add_plain(probe)
     await probe.deploy()
-    unknown = body_of(a_change()).replace(b"thing.changed", b"thing.unheard_of")
     broken = body_of(a_change()).replace(b'"number":0', b'"number":"many"')
+    shapeless = orjson.dumps({**orjson.loads(body_of(a_change())), "data": ["no", "names"]})
 
     async with probe.worker():
-        for body in (b"not JSON", unknown, broken):
+        for body in (b"not JSON", broken, shapeless):
             await probe.deliver_raw(body, "thing.changed", queue)
         await eventually(lambda: _has_letters(probe, 3))
 
-    reasons = [letter.reason for letter in await probe.letters()]
-    assert sorted(reasons) == ["malformed", "malformed", "unknown-event"]
+    assert [letter.reason for letter in await probe.letters()] == ["malformed"] * 3
     assert await probe.effects() == []
+
+
+async def test_an_event_of_an_unknown_type_is_passed_over_by_who_did_not_ask_for_it(
+    probe: Probe,
+) -> None:
+    queue = add_plain(probe)
+    await probe.deploy()
+    body, name = unheard_of(a_change())
+
+    async with probe.worker():
+        await probe.deliver_raw(body, name, queue)
+        await probe.deliver_raw(body, name, queue)
+        await probe.deliver(a_change())
+        await eventually(lambda: _has_effects(probe, 1))
+        await eventually(probe.is_quiet_but_outbox)
+
+    assert await probe.letters() == []
+    assert await probe.scalar("SELECT count(processed_at) FROM {s}.inbox") == 2
+    assert await probe.handled() == {queue: 2}  # once, for the test clock that waits for it
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in order", "the other way round"])
+async def test_an_event_of_an_unknown_type_holds_up_no_aggregate(
+    probe: Probe, turned: bool
+) -> None:
+    queue = add_ordered(probe)
+    await probe.deploy()
+    thing = new_id()
+    bodies = [
+        (body_of(a_change(thing, 1)), "thing.changed"),
+        unheard_of(a_change(thing, 2)),
+        unheard_of(a_change(thing, 3)),
+        (body_of(a_change(thing, 4)), "thing.changed"),
+    ]
+
+    async with probe.worker():
+        for body, name in reversed(bodies) if turned else bodies:
+            await probe.deliver_raw(body, name)
+        await eventually(lambda: _has_effects(probe, 2))
+        await eventually(probe.is_quiet_but_outbox)
+
+    assert [row.sequence for row in await probe.effects()] == [1, 4]
+    assert await probe.letters() == []
+    assert await probe.scalar("SELECT last_sequence FROM {s}.cursors") == 4
+    assert await probe.scalar("SELECT count(*) FROM {s}.early_events") == 0
+    assert await probe.handled() == {queue: 4}
+
+
+async def test_who_takes_every_event_takes_those_of_unknown_types_too(probe: Probe) -> None:
+    taken: list[Envelope] = []
+
+    @probe.consumers.handler(every=True)
+    async def keep(_uow: UnitOfWork, event: Envelope) -> None:
+        taken.append(event)
+
+    await probe.deploy()
+    known, other = a_change(number=5), a_change(number=6)
+    body, name = unheard_of(other)
+
+    async with probe.worker():
+        await probe.deliver(known)
+        await probe.deliver_raw(body, name)
+        await eventually(probe.is_quiet_but_outbox)
+
+    of_known, of_other = sorted(taken, key=lambda one: one.id)
+    assert of_known.type == "thing.changed"
+    assert of_known.event() == known
+    assert (of_other.type, of_other.id, of_other.subject) == (name, other.id, other.thing_id)
+    assert (of_other.account_id, of_other.sequence) == (other.account_id, other.sequence)
+    assert of_other.occurred_at == other.occurred_at
+    assert of_other.data["number"] == 6
+    assert of_other.data["news"] == {"of": ["the next release"]}
+    assert await probe.letters() == []
+    assert await probe.handled() == {f"{probe.name}.keep": 2}
+
+
+async def test_a_batch_is_prepared_for_what_it_is_given(probe: Probe) -> None:
+    """What is passed over is in the transaction, and not among its events."""
+    prepared: list[UUID] = []
+
+    async def prepare(_uow: UnitOfWork, events: Sequence[ThingChanged]) -> None:
+        prepared.extend(event.id for event in events)
+
+    @probe.consumers.handler(on=[ThingChanged], batch=True, prepare=prepare)
+    async def note(uow: UnitOfWork, events: list[ThingChanged]) -> None:
+        for event in events:
+            await take_effect(uow, event)
+
+    await probe.deploy()
+    events = [a_change() for _ in range(10)]
+    for event in events:
+        body, name = unheard_of(a_change())
+        await probe.deliver_raw(body, name, f"{probe.name}.note")
+        await probe.deliver(event)
+    async with probe.worker():
+        await eventually(lambda: _has_effects(probe, 10))
+        await eventually(probe.is_quiet_but_outbox)
+
+    assert prepared == [event.id for event in events]
+    assert await probe.scalar("SELECT count(processed_at) FROM {s}.inbox") == 20
 
 
 async def test_unknown_fields_are_passed_over(probe: Probe) -> None:

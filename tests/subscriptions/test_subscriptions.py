@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 from sqlalchemy import select, text, update
 
@@ -577,6 +578,36 @@ async def test_the_timeline_tells_what_happened_in_order_and_what_caused_it(
     assert paid_first["service"] == "invoicing"
     assert activated["caused_by"] == paid_first["id"]
     assert entries.index(started) < entries.index(paid_first) < entries.index(activated)
+
+
+async def test_the_timeline_keeps_what_only_a_later_release_knows(
+    customer: Customer, shop: Shop, events: EventLog
+) -> None:
+    started = await customer.post("/v1/subscriptions", price_id=(await shop.price())["id"])
+    path = f"/v1/subscriptions/{started['id']}/timeline"
+    data = {"subscription_id": started["id"], "reason": {"of": "the next release"}}
+    other = {
+        "specversion": "1.0",
+        "id": str(new_id()),
+        "source": "perennial/invoicing",
+        "type": "invoice.disputed_by_post",
+        "subject": str(new_id()),
+        "time": "2026-01-15T09:00:00+00:00",
+        "accountid": str(customer.account_id),
+        "sequence": 1,
+        "correlationid": "a request",
+        "data": data,
+    }
+    await events.publish(orjson.dumps(other))
+
+    async def told() -> Any:
+        entries = (await customer.get(path))["data"]
+        return [entry for entry in entries if entry["id"] == other["id"]]
+
+    (entry,) = await until(told)
+    assert (entry["name"], entry["service"]) == ("invoice.disputed_by_post", "invoicing")
+    assert entry["occurred_at"] == "2026-01-15T09:00:00Z"
+    assert entry["data"] == data
 
 
 async def test_a_timeline_is_read_in_pages(
