@@ -53,7 +53,9 @@ def paper_of_invoice(invoice: Invoice) -> dict[str, Any]:
             {
                 "description": line.description,
                 "quantity": _text(line.quantity),
+                "unit": line.unit,
                 "unit_amount": _text(line.unit_amount),
+                "parts": line.parts or [],
                 "amount": line.amount,
                 "subtotal": line.subtotal,
                 "net": line.net,
@@ -101,16 +103,20 @@ def paper_of_credit_note(note: CreditNote, invoice: Invoice) -> dict[str, Any]:
             {
                 "description": line.description,
                 "quantity": "1",
+                "unit": None,
                 "unit_amount": str(line.net),
+                "parts": [],
                 "amount": line.net,
                 "subtotal": line.net,
                 "net": line.net,
-                "period_start": _iso(periods[line.invoice_line_id].period_start, theirs),
+                "period_start": _iso(
+                    line.starts_at or periods[line.invoice_line_id].period_start, theirs
+                ),
                 "period_end": _iso(_last_moment(periods[line.invoice_line_id]), theirs),
                 "tax_behavior": "exclusive",
                 "tax_code": line.tax_code,
                 "tax_rate": _text(line.tax_rate.normalize()),
-                "why": {},
+                "why": line.why or {},
             }
             for line in note.lines
         ],

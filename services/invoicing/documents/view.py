@@ -12,7 +12,7 @@ from babel.numbers import format_currency, format_decimal, get_minus_sign_symbol
 
 from services.invoicing.documents.einvoice import buyer_name
 from services.invoicing.documents.labels import LANGUAGES, words
-from services.invoicing.documents.why import formulas
+from services.invoicing.documents.why import formulas, terms
 from shared.money import exponent
 
 ACCENT = "#1f4e79"
@@ -143,8 +143,15 @@ def _row(line: dict[str, Any], write: Writer) -> dict[str, Any]:
     return {
         "description": description,
         "period": period,
-        "why": [formula.translate(MARKS) for formula in formulas(line["why"], write)],
+        "why": [
+            formula.translate(MARKS)
+            for formula in [
+                *terms(line["parts"], write),
+                *formulas(line["why"], write, summed=bool(line["parts"])),
+            ]
+        ],
         "quantity": write.number(line["quantity"]),
+        "unit": line["unit"],
         "unit_price": write.price(line["unit_amount"]),
         "tax_rate": f"{write.number(line['tax_rate'])} %",
         "amount": write.money(line["amount"]),

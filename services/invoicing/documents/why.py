@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from fractions import Fraction
+from math import floor
 from typing import Any, Protocol
 
 TIMES, DASH = "\u00d7", "\u2013"
@@ -19,15 +21,19 @@ class Writer(Protocol):
     def money(self, minor: int) -> str: ...
 
 
-def formulas(why: dict[str, Any], write: Writer) -> list[str]:
+def formulas(why: dict[str, Any], write: Writer, *, summed: bool = False) -> list[str]:
     """The computation of a line, as far as quantity times price does not say it.
+
+    Nor what its terms say, where it is `summed` from them.
 
     `5 x 7.00 + 5 x 6.50 + 4 x 6.00 = 91.50` for tiers, `-20.00 x 14/31 = -9.03` for a part of a
     period, and what each coupon took off.
     """
     made = []
     steps = why.get("steps") or []
-    if steps and not _plain(steps):
+    if why.get("taken_back"):
+        made += _taken_back(why["taken_back"], write)
+    elif steps and not _plain(steps) and not summed:
         made.append(_formula(steps, write))
     elif not steps and why.get("rule") not in {None, *PLAIN}:
         made.append(str(why["rule"]))
@@ -37,6 +43,37 @@ def formulas(why: dict[str, Any], write: Writer) -> list[str]:
         if discount["share"]
     ]
     return made
+
+
+def terms(parts: Sequence[dict[str, Any]], write: Writer) -> list[str]:
+    """The terms of a line's sum, one below the other: `[0-5] 5 x 7.00 = 35.00`."""
+    return [_sub_line(part, write) for part in parts]
+
+
+def _sub_line(part: dict[str, Any], write: Writer) -> str:
+    product = f"{write.number(part['quantity'])} {TIMES} {write.price(part['unit_amount'])}"
+    flat = part["flat_amount"]
+    whole = f"{product} + {write.price(flat)}" if Decimal(flat) else product
+    # Tiers are told by their bounds; other names are in no reader's language.
+    tier = part["description"].replace("-", DASH)
+    named = f"[{tier}] {whole}" if part["description"][:1].isdigit() else whole
+    return f"{named} = {write.price(part['amount'])}"
+
+
+def _taken_back(taken: dict[str, Any], write: Writer) -> list[str]:
+    """`-10.00 x 1/3 = -3.33`; what went back before is taken off."""
+    share, whole, amount = Fraction(taken["fraction"]), taken["whole"], taken["amount"]
+    before = floor(whole * share + Fraction(1, 2)) - abs(amount)
+    if share == 1 and not before:
+        return []
+    formula = write.money(whole)
+    if share != 1:
+        formula = f"{formula} {TIMES} {taken['fraction']}"
+    if before > 1:  # of a price with its tax in it, the net is rounded by itself
+        formula = f"{formula} {write.minus} {write.money(before)}"
+    if amount < 0:
+        formula = f"{write.minus}({formula})" if before > 1 else f"{write.minus}{formula}"
+    return [f"{formula} = {write.money(amount)}"]
 
 
 def _plain(steps: Sequence[dict[str, Any]]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from services.invoicing.domain.invoice import Invoice, InvoiceLine
-from services.invoicing.domain.totals import round_fraction
+from services.invoicing.domain.totals import round_fraction, why_taken_back
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.invoicing import CreditNoteIssued
 from shared.events.subscriptions import TakeBack
@@ -58,11 +58,16 @@ class CreditNoteLine:
     starts_at: datetime | None = None
     why: dict[str, Any] | None = None
 
-    def describe(self, take_back: TakeBack) -> None:
+    def describe(self, take_back: TakeBack, line: InvoiceLine) -> None:
         """Say it in the words of the subscription that takes it back."""
         self.description = take_back.description
         self.starts_at = min(max(take_back.starts_at, take_back.period_start), take_back.period_end)
-        self.why = take_back.why
+        self.why = why_taken_back(
+            take_back,
+            whole=line.net,
+            amount=self.net,
+            period=(line.period_start, line.period_end),
+        )
 
 
 @dataclass(eq=False, kw_only=True)

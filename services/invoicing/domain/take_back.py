@@ -15,6 +15,7 @@ from services.invoicing.domain.credit_note import (
     Taken,
     bounded,
     groups_of,
+    part_of,
     taken_of,
 )
 from services.invoicing.domain.invoice import Invoice, InvoiceLine
@@ -25,6 +26,7 @@ from services.invoicing.domain.totals import (
     negative_line,
     round_fraction,
     share_left,
+    why_taken_back,
 )
 from shared.events.subscriptions import TakeBack
 from shared.money import allocate
@@ -47,6 +49,14 @@ class Return:
     def is_plain(self) -> bool:
         """Whether all of it was paid and is here: it may stand on another invoice."""
         return self.split.given == self.taken.total
+
+    def divide(self) -> tuple[Taken, Taken]:
+        """What a credit note says now, and what waits until a dispute is decided."""
+        if self.split.noted >= self.taken.total:
+            return self.taken, Taken([], [])
+        now, rest = part_of(self.invoice, self.taken, self.split.noted)
+        held, _ = part_of(self.invoice, rest, self.split.withheld)
+        return now, held
 
     @property
     def reason(self) -> str:
@@ -158,9 +168,10 @@ def _negative_lines(
     taxes = allocate(original["tax"], [net for _, net in mine])
     for (line, net), tax in zip(mine, taxes, strict=True):
         inclusive = line.tax_behavior == "inclusive"
+        amount = net + tax if inclusive else net
         computed = negative_line(
             one.take_backs[line.id],
-            amount=net + tax if inclusive else net,
+            amount=amount,
             currency=currency,
             behavior="inclusive" if inclusive else "exclusive",
             category=line.tax_category,
@@ -176,9 +187,11 @@ def _negative_lines(
         )
         computed.subtotal = computed.net = -net
         computed.takes_back, computed.takes_back_tax = line.id, tax
-        computed.why["taken_back"] = {
-            **computed.why["taken_back"],
-            "invoice": one.invoice.number,
-            "line": line.position,
-        }
+        computed.why = why_taken_back(
+            one.take_backs[line.id],
+            whole=line.amount - line.discount if inclusive else line.net,
+            amount=-amount,
+            period=(line.period_start, line.period_end),
+        )
+        computed.why["taken_back"] |= {"invoice": one.invoice.number, "line": line.position}
         yield computed

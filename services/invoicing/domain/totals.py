@@ -253,6 +253,25 @@ def _spread(discount: Discount, amount: int, lines: list[ComputedLine], rule: st
         )
 
 
+def why_taken_back(
+    take_back: TakeBack, *, whole: int, amount: int, period: tuple[datetime, datetime]
+) -> dict[str, Any]:
+    """The words of the subscription, and of what the share was taken and what it came to.
+
+    `amount` is as its line shows it: below zero on an invoice, above on a credit note.
+    """
+    share = share_left(*period, take_back.starts_at)
+    return {
+        **take_back.why,
+        "taken_back": {
+            "charge_id": str(take_back.charge_id),
+            "whole": whole,
+            "fraction": str(share),
+            "amount": amount,
+        },
+    }
+
+
 def _taken_back(take_backs: Sequence[TakeBack], lines: list[ComputedLine]) -> list[ComputedLine]:
     """Negative lines for charges that are beside them: what they come to after their discounts.
 
@@ -278,6 +297,12 @@ def _taken_back(take_backs: Sequence[TakeBack], lines: list[ComputedLine]) -> li
             subscription_id=line.subscription_id,
         )
         computed.takes_back_charge = line.charge.id
+        computed.why = why_taken_back(
+            take_back,
+            whole=line.discounted,
+            amount=-worth,
+            period=(line.charge.period_start, line.charge.period_end),
+        )
         made.append(computed)
     return made
 
@@ -313,7 +338,7 @@ def negative_line(
         decision=decision,
         subscription_id=subscription_id,
         amount=-amount,
-        why={**take_back.why, "taken_back": {"charge_id": str(take_back.charge_id)}},
+        why=dict(take_back.why),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services.invoicing.domain.credit_note import CreditNote, Earlier, Settle, Split, Taken, part_of
+from services.invoicing.domain.credit_note import CreditNote, Earlier, Settle, Split, Taken
 from services.invoicing.domain.invoice import Invoice, Status
 from services.invoicing.domain.take_back import Return, take_shares
 from services.invoicing.domain.totals import Bundle, split_take_backs
@@ -110,12 +110,10 @@ async def earlier_of(uow: InvoicingUnitOfWork, invoice: Invoice) -> Earlier:
 
 async def write_return(uow: InvoicingUnitOfWork, one: Return, *, at: datetime) -> CreditNote | None:
     """A credit note over what can be given now; what a dispute holds waits for its end."""
-    invoice, taken, split = one.invoice, one.taken, one.split
-    if split.noted < taken.total:
-        taken, rest = part_of(invoice, taken, split.noted)
-        if split.withheld:
-            held, _ = part_of(invoice, rest, split.withheld)
-            invoice.withhold(_as_json(held, one), held.total)
+    invoice = one.invoice
+    taken, held = one.divide()
+    if held.total:
+        invoice.withhold(_as_json(held, one), held.total)
     if not taken.total:
         return None
     note = await write_credit_note(

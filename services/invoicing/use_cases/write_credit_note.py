@@ -45,9 +45,9 @@ async def write_credit_note(
         by_provider=await uow.receipts.by_provider(invoice.id) if settle is Settle.REFUND else 0,
         at=at,
     )
-    for line in note.lines:
-        if take_backs and (take_back := take_backs.get(line.invoice_line_id)):
-            line.describe(take_back)
+    for line, (of_invoice, _) in zip(note.lines, taken.lines, strict=True):
+        if take_backs and of_invoice.id in take_backs:
+            line.describe(take_backs[of_invoice.id], of_invoice)
     uow.credit_notes.add(note)
     uow.emit(note.issue(at=at))
     if note.reduction:
