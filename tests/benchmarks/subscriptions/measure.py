@@ -118,7 +118,7 @@ async def catalog(runtime: Any) -> tuple[UUID, UUID, Meter]:
                 id=new_id(),
                 account_id=account_id,
                 items=items,
-                terms=await uow.catalog.terms(plan.id, items, time_zone="Europe/Berlin"),
+                terms=await uow.catalog.terms(plan.id, [price.id], time_zone="Europe/Berlin"),
                 time_zone="Europe/Berlin",
                 at=start,
                 now=now,
