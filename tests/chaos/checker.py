@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from infra.environment import SERVICES
-from tests.chaos import bank, rules
+from tests.chaos import bank, billing, rules
 from tests.chaos.history import History
 from tests.chaos.poison import ACCOUNT, MALFORMED
 
@@ -116,6 +116,8 @@ class Checker:
             found = list(history.surprises)
             for name, sql in {**rules.RULES, **rules.EDGES, **bank.RULES}.items():
                 found += _told(name, await connection.fetch(sql))
+            for name, rows in (await billing.broken(connection, history.foretold)).items():
+                found += _told(name, rows)
             for service in SERVICES:
                 rows = await connection.fetch(rules.SEQUENCES.replace("{s}", service))
                 found += _told(f"{service}: a sequence with a gap or a repeat", rows)
@@ -319,6 +321,7 @@ GIVEN = {
     "subscribe": "SELECT id::text FROM subscriptions.subscriptions",
     "buy tokens": "SELECT id::text FROM subscriptions.token_orders",
     "report usage": "SELECT id FROM subscriptions.usage_events",
+    "void usage": "SELECT id FROM subscriptions.usage_events WHERE voided",
 }
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,21 @@ class Call:
     made: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Foretold:
+    """What a preview said of what was done right after it, or happened next."""
+
+    what: str
+    subscription: str
+    #: The subscription's events that did it: those after the first, up to the second.
+    before: int
+    after: int
+    #: By the clock on the wall, which databases have too.
+    asked_at: float
+    invoice: Any
+    credit_notes: Any
+
+
 class History:
     """Written by all customers, line by line, so that a killed run leaves it behind."""
 
@@ -36,6 +52,7 @@ class History:
         self.calls: list[Call] = []
         #: What no client should ever meet.
         self.surprises: list[str] = []
+        self.foretold: list[Foretold] = []
         #: What clients chose the ids of, by what they did.
         self._chosen: defaultdict[str, set[str]] = defaultdict(set)
         #: Who waited in vain.
@@ -47,8 +64,17 @@ class History:
     def add(self, call: Call) -> None:
         with self._lock:
             self.calls.append(call)
-            with self._path.open("a") as lines:
-                lines.write(json.dumps(asdict(call)) + "\n")
+            self._write(call)
+
+    def foretell(self, foretold: Foretold) -> None:
+        """Remember what a preview said, to compare it with what came."""
+        with self._lock:
+            self.foretold.append(foretold)
+            self._write(foretold)
+
+    def _write(self, what: Call | Foretold) -> None:
+        with self._path.open("a") as lines:
+            lines.write(json.dumps(asdict(what)) + "\n")
 
     def surprise(self, text: str) -> None:
         with self._lock:

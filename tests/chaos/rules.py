@@ -85,8 +85,9 @@ RULES = {
     "a paid invoice whose money nobody has": """
         SELECT i.id, i.number FROM invoicing.invoices i
           LEFT JOIN payments.payments p ON p.invoice_id = i.id
-         WHERE i.status = 'paid' AND i.amount_paid > 0
-           AND p.status IS DISTINCT FROM 'succeeded'
+         WHERE i.status = 'paid' AND p.status IS DISTINCT FROM 'succeeded'
+           AND EXISTS (SELECT FROM invoicing.received_payments r
+                        WHERE r.invoice_id = i.id AND r.means = 'provider' AND r.applied > 0)
     """,
     "an invoice and the money received for it differ": """
         SELECT i.id, i.number FROM invoicing.invoices i
@@ -97,8 +98,8 @@ RULES = {
     "a finalized invoice that nobody collects": """
         SELECT i.id, i.number FROM invoicing.invoices i
           LEFT JOIN payments.payments p ON p.invoice_id = i.id
-         WHERE i.status = 'open' AND i.total > i.credit_applied AND i.collect_automatically
-           AND p.id IS NULL
+         WHERE i.status = 'open' AND i.total > i.credit_applied + i.amount_reduced
+           AND i.collect_automatically AND p.id IS NULL
     """,
     "a failed payment with neither a retry, a dunning nor an end": """
         SELECT p.id FROM payments.payments p
@@ -116,7 +117,7 @@ RULES = {
         SELECT l.subscription_id, i.billing_reason, l.period_start
           FROM invoicing.invoices i JOIN invoicing.invoice_lines l ON l.invoice_id = i.id
          WHERE i.billing_reason IN ('subscription_start', 'subscription_cycle')
-           AND l.kind NOT LIKE '%credit%' AND l.amount > 0
+           AND l.kind IN ('recurring', 'addon') AND l.amount > 0 AND i.status <> 'void'
          GROUP BY 1, 2, 3 HAVING count(DISTINCT i.id) > 1
     """,
     "an invoice that is shared by others than its lines bill": """
@@ -130,7 +131,8 @@ RULES = {
     "a subscription that is paid in advance, began and was not billed": """
         SELECT s.id FROM subscriptions.subscriptions s
           JOIN subscriptions.prices p ON p.id = s.price_id AND p.type <> 'metered'
-         WHERE NOT EXISTS (SELECT FROM invoicing.invoice_lines l WHERE l.subscription_id = s.id)
+         WHERE (s.trial_end IS NULL OR s.period_start >= s.trial_end)
+           AND NOT EXISTS (SELECT FROM invoicing.invoice_lines l WHERE l.subscription_id = s.id)
            AND NOT EXISTS (SELECT FROM invoicing.invoices i WHERE i.subscription_id = s.id)
     """,
     "a subscription that was set aside": """
@@ -168,7 +170,8 @@ RULES = {
     """,
     "an invoice line that does not say why": """
         SELECT invoice_id, position FROM invoicing.invoice_lines
-         WHERE why = '{}' OR (kind <> 'carried_over' AND NOT why ? 'tax')
+         WHERE why = '{}'
+            OR NOT why ? CASE WHEN takes_back IS NULL THEN 'tax' ELSE 'taken_back' END
     """,
     "an invoice and the lines on it differ": """
         SELECT i.id, i.number FROM invoicing.invoices i
@@ -201,8 +204,9 @@ RULES = {
         SELECT i.id, i.number FROM invoicing.invoices i
           LEFT JOIN payments.disputes d ON d.invoice_id = i.id AND d.status = 'lost'
          GROUP BY i.id
-        HAVING i.amount_credited - i.amount_covered + i.amount_unnoted
-             > i.credit_applied + i.amount_paid + coalesce(sum(d.amount), 0)
+        HAVING i.amount_credited - i.amount_reduced + i.amount_moved
+             - i.amount_covered + i.amount_unnoted
+             > i.credit_applied + i.amount_paid + i.amount_brought + coalesce(sum(d.amount), 0)
     """,
     "a grant of tokens and its entries differ": """
         SELECT g.id, g.remaining FROM subscriptions.token_grants g
@@ -286,7 +290,10 @@ EDGES = {
                IN ('subscription.canceled', 'subscription.expired', 'invoice.voided')
            AND late.sequence = last.sequence + 1
            AND split_part(late.routing_key, '.', 1) = split_part(last.routing_key, '.', 1)
-           -- Money that had come in time reinstates a subscription, and is all that may.
+           -- Usage that was late is billed after an end. Money that had come in time reinstates a
+           -- subscription. Nothing else may follow.
+           AND (last.routing_key, late.routing_key)
+               <> ('subscription.canceled', 'subscription.usage_billed')
            AND NOT EXISTS (
                SELECT FROM subscriptions.outbox o
                 WHERE o.id = late.id AND o.routing_key = 'subscription.activated'
