@@ -170,6 +170,36 @@ async def test_a_change_twice_in_a_period(begin: Begin, shop: Shop) -> None:
     await life.comes_next(path)
 
 
+async def test_a_change_at_a_date_takes_back_what_was_changed_meanwhile(
+    begin: Begin, shop: Shop
+) -> None:
+    life = await begin()
+    seats = await shop.price(type="per_unit", unit_amount=1333)
+    path = await life.subscribe(seats)
+    at = (life.now + timedelta(days=9)).isoformat()
+    await life.does(path, "change", quantity=2, effective_at=at, proration="prorate_now")
+    await life.does(path, "change", quantity=5, proration="prorate_now")
+
+    invoice, (note,) = await life.passes(path)
+    assert invoice is None
+    assert note["credit"]["amount"] > 0
+    await life.comes_next(path)
+
+
+async def test_a_change_that_waits_for_its_payment(begin: Begin, shop: Shop) -> None:
+    life = await begin()
+    path = await life.subscribe(await shop.price(unit_amount=1000))
+    dearer = await shop.price(unit_amount=9000)
+    await life.half_way(path)
+
+    preview = await life.does(
+        path, "change", price_id=dearer["id"], payment_behavior="pending_if_unpaid"
+    )
+
+    assert preview["event"] == "subscription.change_pending"
+    assert (await life.comes_next(path))["subtotal"]["amount"] == 9000
+
+
 async def test_addons_and_one_offs(begin: Begin, shop: Shop, staff: Client) -> None:
     life = await begin()
     path = await life.subscribe(await shop.price(unit_amount=1000))

@@ -12,6 +12,7 @@ from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.repository.locked import DRY
 from services.invoicing.use_cases.bill_subscription import bill_subscription
 from services.invoicing.use_cases.draft_invoice import finalize_draft
+from services.invoicing.use_cases.take_back import give_when_paid
 from shared.events.subscriptions import Billable
 from shared.money import Money
 
@@ -39,7 +40,10 @@ class _Computed(Exception, Generic[T]):
 async def preview_bill(
     begin: Begin, events: Sequence[Billable], told: Callable[[Previewed], T]
 ) -> T:
-    """What the last of `events` would come to, after the others of the same account, as `told`."""
+    """What the last of `events` would come to, after the others of the same account, as `told`.
+
+    What those before it are billed is taken for paid by then.
+    """
     try:
         async with begin() as uow:
             uow.session.info[DRY] = True
@@ -59,8 +63,11 @@ async def _compute(uow: InvoicingUnitOfWork, events: Sequence[Billable]) -> Prev
     if await uow.accounts.find(last.account_id) is None:
         raise AccountNotFound("There is no such account, or it has only just been made.")
     for event in before:
-        await bill_subscription(uow, event)
+        billed = await bill_subscription(uow, event)
         await uow.settle_invoices(event.account_id)
+        if billed is not None and billed.status is Status.OPEN:
+            billed.receive(billed.amount_remaining, at=event.occurred_at, payment_id=None)
+            await give_when_paid(uow, billed, at=event.occurred_at)
     noted = len(uow.credit_notes.made)
     invoice = await bill_subscription(uow, last)
     await uow.fill_drafts()
