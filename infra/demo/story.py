@@ -168,16 +168,19 @@ class Story:
         preview = self._customer.post(
             f"/v1/subscriptions/{self.subscription_id}/preview", price_id=self.business["EUR"]
         )
-        for charge in preview["charges"]:
-            self.report.fact(f"preview: {charge['description']}: {money(charge)}")
+        for line in preview["invoice"]["lines"]:
+            self.report.fact(f"preview: {line['description']}: {money(line['net'])}")
         self._customer.post(
             f"/v1/subscriptions/{self.subscription_id}/change", price_id=self.business["EUR"]
         )
         self._await_invoices_paid(5)
         invoice = self._invoices()[0]
-        previewed = sum(charge["amount"] for charge in preview["charges"])
-        if invoice["net"]["amount"] != previewed:
-            raise StoryFailed(f"previewed {previewed}, invoiced {money(invoice['net'])}")
+        for amount in ("net", "tax", "total", "amount_due"):
+            previewed = preview["invoice"][amount]
+            if invoice[amount] != previewed:
+                raise StoryFailed(
+                    f"{amount}: previewed {money(previewed)}, invoiced {money(invoice[amount])}"
+                )
         self._show_invoice(invoice)
         self._show_events()
 
