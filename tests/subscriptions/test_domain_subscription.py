@@ -640,6 +640,21 @@ def test_changes_that_make_no_sense_are_refused() -> None:
         subscription.change(an_order(to(euro, 2), effective_at=BEGIN), terms, at=BEGIN)
 
 
+def test_a_price_move_that_is_refused_leaves_nothing_waiting() -> None:
+    """The bulk move goes on with the next subscriber and keeps what it has done to this one."""
+    main, addon = a_price(1000), a_price(600, addon_id=new_id())
+    yearly = a_price(9000, interval_unit=IntervalUnit.YEAR)
+    terms = terms_of(main, addon, yearly)
+    subscription = a_subscription(main, start=at(2024, 4, 1))
+    subscription.change(an_order(beside(addon)), terms, at=at(2024, 4, 2))
+
+    with pytest.raises(IntervalMismatch):
+        subscription.move_price(main.id, to(yearly), terms, at=at(2024, 4, 3))
+
+    assert subscription.agenda == ()
+    assert amounts(subscription.renew(terms, now=at(2024, 5, 1))) == [1000, 600]
+
+
 # --- canceling, pausing, dunning ---------------------------------------------------------------
 
 

@@ -6,7 +6,13 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from services.subscriptions.domain.agenda import Change, Entry, EntryKind, held_then
+from services.subscriptions.domain.agenda import (
+    Change,
+    Entry,
+    EntryKind,
+    held_then,
+    in_order,
+)
 from services.subscriptions.domain.charges import Item, Terms
 from services.subscriptions.domain.coupon import AppliedDiscount
 from services.subscriptions.domain.period import whole_second
@@ -187,12 +193,12 @@ class Changing(Ending):
         entry = Entry(
             EntryKind.PRICE_MOVE, at, PRICE_MOVE, change=change, from_price_id=from_price_id
         )
-        before = self.next_items
-        self._wait(entry)
-        self._check(self.next_items, terms)
-        if holdings(self.next_items) == holdings(before):
-            self._drop(entry)
+        agenda = in_order((*self.agenda, entry))
+        after, _ = held_then(self.items, self.plan_id, agenda, at=self.period_end)
+        if holdings(after) == holdings(self.next_items):
             raise NothingChanges("It will not hold that price any more when its period ends.")
+        self._check(after, terms)
+        self.agenda = agenda
         return self._scheduled(self.period_end, now=at)
 
     def add_discount(
