@@ -36,7 +36,11 @@ async def read_upcoming(subscription_id: UUID, query: Query) -> PricedInvoice:
     """
     query.caller.require_scope("invoices:read")
     async with query.begin() as uow:
-        subscription = await queries.read_subscription(uow, subscription_id)
+        try:
+            subscription = await queries.read_subscription(uow, subscription_id)
+        except SubscriptionNotFound:
+            # Without its id: an answer never repeats what somebody else holds.
+            raise SubscriptionNotFound("There is no such subscription.") from None
         account_id = subscription.account_id
         upcoming = await preview_next(uow, subscription)
     client = invoicing_of(query.runtime.own)
