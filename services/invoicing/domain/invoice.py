@@ -537,8 +537,9 @@ class Invoice:
     @property
     def change_id(self) -> UUID | None:
         """The change of a subscription that waits for it to be paid."""
-        kind, _, change_id = (self.billing_key or "").partition(":")
-        return UUID(change_id) if kind == "change" else None
+        if self.billing_reason != "subscription_pending_change" or self.billing_key is None:
+            return None
+        return UUID(self.billing_key.rpartition(":")[2])
 
     def _money(self, amount: int) -> Money:
         return Money(amount, self.currency)
