@@ -149,7 +149,20 @@ def surface(whole_system: WholeSystem, told: tuple[Story, Listener]) -> Iterator
         )
         code = uuid4().hex[:8]
         meter = operator.post("/v1/meters", code=f"m_{code}", name="Calls")
-        subscription = mine.post("/v1/subscriptions", price_id=story.team["EUR"])["id"]
+        addon = operator.post("/v1/addons", code=f"a_{code}", name="Calls")
+        operator.post(
+            "/v1/prices",
+            addon_id=addon["id"],
+            currency="EUR",
+            type="metered",
+            interval="month",
+            unit_amount=1,
+            meter_id=meter["id"],
+            aggregation="sum",
+        )
+        subscription = mine.post(
+            "/v1/subscriptions", price_id=story.team["EUR"], addons=[{"addon_id": addon["id"]}]
+        )["id"]
         until(
             "the subscription is active",
             lambda: mine.get(f"/v1/subscriptions/{subscription}")["status"] == "active",

@@ -20,6 +20,7 @@ from services.subscriptions.domain.usage import (
     Window,
     bill_late_usage,
     bucket_start,
+    cut_bucket,
     hour_of,
     is_worth_a_look,
     not_taken,
@@ -144,9 +145,12 @@ def test_a_bucket_is_cut_where_a_window_ended_within_its_hour() -> None:
     subscription, _ = one_that_holds(metered())
     gone = Window(METER, FEBRUARY, at(2024, 2, 16, 10, 20), metered(), billed=True)
 
-    assert bucket_start(subscription, at(2024, 2, 16, 10, 10), [gone]) == at(2024, 2, 16, 10)
-    assert bucket_start(subscription, at(2024, 2, 16, 10, 20), [gone]) == at(2024, 2, 16, 10, 20)
-    assert bucket_start(subscription, at(2024, 2, 16, 10, 50), [gone]) == at(2024, 2, 16, 10, 20)
+    def bucket(minute: int) -> datetime:
+        moment = at(2024, 2, 16, 10, minute)
+        return cut_bucket(bucket_start(subscription, moment), moment, [gone])
+
+    assert bucket(10) == at(2024, 2, 16, 10)
+    assert bucket(20) == bucket(50) == at(2024, 2, 16, 10, 20)
 
 
 def test_hours_are_those_of_the_wall_so_that_days_are_whole_hours() -> None:

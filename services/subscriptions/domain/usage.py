@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import ClassVar
 from uuid import UUID
 
@@ -225,26 +226,40 @@ def _until(end: datetime | None, windows: list[Window]) -> list[Window]:
 
 def hour_of(at: datetime, time_zone: str) -> datetime:
     """When the hour of `at` began by the clock on the wall: days are whole hours everywhere."""
+    # Clocks differ by quarters of an hour, so that each quarter lies within one hour.
+    quarter = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
+    return _hour_of(quarter, time_zone)
+
+
+@lru_cache(maxsize=10_000)
+def _hour_of(at: datetime, time_zone: str) -> datetime:
     wall = at.astimezone(zone_of(time_zone))
-    return at - timedelta(minutes=wall.minute, seconds=wall.second, microseconds=wall.microsecond)
+    return at - timedelta(minutes=wall.minute, seconds=wall.second)
 
 
-def bucket_start(
-    subscription: Subscription, at: datetime, billed: Iterable[Window] = ()
-) -> datetime:
-    """The hour of `at`, cut where a period, a metered price, or a `billed` window begins or ends.
+def bucket_start(subscription: Subscription, at: datetime) -> datetime:
+    """The hour of `at`, cut where a period or a metered price begins within it."""
+    start = hour_of(at, subscription.time_zone)
+    if start < subscription.period_start <= at:
+        start = subscription.period_start
+    if at >= subscription.period_end:
+        start = max(start, subscription.cadence.period_at(at).start)
+    for item in subscription.items:
+        if item.metered_from is not None and start < item.metered_from <= at:
+            start = item.metered_from
+    return start
+
+
+def cut_bucket(start: datetime, at: datetime, billed: Iterable[Window]) -> datetime:
+    """The bucket, cut where windows billed before begin or end within it.
 
     So each bucket lies within one window of each price, whatever is late and whatever goes.
     """
-    cuts = [hour_of(at, subscription.time_zone), subscription.period_start]
-    if at >= subscription.period_end:
-        cuts.append(subscription.cadence.period_at(at).start)
-    cuts += [item.metered_from for item in subscription.items if item.metered_from is not None]
     for window in billed:
-        cuts.append(window.start)
-        if window.end is not None:
-            cuts.append(window.end)
-    return max(cut for cut in cuts if cut <= at)
+        for cut in (window.start, window.end):
+            if cut is not None and start < cut <= at:
+                start = cut
+    return start
 
 
 def not_taken(

@@ -13,21 +13,22 @@ from services.subscriptions.domain.usage import (
     UsageEvent,
     Window,
     bill_late_usage,
+    bucket_start,
+    cut_bucket,
     feature_window,
-    hour_of,
     open_windows,
 )
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.read_entitlements import grants_of, metered_features
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlacedUsage:
-    """An event that can be stored, what counts it, and until when late ones like it may come."""
+    """An event that can be stored, its meter, and what counts it."""
 
     event: UsageEvent
+    meter: Meter
     windows: Sequence[Window]
-    grace: timedelta
 
 
 class UsageCounters:
@@ -48,6 +49,7 @@ class UsageCounters:
         self._uow = uow
         self._account_id = account_id
         self._open: dict[UUID, list[Window]] = {}
+        self._priced: dict[tuple[UUID, UUID], list[Window]] = {}
         self._metering: dict[UUID, list[tuple[Subscription, list[Window]]]] = {}
         self._features: dict[UUID, list[tuple[Feature, int | None]]] = {}
         self._billed: dict[UUID, list[Window]] | None = None
@@ -101,11 +103,11 @@ class UsageCounters:
 
     async def priced(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
         """The held prices that count the meter at this instant."""
-        return [
-            window
-            for window in await self.open(subscription)
-            if window.meter_id == meter.id and at in window
-        ]
+        key = (subscription.id, meter.id)
+        if key not in self._priced:
+            windows = await self.open(subscription)
+            self._priced[key] = [one for one in windows if one.meter_id == meter.id]
+        return [window for window in self._priced[key] if at in window]
 
     async def late(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
         """The windows billed before that it can still be late for."""
@@ -130,13 +132,12 @@ class UsageCounters:
             or await self.limited(subscription, meter, at)
         )
 
-    async def cuts(self, subscription: Subscription, at: datetime) -> list[Window]:
-        """The windows that may cut the hour of this instant.
-
-        Where nothing of the subscription changed since the hour began, none was ended in it.
-        """
-        started = hour_of(at, subscription.time_zone)
-        return await self.billed(subscription) if subscription.updated_at >= started else []
+    async def bucket(self, subscription: Subscription, at: datetime) -> datetime:
+        """The bucket in which this instant is added up."""
+        start = bucket_start(subscription, at)
+        if subscription.updated_at < start:
+            return start  # nothing has ended within it: that would have changed the subscription
+        return cut_bucket(start, at, await self.billed(subscription))
 
     async def _look_back(self) -> dict[UUID, list[Window]]:
         if self._billed is not None:
@@ -162,7 +163,7 @@ async def bill_late(
     for one in changed:
         for window in one.windows:
             if window.billed:
-                at = window.closes_at(one.grace)
+                at = window.closes_at(grace_of(one.meter))
                 subscription_id = one.event.subscription_id
                 due[subscription_id] = min(due.get(subscription_id, at), at)
     for subscription_id in sorted(due):

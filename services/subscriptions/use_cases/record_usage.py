@@ -17,7 +17,6 @@ from services.subscriptions.domain.usage import (
     UsageHasNoSubscription,
     UsageTooEarly,
     Window,
-    bucket_start,
     not_taken,
     reached,
     require_member,
@@ -28,7 +27,6 @@ from services.subscriptions.use_cases.count_usage import (
     PlacedUsage,
     UsageCounters,
     bill_late,
-    grace_of,
 )
 from services.subscriptions.use_cases.limit_usage import limit_usage
 from services.subscriptions.use_cases.mark_stale import mark_stale
@@ -125,10 +123,10 @@ async def _place(counters: UsageCounters, report: Report, meter: Meter) -> Place
         subscription_id=subscription.id,
         value=report.value,
         at=at,
-        bucket_start=bucket_start(subscription, at, await counters.cuts(subscription, at)),
+        bucket_start=await counters.bucket(subscription, at),
         member=report.member,
     )
-    return PlacedUsage(event, windows, grace_of(meter))
+    return PlacedUsage(event, meter, windows)
 
 
 async def _whose(

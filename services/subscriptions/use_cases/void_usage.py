@@ -16,7 +16,6 @@ from services.subscriptions.use_cases.count_usage import (
     PlacedUsage,
     UsageCounters,
     bill_late,
-    grace_of,
 )
 from services.subscriptions.use_cases.limit_usage import require_billable_usage
 from services.subscriptions.use_cases.mark_stale import mark_stale
@@ -53,7 +52,7 @@ async def void_usage(
     )
     await uow.usage.void(row)
     await require_billable_usage(uow, event, windows)
-    await bill_late(uow, counters, [PlacedUsage(event, windows, grace_of(meter))])
+    await bill_late(uow, counters, [PlacedUsage(event, meter, windows)])
     await mark_stale(uow, {account_id})
     uow.audit("usage_event.void", event_id, account_id=account_id)
     await uow.session.refresh(row)
