@@ -54,6 +54,36 @@ RULES = {
          WHERE coalesce(n.refund + n.credit, 0) + coalesce(m.brought, 0)
                > i.credit_applied + i.amount_paid + i.amount_brought
     """,  # noqa: S608  (ours)
+    # What staff send back after it was credited is a gift, and a person is told of it.
+    "what had gone back by hand was given again": f"""
+        WITH heard AS (
+            SELECT (convert_from(o.body, 'UTF8')::jsonb ->> 'subject')::uuid AS refund_id,
+                   t.processed_at
+              FROM payments.outbox o JOIN invoicing.inbox t ON t.event_id = o.id
+             WHERE o.routing_key = 'refund.created'
+               AND t.consumer = 'invoicing.count_returned_money'),
+        gave AS (
+            SELECT invoice_id, max(at) AS last FROM (
+                SELECT n.invoice_id, o.created_at AS at FROM invoicing.credit_notes n
+                  JOIN invoicing.outbox o ON o.aggregate_id = n.id
+                   AND o.routing_key = 'credit_note.issued' WHERE n.refund + n.credit > 0
+                 UNION ALL
+                SELECT b.invoice_id, o.created_at FROM invoicing.invoice_lines l
+                  JOIN invoicing.invoice_lines b ON b.id = l.takes_back
+                  JOIN invoicing.outbox o ON o.aggregate_id = l.invoice_id
+                   AND o.routing_key = 'invoice.finalized'
+                 WHERE l.takes_back_tax IS NOT NULL) given GROUP BY invoice_id)
+        SELECT i.id, i.number, sum(r.amount) FROM invoicing.invoices i
+          JOIN gave g ON g.invoice_id = i.id
+          JOIN payments.refunds r ON r.invoice_id = i.id AND r.credit_note_id IS NULL
+               AND r.reason <> 'surplus' AND r.status <> 'failed'
+          JOIN heard h ON h.refund_id = r.id AND h.processed_at < g.last
+          LEFT JOIN ({NOTES}) n ON n.invoice_id = i.id
+          LEFT JOIN ({MOVED}) m ON m.invoice_id = i.id
+         GROUP BY i.id, n.refund, n.credit, m.brought
+        HAVING coalesce(n.refund + n.credit, 0) + coalesce(m.brought, 0) + sum(r.amount)
+               > i.credit_applied + i.amount_paid + i.amount_brought
+    """,  # noqa: S608  (ours)
     "more of an invoice is not owed any more than was owed": f"""
         SELECT i.id, i.number FROM invoicing.invoices i JOIN ({NOTES}) n ON n.invoice_id = i.id
          WHERE n.reduction + i.amount_paid + i.credit_applied > i.total
@@ -205,6 +235,13 @@ RULES = {
 WORTH = f"""
     WITH at_most AS (SELECT * FROM unnest($1::uuid[], $2::timestamptz[]) AS t(charge_id, since)),
     at_least AS (SELECT * FROM unnest($3::uuid[], $4::timestamptz[]) AS t(charge_id, since)),
+    waits AS (
+        SELECT (t ->> 'charge_id')::uuid AS charge_id
+          FROM invoicing.pending_charges p, jsonb_array_elements(p.take_backs) t
+         WHERE p.invoice_id IS NULL
+         UNION ALL
+        SELECT (t ->> 'charge_id')::uuid FROM invoicing.invoices i,
+               jsonb_array_elements(i.basis) b, jsonb_array_elements(b -> 'take_backs') t),
     back AS (SELECT line_id, sum(net) AS net, coalesce(sum(net) FILTER (WHERE by_itself), 0) AS own
                FROM ({BACK}) b GROUP BY line_id)
     SELECT l.invoice_id, l.position, l.net, b.own, b.net, m.since, n.since
@@ -221,7 +258,8 @@ WORTH = f"""
                    epoch FROM l.period_end - greatest(n.since, l.period_start)) / extract(
                    epoch FROM l.period_end - l.period_start) - 1
             AND i.status IN ('open', 'paid') AND i.amount_unnoted = 0 AND i.amount_withheld = 0
-            AND i.amount_disputed = 0))
+            AND i.amount_disputed = 0
+            AND NOT EXISTS (SELECT FROM waits w WHERE w.charge_id = l.charge_id)))
 """  # noqa: S608  (ours)
 
 LIVES = f"""

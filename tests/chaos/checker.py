@@ -40,6 +40,15 @@ def bindings() -> dict[str, dict[str, tuple[str, ...]]]:
     return {service: dict(_consumers(service).bindings()) for service in SERVICES}
 
 
+def _bound_to(key: str) -> list[str]:
+    return [
+        queue
+        for queues in bindings().values()
+        for queue, patterns in queues.items()
+        if any(matches(pattern, key) for pattern in patterns)
+    ]
+
+
 def ordered() -> list[str]:
     """The queues of the handlers that take an aggregate's events in sequence."""
     return [
@@ -169,29 +178,34 @@ class Checker:
     # ---- the path ---------------------------------------------------------------------------
 
     async def _poison(self, connection: Any) -> list[str]:
-        """Each bound handler has parked it, and says why."""
-        found: list[str] = []
+        """What is unreadable each bound handler parked; what a later release reports it passed."""
         sent = []
         for service in SERVICES:
             sent += await connection.fetch(
                 f"SELECT id, routing_key, body FROM {service}.outbox"  # noqa: S608  (names are ours)
                 f" WHERE account_id = '{ACCOUNT}'"
             )
-        parked: set[tuple[str, Any]] = set()
+        parked: set[str] = set()
         for service in SERVICES:
             rows = await connection.fetch(
-                f"SELECT consumer, event_id, body, reason FROM {service}.dead_letters"  # noqa: S608  (names are ours)
-                " WHERE reason IN ('malformed', 'unknown-event')"
+                f"SELECT consumer FROM {service}.dead_letters"  # noqa: S608  (names are ours)
+                " WHERE reason = 'malformed' AND event_id IS NULL"
             )
-            parked |= {(row["consumer"], row["event_id"]) for row in rows}
+            parked |= {row["consumer"] for row in rows}
+        rows = await connection.fetch(
+            f"SELECT consumer, event_id FROM ({rules.ALL_TAKEN}) t"  # noqa: S608  (names are ours)
+            " WHERE event_id = ANY($1)",
+            [row["id"] for row in sent],
+        )
+        passed = {(row["consumer"], row["event_id"]) for row in rows}
+        found: list[str] = []
         for row in sent:
-            is_known = bytes(row["body"]) == MALFORMED.encode()
-            for queues in bindings().values():
-                for queue, patterns in queues.items():
-                    if any(matches(pattern, row["routing_key"]) for pattern in patterns) and (
-                        (queue, None if is_known else row["id"]) not in parked
-                    ):
-                        found.append(f"{queue}: poison {row['routing_key']} was not parked")
+            is_unreadable = bytes(row["body"]) == MALFORMED.encode()
+            for queue in _bound_to(row["routing_key"]):
+                if is_unreadable and queue not in parked:
+                    found.append(f"{queue}: poison {row['routing_key']} was not parked")
+                if not is_unreadable and (queue, row["id"]) not in passed:
+                    found.append(f"{queue}: {row['routing_key']} was not passed over")
         return found
 
     # ---- the money --------------------------------------------------------------------------

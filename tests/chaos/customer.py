@@ -94,6 +94,7 @@ class Customer(Subscriber, Payer):
         self.change_my_mind()
         for _ in range(self.rng.randint(*DOINGS) + self.count // 2):
             self._do_something()
+        self._part()
         self._look_around()
 
     def _price_of(self, number: int) -> Sold:
@@ -136,6 +137,18 @@ class Customer(Subscriber, Payer):
             staff.must("move a price", "POST", "/v1/price-moves", body)
         finally:
             staff.close()
+
+    def _part(self) -> None:
+        """One subscription ends for good, of which something went back before.
+
+        Everybody does this too: what was given back once is not given again.
+        """
+        self.ask_for_less()
+        held = self.rng.choice(self.held)
+        self.give_back_of(held.id)
+        back = self.rng.choice([{"credit": True}, {"refund": True}])
+        body = {"at_period_end": False, **back}
+        self.ask_for("part", f"{held.path}/cancel", body, by=self.desk)
 
     def _look_around(self) -> None:
         """Its own, all of it, and nothing of anybody else."""

@@ -33,18 +33,45 @@ class Payer(Person):
     def _credit(self) -> None:
         """Staff take back a part of an invoice, or all: what was paid, or is not paid yet."""
         one = self._an_invoice("paid", "paid", "open")
-        if one is None:
-            return
-        body = {"invoice_id": one["id"], "reason": "chaos"}
+        if one is not None:
+            self._take_back(one, in_part=self.rng.random() < 0.7)
+
+    def _take_back(self, invoice: Any, *, in_part: bool) -> None:
+        body = {"invoice_id": invoice["id"], "reason": "chaos"}
         body["settle"] = self.rng.choice(["refund", "credit"])
-        if self.rng.random() < 0.7:
-            body["amount"] = self.rng.randint(1, one["total"]["amount"])
+        if in_part:
+            body["amount"] = self.rng.randint(1, invoice["total"]["amount"])
         self.ask_for("credit", "/v1/credit-notes", body, by=self.desk)
+
+    def ask_for_less(self) -> None:
+        """Staff take back a part of what is not paid."""
+        one = self._an_invoice("open")
+        if one is not None:
+            self._take_back(one, in_part=True)
+
+    def give_back_of(self, subscription: str) -> None:
+        """A part of what was paid for one subscription."""
+        path = f"/v1/invoices?limit=20&status=paid&subscription_id={subscription}"
+        found = self.client.must("look at invoices", "GET", path)["data"]
+        worth = [one for one in found if one["total"]["amount"] > 0]
+        if not worth:
+            return
+        if self.credits:
+            self._take_back(worth[0], in_part=True)
+        else:
+            self._refund_one_of([one["id"] for one in worth[:1]])
 
     def _refund(self) -> None:
         """Staff send a part of a payment back."""
-        found = self.client.must("look at payments", "GET", "/v1/payments?limit=20")["data"]
-        paid = [one for one in found if one["status"] == "succeeded"]
+        self._refund_one_of(None)
+
+    def _refund_one_of(self, invoices: list[str] | None) -> None:
+        found = self.client.must("look at payments", "GET", "/v1/payments?limit=200")["data"]
+        paid = [
+            one
+            for one in found
+            if one["status"] == "succeeded" and (invoices is None or one["invoice_id"] in invoices)
+        ]
         if not paid:
             return
         one = self.rng.choice(paid)

@@ -345,6 +345,169 @@ def idempotency_keys_forgotten() -> None:
     edge.Edge.__init__ = forgetful
 
 
+# ---- the bills ------------------------------------------------------------------------------
+
+
+@plant
+def a_note_on_the_wrong_line() -> None:
+    """What is taken back of several lines is written on the first of them."""
+    group = module("services.invoicing.domain.credit_note").LineGroup
+    take_gross = group.take_gross
+
+    def on_one(self: Any, gross: int) -> Any:
+        nets, tax = take_gross(self, gross)
+        return ({next(iter(nets)): sum(nets.values())} if nets else nets), tax
+
+    group.take_gross = on_one
+
+
+@plant
+def refunds_by_hand_forgotten() -> None:
+    """What went back by hand is given again when it is taken back."""
+    split = module("services.invoicing.domain.credit_note").Split
+    of = split.of.__func__
+
+    def forgetful(cls: Any, invoice: Any, total: int) -> Any:
+        kept, invoice.amount_unnoted = invoice.amount_unnoted, invoice.amount_covered
+        try:
+            return of(cls, invoice, total)
+        finally:
+            invoice.amount_unnoted = kept
+
+    split.of = classmethod(forgetful)
+
+
+@plant
+def both_charged() -> None:
+    """What is held now is charged for the rest of a period, and what it replaces stays charged."""
+    agreement = module("services.subscriptions.domain.subscription.agreement").Agreement
+    difference = agreement._bill_difference
+
+    def charges_alone(self: Any, *given: Any) -> Any:
+        bill = difference(self, *given)
+        bill.take_backs.clear()
+        return bill
+
+    agreement._bill_difference = charges_alone
+
+
+@plant
+def renewed_for_nothing() -> None:
+    """Now and then a period begins and nothing is charged for it."""
+    passing = module("services.subscriptions.domain.subscription.passing").Passing
+    renew = passing.renew
+
+    def generous(self: Any, *given: Any, **how: Any) -> Any:
+        event = renew(self, *given, **how)
+        return event.model_copy(update={"charges": ()}) if event.sequence % 2 else event
+
+    passing.renew = generous
+
+
+@plant
+def the_whole_for_a_part() -> None:
+    """Of a line that was used in part, all is given back."""
+    take_back = module("services.invoicing.domain.take_back")
+    worth = take_back._worth
+
+    def generous(line: Any, share: Any, group: Any) -> Any:
+        del share
+        return worth(line, 1, group)
+
+    take_back._worth = generous
+
+
+@plant
+def credit_given_twice() -> None:
+    """A credit note puts twice of what it says on the account."""
+    account = module("services.invoicing.domain.account")
+    add = account.AccountCredit.add
+
+    def twice(self: Any, amount: int, kind: Any, **how: Any) -> Any:
+        noted = kind is account.CreditKind.CREDIT_NOTE
+        return add(self, 2 * amount if noted else amount, kind, **how)
+
+    account.AccountCredit.add = twice
+
+
+@plant
+def previews_that_take_nothing_back() -> None:
+    """A preview leaves out what goes back."""
+    client = module("services.subscriptions.invoicing_client").InvoicingClient
+    preview = client.preview
+
+    async def half(self: Any, events: Any, headers: Any) -> Any:
+        told = [event.model_copy(update={"take_backs": ()}) for event in events]
+        return await preview(self, told, headers)
+
+    client.preview = half
+
+
+@plant
+def an_end_forgotten() -> None:
+    """That it is to end is reported, and not remembered."""
+    agenda = module("services.subscriptions.domain.agenda")
+    ending = module("services.subscriptions.domain.subscription.ending").Ending
+    cancel_later = ending.cancel_later
+
+    def forgetful(self: Any, **how: Any) -> Any:
+        event = cancel_later(self, **how)
+        self._drop(*(one for one in self.agenda if one.kind is agenda.EntryKind.CANCEL))
+        return event
+
+    ending.cancel_later = forgetful
+
+
+@plant
+def what_waits_for_the_next_bill_lost() -> None:
+    """What a change leaves for the next invoice is on none."""
+    billing = module("services.invoicing.use_cases.bill_subscription")
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    billing._keep_for_later = nothing
+
+
+@plant
+def late_usage_forgotten() -> None:
+    """Usage of a window that was billed before is taken, and never billed."""
+    usage = module("services.subscriptions.repository.usage").UsageStore
+
+    async def none(*_: Any, **__: Any) -> list[Any]:
+        return []
+
+    usage.billed_windows = none
+
+
+@plant
+def usage_taken_whatever_counts_it() -> None:
+    """Usage that no price counts is taken."""
+    counters = module("services.subscriptions.use_cases.count_usage").UsageCounters
+    usage = module("services.subscriptions.domain.usage")
+    taking = counters.taking
+
+    async def whatever(self: Any, subscription: Any, meter: Any, at: Any) -> Any:
+        found = await taking(self, subscription, meter, at)
+        return found or [usage.Window(meter.id, subscription.period_start, None, None)]
+
+    counters.taking = whatever
+
+
+@plant
+def reductions_not_heard_of() -> None:
+    """What is not owed any more is asked for all the same."""
+    consumers = module("services.payments.consumers")
+    owe_less = consumers.owe_less
+    reduced = module("shared.events.invoicing").InvoiceReduced
+
+    async def deaf(uow: Any, event: Any) -> None:
+        if not isinstance(event, reduced):
+            await owe_less(uow, event)
+
+    consumers.owe_less = deaf
+
+
 _BACKGROUND: set[Any] = set()
 _COLLECTOR: dict[str, Any] = {}
 _OUTCOMES: dict[Any, Any] = {}
@@ -376,5 +539,27 @@ CONCERNED = {
         ],
         ("payments",),
     ),
-    "invoice numbers from a sequence": ("invoicing",),
+    **dict.fromkeys(
+        [
+            "invoice numbers from a sequence",
+            "a note on the wrong line",
+            "refunds by hand forgotten",
+            "the whole for a part",
+            "credit given twice",
+            "what waits for the next bill lost",
+        ],
+        ("invoicing",),
+    ),
+    **dict.fromkeys(
+        [
+            "both charged",
+            "renewed for nothing",
+            "previews that take nothing back",
+            "an end forgotten",
+            "late usage forgotten",
+            "usage taken whatever counts it",
+        ],
+        ("subscriptions",),
+    ),
+    "reductions not heard of": ("payments",),
 }

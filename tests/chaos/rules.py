@@ -198,16 +198,6 @@ RULES = {
          GROUP BY i.id, i.number, i.amount_returned
         HAVING coalesce(sum(b.amount), 0) <> i.amount_returned
     """,
-    # What a bank takes after the customers are done comes on top of what was credited: nothing of
-    # ours could know, and a person is told (`returned_too_much`).
-    "more was given back of an invoice than was paid": """
-        SELECT i.id, i.number FROM invoicing.invoices i
-          LEFT JOIN payments.disputes d ON d.invoice_id = i.id AND d.status = 'lost'
-         GROUP BY i.id
-        HAVING i.amount_credited - i.amount_reduced + i.amount_moved
-             - i.amount_covered + i.amount_unnoted
-             > i.credit_applied + i.amount_paid + i.amount_brought + coalesce(sum(d.amount), 0)
-    """,
     "a grant of tokens and its entries differ": """
         SELECT g.id, g.remaining FROM subscriptions.token_grants g
           LEFT JOIN subscriptions.token_entries e ON e.grant_id = g.id

@@ -18,6 +18,7 @@ from tests.chaos.run import Wanted, run
 from tests.chaos.topology import Shape
 
 KILLS = ("worker killed", "worker killed in its transaction")
+QUIET = ("cache emptied",)
 BROKER = ("broker frozen and killed", "broker killed")
 
 
@@ -62,6 +63,22 @@ SEARCHES = {
     "nobody asks the provider": Search(("webhooks lost",), ("differ about a charge",)),
     "invoice numbers from a sequence": Search(("worker killed",), ("invoice numbers with a gap",)),
     "idempotency keys forgotten": Search(("gateway killed", "api killed"), ("was refused",)),
+    # These need no fault: customers do what brings them out.
+    "a note on the wrong line": Search(QUIET, ("more was taken back of a line than was billed",)),
+    "refunds by hand forgotten": Search(QUIET, ("had gone back by hand was given again",)),
+    "both charged": Search(QUIET, ("charged twice for one time",)),
+    "renewed for nothing": Search(QUIET, ("a period that nothing was charged for",)),
+    "the whole for a part": Search(QUIET, ("not the time that was taken back",)),
+    "credit given twice": Search(QUIET, ("other than it paid, less what it used",)),
+    "previews that take nothing back": Search(QUIET, ("a preview is not what came",)),
+    "an end forgotten": Search(QUIET, ("what was to happen is forgotten",)),
+    "what waits for the next bill lost": Search(QUIET, ("a charge that is on no invoice",)),
+    "late usage forgotten": Search(QUIET, ("a window that was billed other than it is",)),
+    "usage taken whatever counts it": Search(QUIET, ("billed twice, or never",)),
+    "reductions not heard of": Search(
+        QUIET,
+        ("what is owed and what is asked for differ", "what the ledger expects and what is owed"),
+    ),
 }
 COUNT = int(os.environ.get("CHAOS_FAULTS") or 15)
 #: Enough for a customer with each kind of card.
