@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from infra.environment import SERVICES
-from tests.chaos import bank, billing, rules
+from tests.chaos import bank, billing, news, rules
 from tests.chaos.history import History
 from tests.chaos.poison import ACCOUNT, MALFORMED
 
@@ -132,6 +132,8 @@ class Checker:
                 found += _told(f"{service}: a sequence with a gap or a repeat", rows)
                 rows = await connection.fetch(rules.LETTERS.replace("{s}", service))
                 found += _told(f"{service}: parked", rows)
+                rows = await connection.fetch(news.FORGOTTEN.replace("{s}", service))
+                found += _told(f"{service}: what the next release reported is not kept", rows)
             who = await bound(connection)
             missing = await connection.fetch(rules.MISSING, *who)
             found += [f"{row[0]}: {row[1]} events not handled" for row in missing]

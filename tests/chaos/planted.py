@@ -165,6 +165,22 @@ def no_sequence_gate() -> None:
 
 
 @plant
+def unknown_types_given_up() -> None:
+    """What this release does not know is parked before anybody asks who wanted it."""
+    envelope = module("shared.messaging.envelope")
+    processor = module("shared.messaging.processor")
+    read = processor.Processor.read
+
+    def strictly(self: Any, body: bytes, *given: Any, **how: Any) -> Any:
+        delivery = read(self, body, *given, **how)
+        if envelope.catalog_entry(delivery.found.type) is None:
+            raise envelope.Malformed(f"this release knows no event {delivery.found.type}")
+        return delivery
+
+    processor.Processor.read = strictly
+
+
+@plant
 def poison_dropped() -> None:
     """What fails is acknowledged and forgotten, instead of being put off."""
     processor = module("shared.messaging.processor")

@@ -1,4 +1,4 @@
-"""Messages that nobody can handle, put into an outbox: unreadable, or of an unknown kind."""
+"""Messages that nobody acts on, put into an outbox: unreadable, or of an unknown kind."""
 
 import json
 import random

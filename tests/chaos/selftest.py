@@ -49,6 +49,9 @@ SEARCHES = {
         ("handled before what precedes it",),
         scale="invoicing-worker=2 payments-worker=2",
     ),
+    "unknown types given up": Search(
+        ("release rolled",), ("parked: ", "what the next release reported is not kept")
+    ),
     "poison dropped": Search(("database sessions ended", "tables locked"), (NOT_HANDLED,)),
     "outbox in a transaction of its own": Search(
         KILLS,

@@ -104,7 +104,7 @@ def broker_node_frozen(topology: Topology, rng: random.Random) -> bool:
 
 @fault(3)
 def poison_sent(topology: Topology, rng: random.Random) -> bool:
-    """What cannot be read, or what this release knows nothing of: parked, and nothing waits."""
+    """What cannot be read, to be parked; or what nobody here knows, to be passed over."""
     service = rng.choice(SERVICES)
 
     async def strike() -> bool:

@@ -3,6 +3,7 @@
 import random
 
 from infra.environment import SERVICES
+from tests.chaos import news
 from tests.chaos.faults.base import connect, fault, run
 from tests.chaos.topology import Topology
 
@@ -18,13 +19,26 @@ COLUMN = "of_the_next_release"
 
 @fault(6)
 def release_rolled(topology: Topology, rng: random.Random) -> bool:
-    """One process after the other becomes the next release, or this one again."""
+    """One process after the other becomes the next release, or this one again.
+
+    The next one reports what this one does not know: more in its events, and events of new types.
+    """
     name = rng.choice(topology.named("worker") + topology.named("api"))
     if not topology.is_ready(name):
         return False
     if rng.random() < 0.7:
         topology.tell(name, RELEASE="next")
+        run(_news(topology, rng))
     return topology.terminate(name)
+
+
+async def _news(topology: Topology, rng: random.Random) -> bool:
+    connection = await connect(topology)
+    try:
+        await connection.execute("SET lock_timeout = '2s'")
+        return await news.report(connection, rng)
+    finally:
+        await connection.close(timeout=2)
 
 
 @fault(3)
