@@ -375,8 +375,9 @@ def credit(
     refund by hand, a lost dispute) is counted next, and given no more.
     """
     total = taken.total
-    require_creditable(invoice, taken)
     split = Split.of(invoice, total)
+    if total <= 0 or split.noted != total:
+        raise _too_much(invoice, total)
     before = split.returned_before
     refundable = by_provider - invoice.amount_refunded - invoice.amount_unnoted
     refundable -= invoice.amount_disputed
@@ -425,14 +426,17 @@ def credit(
 
 def require_creditable(invoice: Invoice, taken: Taken) -> None:
     """Refuse to take back nothing, or more than is owed, or was paid and not yet taken back."""
-    total = taken.total
+    if not 0 < taken.total <= invoice.amount_creditable:
+        raise _too_much(invoice, taken.total)
+
+
+def _too_much(invoice: Invoice, total: int) -> CreditExceedsPaid:
     if total <= 0:
-        raise CreditExceedsPaid("Nothing is left of this invoice to take back.")
-    if total > invoice.amount_creditable:
-        raise CreditExceedsPaid(
-            f"{Money(total, invoice.currency)} is more than can be taken back of this invoice: "
-            f"{Money(invoice.amount_creditable, invoice.currency)}."
-        )
+        return CreditExceedsPaid("Nothing is left of this invoice to take back.")
+    left = Money(invoice.amount_creditable, invoice.currency)
+    return CreditExceedsPaid(
+        f"{Money(total, invoice.currency)} is more than can be taken back of this invoice: {left}."
+    )
 
 
 def groups_of(invoice: Invoice, earlier: Earlier) -> list[LineGroup]:

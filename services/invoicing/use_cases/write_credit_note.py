@@ -10,7 +10,6 @@ from services.invoicing.domain.credit_note import (
     Settle,
     Taken,
     credit,
-    require_creditable,
 )
 from services.invoicing.domain.document import Subject
 from services.invoicing.domain.invoice import Invoice, zone_of
@@ -33,7 +32,6 @@ async def write_credit_note(
 
     What was not paid is not owed any more; the rest goes back, or to the account's credit.
     """
-    require_creditable(invoice, taken)
     day = at.astimezone(zone_of(invoice.seller))
     [number] = await uow.take_numbers(invoice.legal_entity_id, CREDIT_NOTES, [day])
     note = credit(
