@@ -14,7 +14,7 @@ from services.subscriptions.domain.price import Price, PriceNotFound, PriceType,
 from services.subscriptions.domain.proration import Factor, round_exact
 from shared.events.subscriptions import Charge, ChargeKind, ChargePart, Discount, TakeBack
 from shared.ids import new_id
-from shared.money import Money
+from shared.money import LARGEST_AMOUNT, Money
 
 ROUNDING = "half away from zero, once for this line"
 #: Kinds of charges that cover time ahead, of which a rest can be taken back.
@@ -126,8 +126,11 @@ class UsageOf:
 
     @property
     def owed(self) -> int:
-        """What all usage of the window costs, in whole minor units."""
-        return round_exact(self.price.quote(self.used).amount)
+        """What all usage of the window costs, in whole minor units.
+
+        The doors let no more in than can be billed; what an earlier release let in stops there.
+        """
+        return min(round_exact(self.price.quote(self.used).amount), LARGEST_AMOUNT)
 
     @property
     def is_billed_anew(self) -> bool:

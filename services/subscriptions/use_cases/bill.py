@@ -6,6 +6,7 @@ from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.mark_stale import mark_stale
 from shared.events.subscriptions import (
     Billable,
+    SubscriptionChanged,
     SubscriptionEvent,
     SubscriptionRenewed,
     SubscriptionResumed,
@@ -17,6 +18,7 @@ from shared.events.subscriptions import (
 REASONS: dict[type[Billable], str] = {
     SubscriptionStarted: "start",
     SubscriptionTrialEnded: "start",
+    SubscriptionChanged: "cycle",
     SubscriptionRenewed: "cycle",
     SubscriptionResumed: "resume",
 }
@@ -44,4 +46,7 @@ async def bill(uow: SubscriptionsUnitOfWork, events: Iterable[SubscriptionEvent]
 def _opens_a_period(event: Billable) -> bool:
     if isinstance(event, SubscriptionStarted):
         return event.status != "trialing"
+    if isinstance(event, SubscriptionChanged):
+        # Another rhythm: what is billed ahead is of a period of its own.
+        return any(charge.kind in {"recurring", "addon"} for charge in event.charges)
     return type(event) in REASONS

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.subscriptions.domain.agenda import EntryKind
-from services.subscriptions.domain.subscription import NO_USAGE, SERVED, Subscription, Usage
+from services.subscriptions.domain.subscription import (
+    NO_USAGE,
+    SERVED,
+    Subscription,
+    Usage,
+    counted_until,
+)
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.gather_usage import gather_usage, mark_billed
@@ -102,7 +108,8 @@ async def cancel_now(
     """End it, with its usage until now billed. `lapsed_at`: when dunning came to nothing."""
     at = lapsed_at or now
     terms = await uow.catalog.terms_of(subscription)
-    usage = await gather_usage(uow, subscription, terms, until=at)
+    until = counted_until(now if lapsed_at else at)
+    usage = await gather_usage(uow, subscription, terms, until=until)
     events = subscription.cancel(
         terms,
         at=at,

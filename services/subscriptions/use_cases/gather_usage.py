@@ -1,7 +1,7 @@
 """What a subscription has used and not been billed for."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,9 @@ from services.subscriptions.domain.subscription import (
 from services.subscriptions.domain.usage import LONGEST_GRACE
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 
+#: For what came at the very end of the longest grace.
+ONE_DAY = timedelta(days=1)
+
 
 async def gather_usage(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, terms: Terms, *, until: datetime
@@ -31,7 +34,7 @@ async def gather_usage(
         return NO_USAGE
     found: list[UsageOf] = []
     until = min(whole_second(until), subscription.period_end)
-    since = min(until, subscription.period_start) - LONGEST_GRACE
+    since = min(until, subscription.period_start) - LONGEST_GRACE - ONE_DAY
     billed = await uow.usage.billed_windows(subscription.id, since=since)
     then = await _terms_then(uow, subscription, terms, billed)
     for row in billed:

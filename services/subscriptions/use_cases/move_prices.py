@@ -167,4 +167,8 @@ async def _both(
     new = await uow.catalog.price(to_price_id)
     if old.currency != new.currency or old.id == new.id or new.plan_id is None:
         raise MoveMakesNoSense("Move to another price of a plan, in the same currency.")
+    if old.component or new.component:
+        raise MoveMakesNoSense(
+            "A component comes with its plan's prices: move those, and it comes along."
+        )
     return old, new

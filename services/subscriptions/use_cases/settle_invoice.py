@@ -172,9 +172,10 @@ async def _give_up(
         await mark_billed(uow, subscription, usage)
         return [*events, *ended]
     terms = await uow.catalog.terms_of(subscription)
-    usage = await gather_usage(uow, subscription, terms, until=since)
+    # What was taken until the news came was served, whenever dunning came to nothing.
+    usage = await gather_usage(uow, subscription, terms, until=now)
     if standing.verdict == "unpaid":
-        given_up = subscription.mark_unpaid(terms, at=since, now=now, usage=usage)
+        given_up = subscription.mark_unpaid(terms, now=now, usage=usage)
     else:
         given_up = subscription.pause(terms, at=since, now=now, usage=usage, lapsed=True)
     await mark_billed(uow, subscription, usage)

@@ -15,6 +15,7 @@ from services.subscriptions.domain.subscription.changing import (
     PaymentBehavior,
     Proration,
 )
+from services.subscriptions.domain.subscription.ending import counted_until
 from services.subscriptions.domain.subscription.items import (
     NO_USAGE,
     CurrencyMismatch,
@@ -84,4 +85,5 @@ __all__ = [
     "change_to",
     "check_items",
     "cost_of",
+    "counted_until",
 ]

@@ -68,6 +68,8 @@ from shared.events.subscriptions import (
 from shared.money import allocate
 
 TRIAL_REMINDER_BEFORE = timedelta(days=3)
+#: No report of usage is under way for longer.
+STRAGGLERS_WITHIN = timedelta(hours=1)
 
 E = TypeVar("E", bound=SubscriptionEvent)
 B = TypeVar("B", bound=Billable)
@@ -478,6 +480,11 @@ class Agreement:
                 for item in self.items
             )
         return bill
+
+    def _await_stragglers(self, terms: Terms, *, now: datetime) -> None:
+        """Look once more for usage that was being taken while this came to rest."""
+        if any(terms.price(item).is_metered for item in self.items):
+            self.usage_due_at = now + STRAGGLERS_WITHIN
 
     def _use_coupons(self) -> None:
         """A period of each coupon in scope."""

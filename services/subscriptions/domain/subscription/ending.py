@@ -1,6 +1,6 @@
 """How a subscription ends: now, when the paid period runs out, at a date, or never paid for."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from services.subscriptions.domain.agenda import Entry, EntryKind
 from services.subscriptions.domain.charges import Terms
@@ -24,6 +24,11 @@ from shared.events.subscriptions import (
     SubscriptionEvent,
     SubscriptionExpired,
 )
+
+
+def counted_until(at: datetime) -> datetime:
+    """Up to where usage counts when it ends: the second in which it does included."""
+    return whole_second(at) + timedelta(seconds=1)
 
 
 class Ending(Agreement):
@@ -59,13 +64,15 @@ class Ending(Agreement):
             events += self._withdraw_all(now=now)
         previous = self.status
         self._move_to(Status.CANCELED)
-        bill = self._bill_usage(terms, usage, until=whole_second(at))
+        bill = self._bill_usage(terms, usage, until=counted_until(now if lapsed else at))
         if credit and previous not in {Status.INCOMPLETE, Status.TRIALING}:
             bill.take_backs += self._take_back_all(terms, at)
         self.canceled_at = at
         self.cancel_reason = reason or self.cancel_reason
         self.lapsed_at = at if lapsed else None
         self.expires_at = self.usage_due_at = None
+        if previous not in {Status.INCOMPLETE, Status.TRIALING}:
+            self._await_stragglers(terms, now=now)
         events.append(
             self._billable(
                 SubscriptionCanceled,

@@ -73,8 +73,9 @@ class Pausing(Agreement):
         """
         self._require(Status.PAUSED)
         events: list[SubscriptionEvent] = []
-        events += self.bill_usage(terms, usage, until=at, now=now)
+        events += self.bill_usage(terms, usage, until=now if lapsed else at, now=now)
         self._move_to(Status.PAUSED)
+        self._await_stragglers(terms, now=now)
         if not lapsed and (entry := self.waiting(EntryKind.PAUSE)) is not None:
             self._drop(entry)
         self.paused_at = now

@@ -14,6 +14,7 @@ from shared.events.subscriptions import (
     SubscriptionEvent,
     SubscriptionMarkedPastDue,
     SubscriptionMarkedUnpaid,
+    SubscriptionPaused,
     SubscriptionResumed,
 )
 
@@ -26,10 +27,16 @@ class Paying(Pausing):
         previous = self.status
         is_over = previous in {Status.UNPAID, Status.PAUSED} and self.period_end <= now
         if is_over and self.waiting(EntryKind.PAUSE) is not None:
-            return self._rest_after_all(terms, now=now)
+            wakes = self.waiting(EntryKind.RESUME)
+            if wakes is None or not wakes.is_due(now):
+                return self._rest_after_all(terms, now=now)
+            self._drop(*self._pause_entries())  # that rest would be over by now
         self._move_to(Status.ACTIVE)
         self.expires_at = None
-        self._meter_again(terms)
+        if previous in {Status.UNPAID, Status.PAUSED}:
+            # Usage was billed when it came to rest, and none was taken since.
+            self._meter_from(now, terms)
+        self.lapsed_at = self.paused_at = None
         if is_over:
             # Nothing was served and nothing billed meanwhile: a new period, at once.
             bill = self._open_period(terms, restart_at=whole_second(now))
@@ -44,8 +51,8 @@ class Paying(Pausing):
         if (entry := self.waiting(EntryKind.PAUSE)) is not None:
             self._drop(entry)
         self.lapsed_at = None
-        self._plan_ahead()
-        return []
+        resume = self.waiting(EntryKind.RESUME)
+        return [self._event(SubscriptionPaused, now=now, resumes_at=resume.at if resume else None)]
 
     def reinstate(self, terms: Terms, *, now: datetime) -> SubscriptionActivated:
         """The money had come in time, and the news of it came late.
@@ -61,30 +68,33 @@ class Paying(Pausing):
         self.canceled_at = self.paused_at = None
         if previous is Status.CANCELED:
             self.cancel_reason = None
-        self._meter_again(terms)
+        if self.lapsed_at is not None:
+            self._meter_from(self.lapsed_at, terms)
+        self.lapsed_at = self.paused_at = None
         return self._activated(previous, now=now)
 
-    def _meter_again(self, terms: Terms) -> None:
-        """Usage was billed when it lapsed: what comes from then on is billed next."""
-        if self.lapsed_at is not None:
-            since = max(whole_second(self.lapsed_at), self.period_start)
-            self.items = tuple(
-                replace(item, metered_from=since) if terms.price(item).is_metered else item
-                for item in self.items
-            )
-        self.lapsed_at = self.paused_at = None
+    def _meter_from(self, at: datetime, terms: Terms) -> None:
+        """Usage of before is billed: what comes from `at` on is billed next."""
+        since = max(whole_second(at), self.period_start)
+        self.items = tuple(
+            replace(item, metered_from=max(item.metered_from or since, since))
+            if terms.price(item).is_metered
+            else item
+            for item in self.items
+        )
 
     def mark_past_due(self, *, now: datetime) -> SubscriptionMarkedPastDue:
         self._move_to(Status.PAST_DUE)
         return self._event(SubscriptionMarkedPastDue, now=now)
 
     def mark_unpaid(
-        self, terms: Terms, *, at: datetime, now: datetime, usage: Usage = NO_USAGE
+        self, terms: Terms, *, now: datetime, usage: Usage = NO_USAGE
     ) -> list[SubscriptionEvent]:
-        """No service from `at` on, and no new bills. Usage until then is billed first."""
+        """No service and no new bills from now on. Usage until then is billed first."""
         self._require(Status.UNPAID)
         events: list[SubscriptionEvent] = []
-        events += self.bill_usage(terms, usage, until=at, now=now)
+        events += self.bill_usage(terms, usage, until=now, now=now)
         self._move_to(Status.UNPAID)
+        self._await_stragglers(terms, now=now)
         events.append(self._event(SubscriptionMarkedUnpaid, now=now))
         return events
