@@ -34,7 +34,7 @@ async def take_back_change(uow: InvoicingUnitOfWork, event: SubscriptionChangeLa
     invoice, others = await uow.invoices.with_those_it_takes_from(invoice_id)
     if invoice.status is Status.OPEN:
         await void_invoice(uow, invoice.id, at=event.occurred_at)
-    elif invoice.status is Status.PAID:
+    elif invoice.status in (Status.PAID, Status.UNCOLLECTIBLE):
         let_be(invoice, others)
         await _refund(uow, invoice, reason="The change did not happen", at=event.occurred_at)
 
