@@ -137,3 +137,19 @@ async def test_an_expired_and_an_archived_code_are_refused(
 def test_codes_are_the_same_in_upper_and_lower_case() -> None:
     made = PromotionCode(id=new_id(), coupon_id=new_id(), code=" Spring ", created_at=utc_now())
     assert made.code == normalized("sPRING") == "SPRING"
+
+
+async def test_a_subscription_has_a_coupon_once_also_after_it_was_taken_off(
+    customer: Customer, staff: Client, shop: Shop, coupon: dict[str, Any]
+) -> None:
+    made = await customer.post("/v1/subscriptions", price_id=(await shop.price())["id"])
+    path = f"/v1/subscriptions/{made['id']}/coupons"
+    held = await customer.post(path, coupon=coupon["code"])
+    assert len(held["discounts"]) == 1
+    off = await customer.ask("DELETE", f"{path}/{coupon['id']}")
+    assert off.json()["discounts"] == []
+
+    assert await customer.refused(path, coupon=coupon["code"]) == (409, "coupon-exhausted")
+
+    listed = (await staff.get("/v1/coupons", limit=200))["data"]
+    assert next(one for one in listed if one["id"] == coupon["id"])["redeemed"] == 1

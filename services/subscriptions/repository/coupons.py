@@ -63,6 +63,14 @@ class Coupons:
         )
         return (await self._session.scalars(statement)).one()
 
+    async def was_put_on(self, subscription_id: UUID, coupon_id: UUID) -> bool:
+        """Whether this subscription has the coupon, or had it before."""
+        uses = tables.redemptions.c
+        statement = select(uses.id).where(
+            uses.coupon_id == coupon_id, uses.subscription_id == subscription_id
+        )
+        return (await self._session.scalars(statement)).first() is not None
+
     async def record(
         self,
         coupon_id: UUID,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from services.subscriptions.domain.coupon import CouponNotFound
+from services.subscriptions.domain.coupon import CouponExhausted, CouponNotFound
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
@@ -31,7 +31,12 @@ async def add_coupon(
         currency=subscription.currency,
         now=now,
     )
-    await bill(uow, [subscription.add_discount(redeemed.discount, now=now)])
+    event = subscription.add_discount(redeemed.discount, now=now)
+    if await uow.coupons.was_put_on(subscription.id, redeemed.discount.coupon_id):
+        raise CouponExhausted(
+            f"This subscription has used the coupon {redeemed.discount.code} already."
+        )
+    await bill(uow, [event])
     await redeemed.record(uow, subscription.account_id, subscription.id, at=now)
     uow.audit("subscription.add_coupon", subscription.id, after={"code": redeemed.discount.code})
     return subscription
