@@ -109,7 +109,7 @@ class Customer(Subscriber, Payer):
         body: dict[str, Any] = {"price_id": price.id}
         if price.takes_a_quantity:
             body["quantity"] = self.rng.randint(1, 7)
-        if self.rng.random() < 0.3 and price.plan != "metered":
+        if self.rng.random() < 0.5 and price.plan != "metered":
             body["addons"] = self.some_addons()
         if self.rng.random() < 0.3:
             codes = [code for code in self.catalog.codes if code != "SEATS10"]

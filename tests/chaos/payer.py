@@ -56,10 +56,12 @@ class Payer(Person):
         worth = [one for one in found if one["total"]["amount"] > 0]
         if not worth:
             return
+        # What has several lines has more that can go wrong.
+        one = max(worth, key=lambda invoice: len(invoice["lines"]))
         if self.credits:
-            self._take_back(worth[0], in_part=True)
+            self._take_back(one, in_part=True)
         else:
-            self._refund_one_of([one["id"] for one in worth[:1]])
+            self._refund_one_of([one["id"]])
 
     def _refund(self) -> None:
         """Staff send a part of a payment back."""

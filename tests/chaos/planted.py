@@ -366,13 +366,14 @@ def idempotency_keys_forgotten() -> None:
 
 @plant
 def a_note_on_the_wrong_line() -> None:
-    """What is taken back of several lines is written on the first of them."""
+    """What is taken back of several lines is written on the smallest of them."""
     group = module("services.invoicing.domain.credit_note").LineGroup
     take_gross = group.take_gross
 
     def on_one(self: Any, gross: int) -> Any:
         nets, tax = take_gross(self, gross)
-        return ({next(iter(nets)): sum(nets.values())} if nets else nets), tax
+        smallest = min(nets, key=lambda line: self.left[line], default=None)
+        return ({smallest: sum(nets.values())} if nets else nets), tax
 
     group.take_gross = on_one
 

@@ -132,6 +132,9 @@ RULES = {
         SELECT s.id FROM subscriptions.subscriptions s
           JOIN subscriptions.prices p ON p.id = s.price_id AND p.type <> 'metered'
          WHERE (s.trial_end IS NULL OR s.period_start >= s.trial_end)
+           -- Who came to that price by a change may have been charged nothing for it yet.
+           AND NOT EXISTS (SELECT FROM subscriptions.outbox o WHERE o.aggregate_id = s.id
+                              AND o.routing_key = 'subscription.changed')
            AND NOT EXISTS (SELECT FROM invoicing.invoice_lines l WHERE l.subscription_id = s.id)
            AND NOT EXISTS (SELECT FROM invoicing.invoices i WHERE i.subscription_id = s.id)
     """,
