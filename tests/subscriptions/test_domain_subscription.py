@@ -707,13 +707,41 @@ def test_what_is_paid_after_dunning_came_to_nothing_opens_a_new_period() -> None
     price = a_price(1000)
     subscription = a_subscription(price, start=at(2024, 4, 1))
     subscription.mark_past_due(now=at(2024, 4, 2))
-    subscription.mark_unpaid(terms_of(price), at=at(2024, 4, 20), now=at(2024, 4, 20))
+    subscription.mark_unpaid(terms_of(price), now=at(2024, 4, 20))
     assert subscription.next_act() is None
 
     resumed, _ = subscription.activate(terms_of(price), now=at(2024, 9, 9))
 
     assert amounts(resumed) == [1000]
     assert subscription.period_start == at(2024, 9, 9)
+
+
+def test_a_pause_that_was_to_begin_meanwhile_begins_once_the_money_is_there() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price, start=at(2024, 4, 1))
+    subscription.pause_later(at=at(2024, 4, 10), by="staff", resumes_at=at(2024, 8, 20))
+    subscription.pause(terms_of(price), at=at(2024, 4, 12), now=at(2024, 4, 12), lapsed=True)
+
+    (paused,) = subscription.activate(terms_of(price), now=at(2024, 6, 1))
+
+    assert isinstance(paused, SubscriptionPaused)
+    assert paused.resumes_at == at(2024, 8, 20)
+    assert not subscription.pause_at_period_end
+    assert subscription.next_act() == (at(2024, 8, 20), Act.RESUME)
+
+
+def test_a_pause_that_would_be_over_is_none_and_no_time_without_service_is_billed() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price, start=at(2024, 4, 1))
+    subscription.pause_later(at=at(2024, 4, 10), by="staff", resumes_at=at(2024, 5, 20))
+    subscription.mark_past_due(now=at(2024, 4, 12))
+    subscription.mark_unpaid(terms_of(price), now=at(2024, 4, 20))
+
+    resumed, _ = subscription.activate(terms_of(price), now=at(2024, 6, 1))
+
+    assert amounts(resumed) == [1000]
+    assert subscription.period == BillingPeriod(at(2024, 6, 1), at(2024, 7, 1))
+    assert subscription.agenda == ()
 
 
 def test_a_parked_subscription_rests_until_it_is_released() -> None:
