@@ -649,7 +649,7 @@ async def _is_alone(connection: Any, one: Foretold, events: list[Any]) -> bool:
     """Whether these are what was asked for, and invoicing heard of nothing else meanwhile."""
     if any(row["processed_at"] is None for row in events):
         return False
-    if len({json.loads(row["body"])["correlationid"] for row in events}) > 1:
+    if len({json.loads(row["body"]).get("correlationid") for row in events}) > 1:
         return False
     if one.what == "renewal":
         return events[0]["routing_key"] in TIME_ALONE

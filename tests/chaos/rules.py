@@ -284,7 +284,9 @@ EDGES = {
            AND late.sequence = last.sequence + 1
            AND split_part(late.routing_key, '.', 1) = split_part(last.routing_key, '.', 1)
            -- Usage that was late is billed after an end. Money that had come in time reinstates a
-           -- subscription. Nothing else may follow.
+           -- subscription. What only the next release reports is of no account. Nothing else may
+           -- follow.
+           AND late.routing_key NOT LIKE '%.of_the_next_release'
            AND (last.routing_key, late.routing_key)
                <> ('subscription.canceled', 'subscription.usage_billed')
            AND NOT EXISTS (
