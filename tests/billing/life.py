@@ -1,0 +1,682 @@
+"""One account's life, lived from a story in a world, beside the model."""
+
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from shared.events import Event
+from shared.events.invoicing import (
+    InvoiceEvent,
+    InvoiceFinalized,
+    InvoiceMarkedUncollectible,
+    InvoicePaid,
+    InvoiceVoided,
+)
+from shared.events.payments import (
+    DisputeLost,
+    DisputeOpened,
+    DisputeWon,
+    DunningEvent,
+    DunningExhausted,
+    DunningStarted,
+    PaymentSucceeded,
+    RefundCreated,
+)
+from shared.events.subscriptions import (
+    Billable,
+    Charge,
+    SubscriptionCanceled,
+    SubscriptionChanged,
+    SubscriptionEvent,
+    SubscriptionExpired,
+)
+from tests.billing import books, model
+from tests.billing.cashier import Card, Payment
+from tests.billing.catalog import Catalog, catalog
+from tests.billing.story import Act, Story
+from tests.billing.world import Account, Refused, World
+
+VAT_NUMBERS = {"FR": "FR40303265045", "AT": "ATU13585627", "DE": "DE136695976"}
+
+
+#: The model's names of what an invoice's row says.
+COLUMNS = {
+    "status": "status",
+    "total": "total",
+    "credit_applied": "credit_applied",
+    "paid": "amount_paid",
+    "brought": "amount_brought",
+    "credited": "amount_credited",
+    "reduced": "amount_reduced",
+    "refunded": "amount_refunded",
+    "moved": "amount_moved",
+    "covered": "amount_covered",
+    "by_hand": "amount_unnoted",
+    "disputed": "amount_disputed",
+    "withheld": "amount_withheld",
+}
+
+
+class Differs(AssertionError):
+    """The services and the model do not agree."""
+
+
+class Life:
+    """Lives a story; `log` says what became of each act."""
+
+    def __init__(self, world: World, story: Story, *, shuffle: Random | None = None) -> None:
+        self.world = world
+        self.story = story
+        self.shuffle = shuffle
+        self.subscriptions: dict[UUID, model.Subscription] = {}
+        self.books = books.Books(country=story.country, zone=story.zone)
+        #: How many bills of each subscription were compared.
+        self.compared: dict[UUID, int] = defaultdict(int)
+        #: Events that were carried when the books were compared last.
+        self.read_at = -1
+        self.log: list[str] = []
+        self.used: list[str] = []
+        #: How often each act came to what: to nothing, to a refusal, or (an empty text) was done.
+        self.acts: Counter[tuple[str, str]] = Counter()
+
+    async def live(
+        self, *, steps: Callable[[datetime, datetime], Sequence[datetime]] | None = None
+    ) -> None:
+        """All of it, and a last month; raises `Differs` where it differs from the model."""
+        story = self.story
+        self.catalog: Catalog = await catalog(self.world, story.catalog)
+        self.prices = {one["id"]: model.Price(one) for one in self.catalog.prices.values()}
+        self.account: Account = await self.world.account(
+            now=story.begins,
+            country=story.country,
+            time_zone=story.zone,
+            shuffle=self.shuffle,
+            watch=self._hear,
+        )
+        for act in (*story.acts, Act(24 * 40, "wait")):
+            await self._pass(timedelta(hours=act.wait), steps)
+            await self._do(act)
+
+    async def _pass(
+        self,
+        time: timedelta,
+        steps: Callable[[datetime, datetime], Sequence[datetime]] | None,
+    ) -> None:
+        begins, ends = self.account.now, self.account.now + time
+        for stop in steps(begins, ends) if steps else (ends,):
+            await self.account.advance(stop, each=self.compare)
+
+    async def _do(self, act: Act) -> None:
+        do: Callable[..., Awaitable[bool | None]] = getattr(self, f"do_{act.what}")
+        try:
+            done = await do(**act.how)
+        except Refused as refusal:
+            self.log.append(f"{self.account.now:%Y-%m-%d %H:%M} {act}: refused, {refusal.code}")
+            self.acts[act.what, refusal.code] += 1
+            return
+        self.acts[act.what, "" if done is not False else "nothing to do"] += 1
+        if done is not False:
+            self.log.append(f"{self.account.now:%Y-%m-%d %H:%M} {act}")
+        await self.account.settle()
+        await self.compare()
+
+    # ---- what the services report ------------------------------------------------------------
+
+    def _hear(self, event: Event) -> None:
+        now = event.occurred_at
+        for subscription in self.subscriptions.values():
+            subscription.pass_to(now)
+        if isinstance(event, SubscriptionEvent):
+            self._hear_of_subscription(event)
+        elif isinstance(event, InvoiceEvent | DunningEvent):
+            self._hear_of_invoice(event)
+        else:
+            self._hear_of_money(event)
+
+    def _hear_of_subscription(self, event: SubscriptionEvent) -> None:
+        if isinstance(event, Billable):
+            if event.charges or event.take_backs:
+                self._bill(event)
+            else:
+                self._bill_what_waits(event)
+        never_began = (
+            isinstance(event, SubscriptionCanceled) and event.previous_status == "incomplete"
+        )
+        if never_began or isinstance(event, SubscriptionExpired):
+            self._void_start(event.subscription_id)
+
+    def _hear_of_invoice(self, event: InvoiceEvent | DunningEvent) -> None:
+        match event:
+            case DunningStarted():
+                self._news("dunned", event)
+            case DunningExhausted():
+                self._news("exhausted", event, then=event.then)
+            case InvoiceFinalized():
+                self._finalized(event)
+            case InvoicePaid():
+                first = event.billing_reason == "subscription_start"
+                self._news("paid", event, first=first)
+            case InvoiceVoided():
+                self._news("voided", event)
+            case InvoiceMarkedUncollectible():
+                self._news("given_up", event)
+            case _:
+                pass
+
+    def _hear_of_money(self, event: Event) -> None:
+        match event:
+            case PaymentSucceeded():
+                invoice = self.books.by_id[event.invoice_id]
+                self.books.receive(invoice, event.amount.amount, by_card=True)
+            case RefundCreated() if event.reason == "requested":
+                self.books.by_id[event.invoice_id].by_hand += event.amount.amount
+            case DisputeOpened():
+                self.books.by_id[event.invoice_id].disputed += event.amount.amount
+            case DisputeWon() | DisputeLost():
+                invoice = self.books.by_id[event.invoice_id]
+                invoice.disputed -= event.amount.amount
+                if isinstance(event, DisputeLost):
+                    invoice.by_hand += event.amount.amount
+                self.books.dispute_decided(invoice)
+            case _:
+                pass
+
+    def _news(self, kind: str, event: InvoiceEvent | DunningEvent, **more: Any) -> None:
+        about = event.subscriptions if isinstance(event, InvoiceEvent) else (event.subscription_id,)
+        for subscription_id in about:
+            if subscription_id in self.subscriptions:
+                self.subscriptions[subscription_id].hear(
+                    kind, event.invoice_id, event.occurred_at, **more
+                )
+
+    def _bill(self, event: Billable) -> None:
+        """The next bill of the subscription must be the model's; then it goes to the books."""
+        subscription = self.subscriptions[event.subscription_id]
+        position = self.compared[subscription.id]
+        bills = subscription.bills
+        bill = bills[position] if position < len(bills) else None
+        self._compare(event, bill)
+        self.compared[subscription.id] += 1
+        if bill is not None:
+            self.books.bill(
+                bill,
+                [charge.id for charge in event.charges],
+                supplied=_supplied(event),
+                at=event.occurred_at,
+            )
+
+    def _bill_what_waits(self, event: Billable) -> None:
+        """What waits for the next invoice is billed with an event that bills nothing itself."""
+        if self.books.pending[event.subscription_id]:
+            kind = event.name.partition(".")[2]
+            empty = model.Bill(event.subscription_id, kind, event.occurred_at)
+            if kind not in {"changed", "usage_billed", "change_pending"}:
+                self.books.bill(empty, [], supplied=_supplied(event), at=event.occurred_at)
+
+    def _void_start(self, subscription_id: UUID) -> None:
+        for invoice in self.books.invoices:
+            if invoice.subscription == subscription_id and invoice.status == "open":
+                self.books.void(invoice)
+
+    def _finalized(self, event: InvoiceFinalized) -> None:
+        waiting = self.books.expected[event.subscription_id]
+        if not waiting:
+            raise Differs(f"Nobody owes the invoice {event.number} of {event.total}.")
+        invoice = waiting.pop(0)
+        invoice.id = event.invoice_id
+        self.books.by_id[event.invoice_id] = invoice
+        made = {
+            "net": event.net.amount if event.net else None,
+            "tax": event.tax.amount if event.tax else None,
+            "total": event.total.amount,
+            "credit applied": event.credit_applied.amount if event.credit_applied else None,
+            "due": event.amount_due.amount,
+        }
+        owed = {
+            "net": invoice.net,
+            "tax": invoice.tax,
+            "total": invoice.total,
+            "credit applied": invoice.credit_applied,
+            "due": invoice.due,
+        }
+        _require_same(f"invoice {event.number} at {event.occurred_at}", made, owed, invoice)
+
+    # ---- comparing ---------------------------------------------------------------------------
+
+    async def compare(self) -> None:
+        """At rest, both must have asked for the same, and the books must be the same."""
+        for subscription in self.subscriptions.values():
+            subscription.pass_to(self.account.now)
+            if len(subscription.bills) > self.compared[subscription.id]:
+                missing = subscription.bills[self.compared[subscription.id]]
+                raise Differs(f"nothing was billed, and owed is {_tell_bill(missing)}")
+        for waiting in self.books.expected.values():
+            for invoice in waiting:
+                raise Differs(f"There is no invoice of {invoice.total} over {invoice.lines}.")
+        if self.read_at == len(self.account.mail.carried):
+            return
+        self.read_at = len(self.account.mail.carried)
+        await self._compare_books()
+
+    async def _compare_books(self) -> None:
+        connection = next(
+            one
+            for one, service in self.world.connections.items()
+            if service.service.name == "invoicing"
+        )
+        credit = await connection.fetchval(
+            "SELECT balance FROM invoicing.account_credits WHERE account_id = $1", self.account.id
+        )
+        rows = await connection.fetch(
+            "SELECT * FROM invoicing.invoices WHERE account_id = $1 AND status <> 'draft'"
+            " ORDER BY id",
+            self.account.id,
+        )
+        for row in rows:
+            invoice = self.books.by_id[row["id"]]
+            made = {name: row[column] for name, column in COLUMNS.items()}
+            owed = {name: _value(invoice, name) for name in COLUMNS}
+            _require_same(f"invoice {row['number']}", made, owed, invoice)
+        notes = await connection.fetch(
+            "SELECT * FROM invoicing.credit_notes WHERE account_id = $1 ORDER BY id",
+            self.account.id,
+        )
+        names = ("total", "refund", "credit", "returned_before", "reduction")
+        made_notes = [tuple(row[name] for name in names) for row in notes]
+        owed_notes = [tuple(getattr(note, name) for name in names) for note in self.books.notes]
+        if made_notes != owed_notes:
+            raise Differs(f"credit notes {names}: {made_notes} are not {owed_notes}")
+        if (credit or 0) != self.books.credit:
+            raise Differs(f"account credit {credit} is not {self.books.credit}")
+
+    def _compare(self, event: Billable, bill: model.Bill | None) -> None:
+        if bill is None:
+            raise Differs(f"billed {_tell(event)}\nand nothing is owed")
+        missing = list(bill.charges)
+        for charge in event.charges:
+            same = next((one for one in missing if _is_same(charge, one)), None)
+            if same is None:
+                raise Differs(
+                    f"{charge.description} {charge.amount} is not owed\n"
+                    f"billed {_tell(event)}\nowed {_tell_bill(bill)}"
+                )
+            same.id = charge.id
+            missing.remove(same)
+        wanted = {(one.charge.id, one.starts) for one in bill.taken_back}
+        taken = {(one.charge_id, one.starts_at) for one in event.take_backs}
+        if missing or wanted != taken or len(taken) != len(event.take_backs):
+            raise Differs(f"billed {_tell(event)}\nowed {_tell_bill(bill)}")
+        offs = sorted(
+            (str(one.coupon.told["id"]), one.amount or 0, sorted(str(c.id) for c in one.charges))
+            for one in bill.off
+            if sum(c.amount for c in one.charges)
+        )
+        everything = tuple(charge.id for charge in event.charges)
+        given = sorted(
+            (
+                str(one.coupon_id),
+                one.amount or 0,
+                sorted(str(c) for c in (everything if one.charge_ids is None else one.charge_ids)),
+            )
+            for one in event.discounts
+        )
+        if offs != given:
+            raise Differs(
+                f"discounts {given} are not {offs}\n{_tell(event)}\nowed {_tell_bill(bill)}"
+            )
+        if getattr(event, "invoice_now", True) != bill.now or event.give_back != bill.give_back:
+            raise Differs(f"{_tell(event)} is not to be settled so: {_tell_bill(bill)}")
+
+    # ---- acts --------------------------------------------------------------------------------
+
+    def _one(self, of: int) -> model.Subscription | None:
+        known = list(self.subscriptions.values())
+        alive = [one for one in known if one.status not in model.FINAL] or known
+        return alive[of % len(alive)] if alive else None
+
+    def _payment(self, of: int, *statuses: str) -> Payment | None:
+        found = [one for one in self.account.cashier.payments.values() if one.status in statuses]
+        return found[of % len(found)] if found else None
+
+    def _price(self, plan: str, number: int) -> dict[str, Any]:
+        names = self.catalog.by_plan[plan]
+        return self.catalog.prices[names[number % len(names)]]
+
+    def _addons(self, addons: dict[str, int], interval: str) -> list[dict[str, Any]]:
+        names = {name: name if name == "setup" else f"{name}/{interval}" for name in addons}
+        return [
+            {"price_id": self.catalog.prices[names[name]]["id"], "quantity": quantity}
+            for name, quantity in addons.items()
+        ]
+
+    def _held(self, items: Sequence[dict[str, Any]]) -> tuple[model.Held, ...]:
+        return tuple(
+            model.Held(self.prices[item["price_id"]], item.get("quantity", 1)) for item in items
+        )
+
+    async def do_start(
+        self,
+        *,
+        plan: str,
+        price: int,
+        quantity: int,
+        addons: dict[str, int],
+        coupon: str | None,
+        trial: int | None,
+        calendar: bool,
+    ) -> None:
+        chosen = self._price(plan, price)
+        if chosen["type"] in {"flat", "metered"}:
+            quantity = 1
+        beside = self._addons(addons, chosen["interval"])
+        body: dict[str, Any] = {
+            "price_id": chosen["id"],
+            "quantity": quantity,
+            "addons": beside,
+            "trial_days": trial or 0,
+            "billing": "calendar" if calendar else "anniversary",
+        }
+        if coupon is not None:
+            body["coupon"] = self.catalog.coupons[coupon]["code"]
+        told = await self.account.staff.post("/v1/subscriptions", **body)
+        self.subscriptions[UUID(told["id"])] = model.Subscription(
+            UUID(told["id"]),
+            list(self._held([{"price_id": chosen["id"], "quantity": quantity}, *beside])),
+            at=self.account.now,
+            zone=self.story.zone,
+            trial_days=trial or 0,
+            coupon=model.Coupon(self.catalog.coupons[coupon]) if coupon else None,
+            calendar=calendar,
+        )
+
+    async def do_change(
+        self,
+        *,
+        of: int,
+        plan: str | None = None,
+        price: int = 0,
+        quantity: int | None = None,
+        addons: dict[str, int] | None = None,
+        proration: str | None,
+    ) -> bool | None:
+        subscription = self._one(of)
+        if subscription is None:
+            return False
+        body: dict[str, Any] = {}
+        wish: dict[str, Any] = {}
+        main = subscription.held[0].price.told
+        if plan is not None:
+            main = self._price(plan, price)
+            body["price_id"] = main["id"]
+            wish["price"] = self.prices[main["id"]]
+            beside = {self._addon_name(one.price): one.quantity for one in subscription.held[1:]}
+            if main["interval"] != subscription.held[0].price.told["interval"] and beside:
+                addons = beside
+        if main["type"] in {"flat", "metered"}:
+            quantity = None
+        if quantity is not None:
+            body["quantity"] = wish["quantity"] = quantity
+        if not body and addons is None:
+            return False
+        if addons is not None:
+            body["addons"] = self._addons(addons, main["interval"])
+            wish["addons"] = self._held(body["addons"])
+        if proration is not None:
+            body["proration"] = proration
+        await self.account.staff.post(f"/v1/subscriptions/{subscription.id}/change", **body)
+        subscription.change(model.Wish(**wish), proration, self.account.now)
+        return None
+
+    def _addon_name(self, price: model.Price) -> str:
+        return self.catalog.named(price.id).split("/")[0]
+
+    async def do_withdraw_change(self, *, of: int) -> bool | None:
+        if (one := self._one(of)) is None:
+            return False
+        await self.account.staff.ask("DELETE", f"/v1/subscriptions/{one.id}/scheduled-change")
+        one.withdraw_change()
+        return None
+
+    async def do_cancel(self, *, of: int, when: str, credit: bool, days: int = 0) -> bool | None:
+        if (one := self._one(of)) is None:
+            return False
+        body: dict[str, Any] = {"credit": credit, "at_period_end": when == "end"}
+        at = None
+        if when == "date":
+            at = self.account.now + timedelta(days=days)
+            body["cancel_at"] = at.isoformat()
+        await self.account.staff.post(f"/v1/subscriptions/{one.id}/cancel", **body)
+        if when == "now":
+            one.cancel(self.account.now, credit=credit)
+        else:
+            one.cancel_later(at, credit=credit)
+        return None
+
+    async def do_uncancel(self, *, of: int) -> bool | None:
+        if (one := self._one(of)) is None:
+            return False
+        await self.account.staff.post(f"/v1/subscriptions/{one.id}/uncancel")
+        one.uncancel()
+        return None
+
+    async def do_pause(self, *, of: int, days: int | None) -> bool | None:
+        if (one := self._one(of)) is None:
+            return False
+        at = None if days is None else self.account.now + timedelta(days=days)
+        body = {} if at is None else {"resumes_at": at.isoformat()}
+        await self.account.staff.post(f"/v1/subscriptions/{one.id}/pause", **body)
+        one.pause_later(at)
+        return None
+
+    async def do_resume(self, *, of: int) -> bool | None:
+        if (one := self._one(of)) is None:
+            return False
+        await self.account.staff.post(f"/v1/subscriptions/{one.id}/resume")
+        one.resume(self.account.now)
+        return None
+
+    async def do_card(self, *, card: str) -> None:
+        self.account.cashier.card = Card(card)
+
+    async def do_pay(self, *, of: int) -> bool:
+        payment = self._payment(of, "failed")
+        return payment is not None and self.account.cashier.pay(payment)
+
+    async def do_answer(self, *, of: int, paid: bool) -> bool:
+        payment = self._payment(of, "processing")
+        return payment is not None and self.account.cashier.answer(payment, paid=paid)
+
+    async def do_refund(self, *, of: int, share: float) -> bool:
+        payment = self._payment(of, "succeeded")
+        if payment is None:
+            return False
+        return self.account.cashier.refund_by_hand(payment, max(1, int(payment.left * share)))
+
+    async def do_dispute(self, *, of: int, share: float) -> bool:
+        payment = self._payment(of, "succeeded")
+        if payment is None:
+            return False
+        return self.account.cashier.dispute(payment, max(1, int(payment.left * share)))
+
+    async def do_decide(self, *, of: int, won: bool) -> bool:
+        open_ones = self.account.cashier.disputes
+        if not open_ones:
+            return False
+        self.account.cashier.decide(open_ones[of % len(open_ones)], won=won)
+        return True
+
+    async def _invoices(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.account.finance.get("/v1/invoices?limit=100"))[
+            "data"
+        ]
+        return sorted(found, key=lambda one: one["id"])
+
+    async def _invoice(self, of: int, *statuses: str) -> dict[str, Any] | None:
+        found = [one for one in await self._invoices() if one["status"] in statuses]
+        return found[of % len(found)] if found else None
+
+    async def do_credit_note(
+        self, *, of: int, share: float | None, line: int | None, settle: str
+    ) -> bool | None:
+        invoice = await self._invoice(of, "open", "paid", "uncollectible")
+        if invoice is None:
+            return False
+        body: dict[str, Any] = {"invoice_id": invoice["id"], "reason": "Goodwill", "settle": settle}
+        if line is not None and line < len(invoice["lines"]):
+            chosen = invoice["lines"][line]
+            whole = chosen["amount"]["amount"] - chosen["discount"]["amount"]
+            body["lines"] = [{"line_id": chosen["id"], "amount": int(whole * (share or 1.0))}]
+        elif share is not None:
+            body["amount"] = int(invoice["total"]["amount"] * share)
+        await self.account.finance.post("/v1/credit-notes", **body)
+        by_line = "lines" in body
+        self.books.credit_note(
+            self.books.by_id[UUID(invoice["id"])],
+            line=line if by_line else None,
+            amount=body["lines"][0]["amount"] if by_line else body.get("amount"),
+            refund=settle == "refund",
+        )
+        return None
+
+    async def do_void(self, *, of: int) -> bool | None:
+        if (invoice := await self._invoice(of, "open")) is None:
+            return False
+        await self.account.finance.post(f"/v1/invoices/{invoice['id']}/void")
+        self.books.void(self.books.by_id[UUID(invoice["id"])])
+        return None
+
+    async def do_reissue(self, *, of: int) -> bool | None:
+        if (invoice := await self._invoice(of, "void")) is None:
+            return False
+        made = await self.account.finance.post(f"/v1/invoices/{invoice['id']}/reissue")
+        self.books.reissue(self.books.by_id[UUID(invoice["id"])], at=self.account.now)
+        await self.account.finance.post(f"/v1/invoices/{made['id']}/finalize")
+        return None
+
+    async def do_give_up(self, *, of: int) -> bool | None:
+        if (invoice := await self._invoice(of, "open")) is None:
+            return False
+        await self.account.finance.post(f"/v1/invoices/{invoice['id']}/mark-uncollectible")
+        self.books.give_up(self.books.by_id[UUID(invoice["id"])])
+        return None
+
+    async def do_mark_paid(self, *, of: int) -> bool | None:
+        if (invoice := await self._invoice(of, "open", "uncollectible")) is None:
+            return False
+        await self.account.finance.post(f"/v1/invoices/{invoice['id']}/mark-paid")
+        owed = self.books.by_id[UUID(invoice["id"])]
+        self.books.receive(owed, invoice["amount_remaining"]["amount"], by_card=False)
+        return None
+
+    async def do_vat_number(self, *, is_set: bool) -> bool | None:
+        number = VAT_NUMBERS.get(self.story.country)
+        if number is None:
+            return False
+        await self.account.payer.ask(
+            "PUT", "/v1/billing-details", {"name": "Payer", "vat_id": number if is_set else None}
+        )
+        self.books.has_number = is_set
+        return None
+
+    async def do_use(self, *, of: int, value: str, ago: float) -> bool | None:
+        metering = [
+            one
+            for one in self.subscriptions.values()
+            if any(held.price.type == "metered" for held in one.held)
+        ]
+        if not metering:
+            return False
+        one = metering[of % len(metering)]
+        at = self.account.now - timedelta(hours=ago)
+        name = f"{self.account.id}-{len(self.used)}"
+        await self.account.staff.post(
+            "/v1/usage-events",
+            id=name,
+            meter=self.catalog.meter["code"],
+            value=value,
+            at=at.isoformat(),
+            subscription_id=str(one.id),
+        )
+        self.used.append(name)
+        one.use({"id": name, "meter_id": self.catalog.meter["id"], "value": value, "at": at})
+        return None
+
+    async def do_void_usage(self, *, of: int) -> bool | None:
+        if not self.used:
+            return False
+        name = self.used[of % len(self.used)]
+        await self.account.staff.ask("DELETE", f"/v1/usage-events/{name}")
+        for one in self.subscriptions.values():
+            one.void_usage(name)
+        return None
+
+    async def do_move(self, *, plan: str, price: int, to: str) -> bool | None:
+        old, new = self._price(plan, price), self._price(to, price)
+        if old["id"] == new["id"]:
+            return False
+        await self.world.catalog.post(
+            "/v1/price-moves", from_price_id=old["id"], to_price_id=new["id"]
+        )
+        await self.world.run_for_everybody("move_subscribers")
+        for one in self.subscriptions.values():
+            if one.held[0].price.id == old["id"] and one.status in model.SERVED:
+                one.move(old["id"], self.prices[new["id"]])
+        return None
+
+    async def do_grant(self, *, amount: int) -> None:
+        await self.account.finance.post(
+            "/v1/account-credit", amount={"amount": amount, "currency": "EUR"}, note="Welcome"
+        )
+        self.books.credit += amount
+
+    async def do_wait(self) -> None:
+        """Nothing but time."""
+
+
+def _supplied(event: Billable) -> datetime:
+    """A change is supplied when it is made, a cancellation's bill when it counts."""
+    if isinstance(event, SubscriptionCanceled):
+        return event.effective_at
+    return event.occurred_at if isinstance(event, SubscriptionChanged) else event.period_start
+
+
+def _is_same(charge: Charge, owed: model.Charge) -> bool:
+    told = (str(charge.price_id), charge.amount, charge.period_start, charge.period_end)
+    return told == (owed.price.id, owed.amount, owed.starts, owed.ends)
+
+
+def _value(invoice: books.Invoice, name: str) -> object:
+    if name == "withheld":
+        return sum(one.total for one in invoice.withheld)
+    return getattr(invoice, name)
+
+
+def _require_same(
+    what: str, made: dict[str, Any], owed: dict[str, Any], invoice: books.Invoice
+) -> None:
+    differ = {name: (made[name], owed[name]) for name in owed if made[name] != owed[name]}
+    if differ:
+        lines = "\n    ".join(
+            f"{line.amount} less {line.discount}, net {line.net}, {line.tax} {line.charge}"
+            for line in invoice.lines
+        )
+        raise Differs(f"{what}: {differ} (made, owed)\n    {lines}")
+
+
+def _tell(event: Billable) -> str:
+    lines = [
+        f"{c.kind} {c.amount} {c.description} {c.period_start:%Y-%m-%dT%H:%M}.."
+        f"{c.period_end:%Y-%m-%dT%H:%M}"
+        for c in event.charges
+    ]
+    lines += [f"take back from {t.starts_at}: {t.description}" for t in event.take_backs]
+    return "\n    ".join([f"{event.name} at {event.occurred_at}", *lines])
+
+
+def _tell_bill(bill: model.Bill) -> str:
+    lines = [*map(str, bill.charges)]
+    lines += [f"take back from {t.starts}: {t.charge}" for t in bill.taken_back]
+    return "\n    ".join([f"{bill.event} at {bill.at}", *lines])

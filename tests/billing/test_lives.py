@@ -1,0 +1,27 @@
+"""Random lives of whole accounts, over subscriptions and invoicing together, beside the model.
+
+The same lives, by the thousand: `python -m tests.billing.lives --seeds 1-2000`.
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.billing.lives import a_deployed_world, found_in
+from tests.billing.story import tell
+from tests.billing.world import World
+from tests.servers import Servers
+
+
+@pytest.fixture(scope="module")
+async def world(servers: Servers) -> AsyncIterator[World]:
+    """With a database of its own: nobody else's workers may touch what lives in it."""
+    async with a_deployed_world(servers) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("seed", range(1, 25))
+async def test_a_life_is_billed_as_the_model_says(world: World, seed: int) -> None:
+    found = await found_in(world, tell(seed))
+
+    assert found is None, f"{tell(seed)}\n{found[0]}"
