@@ -143,7 +143,7 @@ class Held:
 
     @property
     def covered(self) -> Covered:
-        found = {None: (self.main, self.quantity)}
+        found: Covered = {None: (self.main, self.quantity)}
         found |= {PRICES[price].addon_id: (price, many) for price, many in self.beside}
         return {place: one for place, one in found.items() if PRICES[one[0]].is_recurring}
 
@@ -154,7 +154,7 @@ class Held:
 
 @dataclass
 class Span:
-    """For this time, this is to be covered once; `let_be` are charges over which a waiver lies."""
+    """For this time, exactly this is to be covered by what was billed."""
 
     start: datetime
     end: datetime
@@ -176,6 +176,8 @@ class Life(RuleBasedStateMachine):
         self.spans: list[Span] = []
         self.held = Held(FIRST.id, 1)
         self.asked: SubscriptionChangePending | None = None
+        self._agenda_before: list[Entry] = []
+        self._period_before = (BEGIN, BEGIN)
 
     @initialize(
         trial=st.sampled_from([0, 0, 14]),
@@ -447,7 +449,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.is_served and self.subscription.agenda)
     @rule()
     def withdraw_change(self) -> None:
-        self._try(lambda: self.subscription.withdraw_change(at=self.now))
+        self._try(lambda: self.subscription.withdraw_change(self.terms, at=self.now))
 
     @precondition(lambda self: self.is_served)
     @rule(price=st.sampled_from(list(PLANS)))

@@ -407,10 +407,10 @@ def test_a_scheduled_change_can_be_taken_back_once() -> None:
     subscription = a_subscription(old)
     change(subscription, old, new, BEGIN)
 
-    subscription.withdraw_change(at=BEGIN)
+    subscription.withdraw_change(terms_of(old), at=BEGIN)
 
     with pytest.raises(NothingScheduled):
-        subscription.withdraw_change(at=BEGIN)
+        subscription.withdraw_change(terms_of(old), at=BEGIN)
     assert amounts(subscription.renew(terms_of(old), now=subscription.period_end)) == [2000]
 
 
@@ -650,6 +650,37 @@ def test_a_price_move_that_is_refused_leaves_nothing_waiting() -> None:
 
     with pytest.raises(IntervalMismatch):
         subscription.move_price(main.id, to(yearly), terms, at=at(2024, 4, 3))
+
+    assert subscription.agenda == ()
+    assert amounts(subscription.renew(terms, now=at(2024, 5, 1))) == [1000, 600]
+
+
+def test_what_would_make_something_that_waits_impossible_is_refused() -> None:
+    main, addon = a_price(1000), a_price(600, addon_id=new_id())
+    yearly = a_price(9000, interval_unit=IntervalUnit.YEAR)
+    terms = terms_of(main, addon, yearly)
+    subscription = a_subscription(main, start=at(2024, 4, 1))
+    subscription.move_price(main.id, to(yearly), terms, at=at(2024, 4, 2))
+    before = dict(vars(subscription))
+
+    for on in (None, at(2024, 4, 20), at(2024, 5, 20)):
+        with pytest.raises(IntervalMismatch):
+            subscription.change(an_order(beside(addon), effective_at=on), terms, at=at(2024, 4, 3))
+
+    assert vars(subscription) == before
+    assert amounts(subscription.renew(terms, now=at(2024, 5, 1))) == [9000]
+
+
+def test_a_price_move_goes_with_the_change_that_made_it_possible() -> None:
+    main, addon = a_price(1000), a_price(600, addon_id=new_id())
+    yearly = a_price(9000, interval_unit=IntervalUnit.YEAR)
+    terms = terms_of(main, addon, yearly)
+    subscription = a_subscription(main, start=at(2024, 4, 1))
+    subscription.change(an_order(beside(addon)), terms, at=at(2024, 4, 2))
+    subscription.change(an_order(beside()), terms, at=at(2024, 4, 3))
+    subscription.move_price(main.id, to(yearly), terms, at=at(2024, 4, 4))
+
+    subscription.withdraw_change(terms, at=at(2024, 4, 5))
 
     assert subscription.agenda == ()
     assert amounts(subscription.renew(terms, now=at(2024, 5, 1))) == [1000, 600]

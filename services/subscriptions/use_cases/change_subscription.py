@@ -63,7 +63,8 @@ async def withdraw_change(
     uow: SubscriptionsUnitOfWork, subscription: Subscription, *, now: datetime
 ) -> Subscription:
     """Take back a change that waits, for its time or for its payment."""
-    await bill(uow, subscription.withdraw_change(at=now))
+    terms = await uow.catalog.terms_of(subscription)
+    await bill(uow, subscription.withdraw_change(terms, at=now))
     uow.audit("subscription.withdraw_change", subscription.id)
     return subscription
 

@@ -1,5 +1,6 @@
 """Other prices, quantities or add-ons: at once, at the period's end, at a date, or once paid."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -40,7 +41,7 @@ from services.subscriptions.domain.subscription.status import (
     NothingScheduled,
     Status,
 )
-from shared.errors import Conflict
+from shared.errors import Conflict, DomainError
 from shared.events.subscriptions import (
     SubscriptionChanged,
     SubscriptionChangePending,
@@ -114,8 +115,21 @@ class Changing(Ending):
         """Hold other prices, quantities or add-ons, now or later.
 
         A change that waits starts from what would be held then, so that it composes with what
-        waits already; where it speaks of the same thing it replaces that, and reports it.
+        waits already; where it speaks of the same thing it replaces that, and reports it. What
+        would make something that waits impossible is refused.
         """
+        kept = self._kept()
+        try:
+            events = self._change(order, terms, at=at, usage=usage)
+            self._check_ahead(terms)
+        except DomainError:
+            self._take_up(kept)
+            raise
+        return events
+
+    def _change(
+        self, order: ChangeOrder, terms: Terms, *, at: datetime, usage: Usage
+    ) -> list[SubscriptionEvent]:
         if self.status not in SERVED:
             raise IllegalTransition(f"A subscription that is {self.status} cannot be changed.")
         if order.effective_at is not None and order.effective_at <= at:
@@ -174,8 +188,11 @@ class Changing(Ending):
             )
         ]
 
-    def withdraw_change(self, *, at: datetime) -> list[SubscriptionEvent]:
-        """Nothing that waits, for the period's end, a date or its payment, will happen."""
+    def withdraw_change(self, terms: Terms, *, at: datetime) -> list[SubscriptionEvent]:
+        """Nothing that waits, for the period's end, a date or its payment, will happen.
+
+        Nor will a price move that would not go with what is held without that.
+        """
         entries = [entry for entry in self.agenda if entry.kind is EntryKind.CHANGE]
         if self.status in FINAL or not (entries or self.pending_change):
             raise NothingScheduled("No change is scheduled.")
@@ -183,6 +200,10 @@ class Changing(Ending):
         events += self.lapse_change(now=at)
         if entries:
             self._drop(*entries)
+            try:
+                self._check_ahead(terms)
+            except DomainError:
+                self._drop(*(e for e in self.agenda if e.kind is EntryKind.PRICE_MOVE))
             events.append(self._event(SubscriptionChangeWithdrawn, now=at))
         return events
 
@@ -197,8 +218,12 @@ class Changing(Ending):
         after, _ = held_then(self.items, self.plan_id, agenda, at=self.period_end)
         if holdings(after) == holdings(self.next_items):
             raise NothingChanges("It will not hold that price any more when its period ends.")
-        self._check(after, terms)
-        self.agenda = agenda
+        before, self.agenda = self.agenda, agenda
+        try:
+            self._check_ahead(terms)
+        except DomainError:
+            self.agenda = before
+            raise
         return self._scheduled(self.period_end, now=at)
 
     def add_discount(
@@ -233,6 +258,27 @@ class Changing(Ending):
     def _usual_proration(self, items: tuple[Item, ...], terms: Terms) -> Proration:
         up = rate(items, terms) >= rate(self.items, terms)
         return Proration.NOW if up else Proration.AT_PERIOD_END
+
+    def _kept(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(Agreement)}
+
+    def _take_up(self, kept: Mapping[str, Any]) -> None:
+        """Be as before: what was tried is refused, or was only to see what it comes to."""
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+    def _check_ahead(self, terms: Terms) -> None:
+        """Refuse where what waits could not happen: then no period would open any more."""
+        items, plan_id = self.items, self.plan_id
+        waiting = [entry for entry in self.agenda if entry.changes_what_is_held]
+        while waiting:
+            at = min(entry.at or self.period_end for entry in waiting)
+            together = waiting[:1]
+            if at >= self.period_end:
+                together = [entry for entry in waiting if entry.is_due(at)]
+            items, plan_id = held_then(items, plan_id, together, at=at)
+            self._check(items, terms)
+            waiting = [entry for entry in waiting if entry not in together]
 
     def _check(self, items: tuple[Item, ...], terms: Terms) -> None:
         check_items(items, terms)
@@ -371,12 +417,12 @@ class Changing(Ending):
         """Ask for the money first; None where the change asks for none now."""
         if self.status is Status.TRIALING or proration is not Proration.NOW:
             return None
-        kept = {one.name: getattr(self, one.name) for one in fields(Agreement)}
+        kept = self._kept()
         bill, _ = self._switch(order.change, proration, terms, at=whole_second(at), usage=NO_USAGE)
+        self._check_ahead(terms)
         bounds = {"period_start": self.period_start, "period_end": self.period_end}
         price_id = self.price_id
-        for name, value in kept.items():
-            setattr(self, name, value)
+        self._take_up(kept)
         if not sum(charge.amount for charge in bill.charges):
             return None
         self.pending_change = PendingChange(
