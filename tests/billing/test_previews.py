@@ -5,7 +5,7 @@ what was made of it, and so is the invoice that comes by itself after it.
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from shared.ids import new_id
 from tests.billing.previewed import Life, total
 from tests.subscriptions.conftest import Client, Shop
+from tests.tokens import TokenIssuer
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
@@ -109,6 +110,44 @@ async def test_another_country_from_now_on(begin: Begin, shop: Shop) -> None:
     assert total(await life.comes_next(path)) == 1000
     await life.bill_to(name="Elle", address={"country": "FR"})
     assert total(await life.comes_next(path)) == 1200
+
+
+async def test_a_rate_that_is_cut_within_a_period(begin: Begin, shop: Shop) -> None:
+    life = await begin("DE", at=datetime(2020, 6, 16, tzinfo=UTC))
+    price = await shop.price(unit_amount=1000)
+    ends, goes_on = await life.subscribe(price), await life.subscribe(price)
+    await life.advance(datetime(2020, 7, 6, tzinfo=UTC))
+
+    preview = await life.does(ends, "cancel", at_period_end=False, credit=True)
+
+    (note,) = preview["credit_notes"]
+    assert [tax["rate"] for tax in note["taxes"]] == ["19"]
+    assert [tax["rate"] for tax in (await life.comes_next(goes_on))["taxes"]] == ["16"]
+
+
+async def test_an_invoice_that_is_looked_at_first(begin: Begin, shop: Shop) -> None:
+    life = await begin()
+    entity = {"name": "Slow", "country": "DE", "vat_id": "DE136695976", "draft_hours": 6}
+    made = await life.invoicing.post("/v1/legal-entities", **entity)
+    await life.bill_to(address={"country": "DE"}, legal_entity_id=made["id"])
+    path = await life.subscribe(await shop.price(type="per_unit", unit_amount=1000))
+
+    preview = await life.does(path, "change", quantity=3)
+    assert preview["invoice"]["finalizes_at"]
+    await life.comes_next(path, wait=timedelta(hours=7))
+
+
+async def test_a_key_that_may_preview_may_have_it_priced(
+    begin: Begin, shop: Shop, issuer: TokenIssuer
+) -> None:
+    life = await begin()
+    path = await life.subscribe(await shop.price(unit_amount=1000))
+    headers = issuer.of_account(life.account_id, scope="subscriptions:read")
+    reader = Client(life.services.subscriptions.http, headers)
+
+    preview = await reader.post(f"{path}/preview")
+
+    assert preview["next_invoice"]["invoice"]["total"]["amount"] == 1190
 
 
 async def test_account_credit_is_used_in_the_order_in_which_invoices_come(
@@ -258,6 +297,20 @@ async def test_an_end_with_credit(begin: Begin, shop: Shop) -> None:
     (note,) = preview["credit_notes"]
     assert preview["invoice"] is preview["next_invoice"] is None
     assert abs(note["credit"]["amount"] - 1785) < 5
+
+
+async def test_an_end_with_credit_of_what_was_never_paid(begin: Begin, shop: Shop) -> None:
+    life = await begin()
+    path = await life.subscribe(await shop.price(unit_amount=3000))
+    await life.pay_with("tok_insufficient_funds")
+    await life.comes_next(path)
+    assert (await life.subscriptions.get(path))["status"] == "past_due"
+
+    preview = await life.does(path, "cancel", at_period_end=False, credit=True)
+
+    (note,) = preview["credit_notes"]
+    assert note["reduction"]["amount"] == note["total"]["amount"] > 3500
+    assert note["credit"]["amount"] == note["refund"]["amount"] == 0
 
 
 async def test_an_end_with_usage(begin: Begin, shop: Shop, staff: Client) -> None:
