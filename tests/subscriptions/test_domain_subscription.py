@@ -587,6 +587,37 @@ def test_a_change_that_is_not_paid_lapses() -> None:
     assert taken_back(canceled) == [(ids(first)[0], at(2024, 4, 21))]
 
 
+def test_a_change_at_a_date_that_is_done_late_takes_nothing_back_twice() -> None:
+    """Something else changed between that date and now."""
+    seats, dear = a_price(1000, type=PriceType.PER_UNIT), a_price(3000)
+    terms = terms_of(seats, dear)
+    subscription, first = started(seats, at(2024, 4, 1))
+    change(subscription, seats, dear, at(2024, 4, 2), effective_at=at(2024, 4, 11))
+    (two,) = subscription.change(an_order(Change(quantity=2)), terms, at=at(2024, 4, 16))
+
+    (event,) = subscription.act(Act.CHANGE, terms, at=at(2024, 4, 11), now=at(2024, 4, 17))
+
+    assert taken_back(two) == [(ids(first)[0], at(2024, 4, 16))]
+    assert taken_back(event) == [(ids(two)[0], at(2024, 4, 16))]
+    assert net(first, two, event) == 500 + 1500
+
+
+def test_a_change_that_waits_for_its_payment_lapses_when_another_comes() -> None:
+    old, new, other = a_price(1000), a_price(2000), a_price(3000)
+    subscription = a_subscription(old, start=at(2024, 4, 1))
+    change(subscription, old, other, at(2024, 4, 2), effective_at=at(2024, 4, 16, 3))
+
+    asked = subscription.change(
+        an_order(to(new), payment=PaymentBehavior.PENDING_IF_UNPAID),
+        terms_of(old, new, other),
+        at=at(2024, 4, 16),
+    )
+
+    assert isinstance(asked[-1], SubscriptionChangePending)
+    assert asked[-1].expires_at == at(2024, 4, 16, 3)
+    assert subscription.next_act() == (at(2024, 4, 16, 3), Act.LAPSE_CHANGE)
+
+
 def test_one_off_units_are_billed_once_each() -> None:
     main = a_price(1000)
     setup = a_price(250, addon_id=new_id(), type=PriceType.ONE_OFF, interval_unit=None)

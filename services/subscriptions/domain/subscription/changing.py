@@ -259,6 +259,12 @@ class Changing(Ending):
         up = rate(items, terms) >= rate(self.items, terms)
         return Proration.NOW if up else Proration.AT_PERIOD_END
 
+    def _counts_from(self, at: datetime) -> datetime:
+        """Within the period, and when it is done late, not from before what was done since."""
+        since = [self.period_start, *(one.starts_at for one in self.billed)]
+        since += [one.covers_until for one in self.billed if one.covers_until < one.ends_at]
+        return min(max(whole_second(at), *since), self.period_end)
+
     def _kept(self) -> dict[str, Any]:
         return {one.name: getattr(self, one.name) for one in fields(Agreement)}
 
@@ -351,7 +357,7 @@ class Changing(Ending):
     ) -> SubscriptionChanged:
         """Hold it from `at` on. `billed_by`: the charges that bill it already."""
         previous_price_id = self.price_id
-        at = min(max(whole_second(at), self.period_start), self.period_end)
+        at = self._counts_from(at)
         bill, opened = self._switch(change, proration, terms, at=at, usage=usage)
         if billed_by:
             self._note_billed_by(bill, billed_by)
@@ -417,20 +423,22 @@ class Changing(Ending):
         """Ask for the money first; None where the change asks for none now."""
         if self.status is Status.TRIALING or proration is not Proration.NOW:
             return None
-        kept = self._kept()
-        bill, _ = self._switch(order.change, proration, terms, at=whole_second(at), usage=NO_USAGE)
+        kept, asked_at = self._kept(), self._counts_from(at)
+        bill, _ = self._switch(order.change, proration, terms, at=asked_at, usage=NO_USAGE)
         self._check_ahead(terms)
         bounds = {"period_start": self.period_start, "period_end": self.period_end}
         price_id = self.price_id
         self._take_up(kept)
         if not sum(charge.amount for charge in bill.charges):
             return None
+        # It would count from before what happens at a date: so it lapses when that comes.
+        dated = [e.at for e in self.agenda if e.kind is EntryKind.CHANGE and e.at is not None]
         self.pending_change = PendingChange(
             id=new_id(),
             change=order.change,
             proration=proration.value,
-            asked_at=whole_second(at),
-            expires_at=min(at + PAID_WITHIN, self.period_end),
+            asked_at=asked_at,
+            expires_at=min([at + PAID_WITHIN, self.period_end, *dated]),
             by=order.by,
             charge_ids=tuple(charge.id for charge in bill.charges),
         )
