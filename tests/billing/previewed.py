@@ -73,7 +73,9 @@ class Life:
     async def pay_with(self, token: str) -> str:
         """A card of its own, used from now on."""
         client = self._client(self.services.payments, staff=False)
-        method = await client.post("/v1/payment-methods", provider="sandbox", token=token)
+        method = await client.post(
+            "/v1/payment-methods", provider="sandbox", token=token, make_default=True
+        )
         return str(method["id"])
 
     async def bill_to(self, **details: Any) -> None:
