@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Text, and_, cast, exists, literal_column, or_, select
+from sqlalchemy import Text, and_, cast, exists, func, literal_column, or_, select
 
 from services.subscriptions import tables
 from services.subscriptions.domain.coupon import PromotionCode
@@ -19,6 +19,7 @@ from services.subscriptions.domain.tokens import TokenGrant, TokenOrder
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.tables import TimelineEntry
 from shared.errors import NotFound
+from shared.events.subscriptions import SubscriptionChanged
 from shared.pages import PageRequest
 
 T = TypeVar("T")
@@ -223,6 +224,45 @@ async def timeline(
         statement = statement.where(entries.event_id > after)
     statement = statement.order_by(entries.event_id).limit(limit)
     return (await uow.session.scalars(statement)).all()
+
+
+#: Events that take in what waits for their subscription's next invoice.
+TAKES_IN = (
+    "subscription.trial_ended",
+    "subscription.renewed",
+    "subscription.resumed",
+    "subscription.canceled",
+)
+
+
+async def bills_of_changes(
+    uow: SubscriptionsUnitOfWork, subscription_id: UUID
+) -> Sequence[SubscriptionChanged]:
+    """What changes billed since the last event that took in what waited, oldest first."""
+    entries = tables.timeline.c
+    of_this = entries.subscription_id == subscription_id
+    last = (
+        select(func.coalesce(func.max(entries.sequence), 0))
+        .where(of_this, entries.name.in_(TAKES_IN))
+        .scalar_subquery()
+    )
+    statement = (
+        select(TimelineEntry)
+        .where(of_this, entries.name == SubscriptionChanged.name, entries.sequence > last)
+        .order_by(entries.sequence)
+    )
+    return [
+        SubscriptionChanged.model_validate(
+            {
+                **entry.data,
+                "id": entry.event_id,
+                "occurred_at": entry.occurred_at,
+                "account_id": entry.account_id,
+                "sequence": entry.sequence,
+            }
+        )
+        for entry in await uow.session.scalars(statement)
+    ]
 
 
 async def token_grants(

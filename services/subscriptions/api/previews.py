@@ -207,17 +207,30 @@ def _notes(priced: PricedBill) -> list[PricedCreditNote]:
 def _next(preview: Preview, priced: PricedBill) -> NextInvoiceView | None:
     if preview.next is None or preview.next_at is None:
         return None
+    on_it = [*preview.waiting, preview.next]
+    charges = [charge for one in on_it for charge in one.charges]
     return NextInvoiceView(
         at=preview.next_at,
         period_start=preview.next.period_start,
         period_end=preview.next.period_end,
-        charges=list(preview.next.charges),
-        take_backs=list(preview.next.take_backs),
-        discounts=list(preview.next.discounts),
-        subtotal=_sum(preview.next.charges),
+        charges=charges,
+        take_backs=[taken for one in on_it for taken in one.take_backs],
+        discounts=[discount for one in on_it for discount in _own(one, len(on_it))],
+        subtotal=_sum(charges),
         invoice=invoice_view(priced),
         credit_notes=_notes(priced),
     )
+
+
+def _own(bill: Billable, bills_beside: int) -> Sequence[Discount]:
+    """Its discounts, which name its charges where others stand beside them."""
+    if bills_beside == 1:
+        return bill.discounts
+    of_it = tuple(charge.id for charge in bill.charges)
+    return [
+        discount.model_copy(update={"charge_ids": discount.charge_ids or of_it})
+        for discount in bill.discounts
+    ]
 
 
 def _sum(charges: Sequence[Charge]) -> int:

@@ -24,14 +24,18 @@ from services.subscriptions.use_cases.pause_subscription import (
 )
 from shared.events.subscriptions import (
     Billable,
+    SubscriptionChanged,
     SubscriptionChangePending,
     SubscriptionEvent,
     SubscriptionRenewed,
     SubscriptionTrialEnded,
+    SubscriptionUsageBilled,
 )
 
 #: What is billed because time has passed; what somebody asks for has an invoice of its own.
 BY_TIME_ALONE = (SubscriptionRenewed, SubscriptionTrialEnded)
+#: What is invoiced by itself and leaves alone what waits for the next invoice.
+LEAVES_WAITING = (SubscriptionChanged, SubscriptionChangePending, SubscriptionUsageBilled)
 #: Of one invoice for a whole account, as many subscriptions are foreseen.
 MOST_TOGETHER = 100
 
@@ -40,8 +44,8 @@ MOST_TOGETHER = 100
 class Preview:
     """What would happen now, and on the next invoice.
 
-    `before` is all that is billed before that; `together` is what the account's other
-    subscriptions renew on the same day, for one invoice.
+    `before` is all that is billed before that; `waiting` is what earlier changes left for it;
+    `together` is what the account's other subscriptions renew on the same day, for one invoice.
     """
 
     now: SubscriptionEvent | None = None
@@ -49,6 +53,7 @@ class Preview:
     next: Billable | None = None
     next_at: datetime | None = None
     together: Sequence[Billable] = ()
+    waiting: Sequence[SubscriptionChanged] = ()
 
 
 async def preview_subscription(
@@ -118,8 +123,23 @@ async def _next_invoice(
     async with aclosing(_bills(uow, foreseen, time_zone=zone)) as bills:
         async for at, bill in bills:
             together = await _billed_together(uow, foreseen, bill, time_zone=zone)
-            return Preview(event, before, bill, at, together)
+            waiting = await _waiting_for(uow, foreseen, bill, before)
+            return Preview(event, before, bill, at, together, waiting)
     return Preview(event, before)
+
+
+async def _waiting_for(
+    uow: SubscriptionsUnitOfWork,
+    foreseen: Subscription,
+    bill: Billable,
+    before: Sequence[Billable],
+) -> Sequence[SubscriptionChanged]:
+    """What changes left for the next invoice, where this bill is one that takes it in."""
+    if isinstance(bill, LEAVES_WAITING):
+        return ()
+    made = await queries.bills_of_changes(uow, foreseen.id)
+    now_made = [one for one in before if isinstance(one, SubscriptionChanged)]
+    return [one for one in (*made, *now_made) if not one.invoice_now]
 
 
 async def _bills(
