@@ -566,7 +566,7 @@ class Life(RuleBasedStateMachine):
             return
         self._remember()
         events = self._try(lambda: subscription.activate(self.terms, now=self.now))
-        if events and isinstance(events[0], SubscriptionResumed):
+        if any(isinstance(event, SubscriptionResumed) for event in events or ()):
             self.held = self.held.after(self._due_before(self.now))
             self._open()
 

@@ -618,6 +618,21 @@ def test_a_change_that_waits_for_its_payment_lapses_when_another_comes() -> None
     assert subscription.next_act() == (at(2024, 4, 16, 3), Act.LAPSE_CHANGE)
 
 
+def test_a_change_that_waits_for_its_payment_does_not_outlive_its_period() -> None:
+    old, new = a_price(1000), a_price(2000)
+    terms = terms_of(old, new)
+    subscription = a_subscription(old, start=at(2024, 4, 1))
+    change(subscription, old, new, at(2024, 4, 30, 12), payment=PaymentBehavior.PENDING_IF_UNPAID)
+    subscription.mark_past_due(now=at(2024, 4, 30, 13))
+    subscription.mark_unpaid(terms, now=at(2024, 4, 30, 14))
+
+    lapsed, resumed, _ = subscription.activate(terms, now=at(2024, 5, 1, 1))
+
+    assert isinstance(lapsed, SubscriptionChangeLapsed)
+    assert amounts(resumed) == [1000]
+    assert subscription.apply_pending(terms, now=at(2024, 5, 1, 2)) == []
+
+
 def test_one_off_units_are_billed_once_each() -> None:
     main = a_price(1000)
     setup = a_price(250, addon_id=new_id(), type=PriceType.ONE_OFF, interval_unit=None)

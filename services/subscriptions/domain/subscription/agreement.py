@@ -62,6 +62,7 @@ from shared.events.subscriptions import (
     Charge,
     Discount,
     SubscriptionActivated,
+    SubscriptionChangeLapsed,
     SubscriptionEvent,
     TakeBack,
 )
@@ -533,6 +534,13 @@ class Agreement:
             and discount.covers_plan(self.plan_id)
             and discount.covers_price(price_id)
         )
+
+    def lapse_change(self, *, now: datetime) -> list[SubscriptionEvent]:
+        """A change whose invoice was not paid will not happen, and the invoice is not owed."""
+        if self.pending_change is None:
+            return []
+        change_id, self.pending_change = self.pending_change.id, None
+        return [self._event(SubscriptionChangeLapsed, now=now, change_id=change_id)]
 
     def _activated(self, previous: Status, *, now: datetime) -> SubscriptionActivated:
         return self._event(

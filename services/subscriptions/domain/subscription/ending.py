@@ -19,7 +19,6 @@ from shared.events.subscriptions import (
     SubscriptionCanceled,
     SubscriptionCancellationScheduled,
     SubscriptionCancellationWithdrawn,
-    SubscriptionChangeLapsed,
     SubscriptionChangeWithdrawn,
     SubscriptionEvent,
     SubscriptionExpired,
@@ -97,13 +96,6 @@ class Ending(Agreement):
         if waits:
             events.append(self._event(SubscriptionChangeWithdrawn, now=now))
         return events
-
-    def lapse_change(self, *, now: datetime) -> list[SubscriptionEvent]:
-        """A change whose invoice was not paid will not happen, and the invoice is not owed."""
-        if self.pending_change is None:
-            return []
-        change_id, self.pending_change = self.pending_change.id, None
-        return [self._event(SubscriptionChangeLapsed, now=now, change_id=change_id)]
 
     def cancel_by_agenda(
         self, terms: Terms, *, at: datetime, now: datetime, usage: Usage = NO_USAGE

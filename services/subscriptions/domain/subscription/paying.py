@@ -38,10 +38,12 @@ class Paying(Pausing):
             self._meter_from(now, terms)
         self.lapsed_at = self.paused_at = None
         if is_over:
-            # Nothing was served and nothing billed meanwhile: a new period, at once.
+            # Nothing was served and nothing billed meanwhile: a new period, at once. What waits
+            # for its payment would have counted in the one that is over.
+            lapsed = self.lapse_change(now=now)
             bill = self._open_period(terms, restart_at=whole_second(now))
             resumed = self._billable(SubscriptionResumed, terms, now=now, bill=bill)
-            return [resumed, self._activated(previous, now=now)]
+            return [*lapsed, resumed, self._activated(previous, now=now)]
         return [self._activated(previous, now=now)]
 
     def _rest_after_all(self, terms: Terms, *, now: datetime) -> list[SubscriptionEvent]:
