@@ -1,5 +1,7 @@
 """What a preview says is what is then billed, for every kind of act; and it writes nothing."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,11 +13,13 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from services.subscriptions import tables
-from services.subscriptions.domain.subscription import Proration, Subscription
+from services.subscriptions.domain.subscription import PaymentBehavior, Proration, Subscription
 from services.subscriptions.use_cases.advance_subscriptions import advance_subscriptions
+from services.subscriptions.use_cases.bill import bill
 from services.subscriptions.use_cases.cancel_subscription import RequestedEnd, cancel_subscription
 from services.subscriptions.use_cases.change_subscription import (
     RequestedChange,
+    apply_pending_change,
     change_subscription,
 )
 from services.subscriptions.use_cases.choose_items import AddonChoice
@@ -25,7 +29,7 @@ from services.subscriptions.use_cases.start_subscription import RequestedStart, 
 from services.subscriptions.use_cases.who_may_ask import STAFF
 from shared.clock import utc_now
 from shared.errors import DomainError
-from shared.events.subscriptions import Billable, SubscriptionResumed
+from shared.events.subscriptions import Billable, SubscriptionChangePending, SubscriptionResumed
 from shared.ids import new_id
 from shared.schedule import Due
 from tests.harness import Running
@@ -37,6 +41,7 @@ TIERS = [
 ]
 
 
+HALF_A_DAY = timedelta(hours=12)
 #: So many of the world's prices, the first ones, are flat.
 FLAT = 3
 
@@ -44,12 +49,19 @@ FLAT = 3
 class World:
     """Prices of every type that can be held, one metered with usage, and an add-on."""
 
-    def __init__(self, service: Running, account_id: UUID) -> None:
+    def __init__(self, service: Running, customer: Customer) -> None:
         self.service = service
-        self.account_id = account_id
+        self.customer = customer
+        self.meter = ""
+        self.account_id = customer.account_id
         self.prices: list[UUID] = []
         self.addon_id = UUID(int=0)
-        self.start = utc_now().replace(microsecond=0) - timedelta(days=9)
+        self.now = utc_now().replace(microsecond=0)
+        self.start = self.now - timedelta(days=9)
+
+    @property
+    def metered(self) -> UUID:
+        return self.prices[-1]
 
     async def begin(self, price_id: UUID, quantity: int, coupon: str | None) -> UUID:
         """Active since nine days ago, and nothing of it waits."""
@@ -79,6 +91,24 @@ class World:
                     await change_subscription(uow, subscription, asked, now=at)
                 case RequestedEnd():
                     await cancel_subscription(uow, subscription, asked, now=at)
+
+    async def pay_for_change(self, about: UUID, change_id: UUID, *, at: datetime) -> None:
+        """The invoice that a change waits for is paid at once."""
+        async with self.service.runtime.begin() as uow:
+            subscription = await uow.subscriptions.get(about)
+            await bill(uow, await apply_pending_change(uow, subscription, change_id, now=at))
+
+    async def use(self, about: UUID, seconds: Sequence[int]) -> None:
+        """Usage of the metered price, so long after the start."""
+        for number, second in enumerate(seconds):
+            await self.customer.post(
+                "/v1/usage-events",
+                id=f"{about}-{number}",
+                meter=self.meter,
+                value=str(number + 3),
+                subscription_id=str(about),
+                at=(self.start + timedelta(seconds=second)).isoformat(),
+            )
 
     async def let_time_pass(self, about: UUID, to: datetime) -> None:
         """Have it do what is due; who works on it at this moment (news came) is waited for."""
@@ -124,13 +154,19 @@ def bill_of(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def counts(event: dict[str, Any]) -> bool:
+    """Whether a preview shows it as the next bill: it owes something, or begins a period."""
+    changed = "previous_price_id" in event
+    return "charges" in event and bool(event["charges"] or event["take_backs"] or not changed)
+
+
 def told(event: Billable) -> dict[str, Any]:
     return bill_of(event.model_dump(mode="json"))
 
 
 @pytest.fixture
 async def world(service: Running, customer: Customer, shop: Shop, staff: Client) -> World:
-    made = World(service, customer.account_id)
+    made = World(service, customer)
     meter = await staff.post("/v1/meters", code=f"m-{new_id()}", name="Calls")
     for kind in (
         {"unit_amount": 1000},
@@ -143,6 +179,7 @@ async def world(service: Running, customer: Customer, shop: Shop, staff: Client)
         {"type": "metered", "unit_amount": 7, "meter_id": meter["id"], "aggregation": "sum"},
     ):
         made.prices.append(UUID((await shop.price(**kind))["id"]))
+    made.meter = meter["code"]
     addon = await staff.post("/v1/addons", code=f"a-{new_id()}", name="Backups")
     for interval, amount in (("month", 250), ("year", 2500)):
         await staff.post(
@@ -157,13 +194,21 @@ async def world(service: Running, customer: Customer, shop: Shop, staff: Client)
     return made
 
 
-def asked(world: World, data: st.DataObject) -> RequestedChange | RequestedEnd:
-    """Any change, or an end."""
+def asked(world: World, data: st.DataObject, *, at: datetime) -> RequestedChange | RequestedEnd:
+    """Any change, or an end: now, at the period's end or at a date.
+
+    What waits lies ahead in real time as well, where the service's own schedule is at work.
+    """
+    on = data.draw(st.none() | st.integers(86400, 40 * 86400), label="on a date")
+    date = None if on is None else world.now + timedelta(seconds=on)
+    behaviors = list(PaymentBehavior) if world.now - at < HALF_A_DAY else [PaymentBehavior.AT_ONCE]
     if data.draw(st.integers(0, 3), label="an end?") == 0:
         return RequestedEnd(
             asker=STAFF,
             at_period_end=data.draw(st.booleans(), label="at_period_end"),
+            cancel_at=date,
             credit=data.draw(st.booleans(), label="credit"),
+            refund=data.draw(st.booleans(), label="refund"),
         )
     addons = [AddonChoice(addon_id=world.addon_id, quantity=2)]
     return RequestedChange(
@@ -172,6 +217,8 @@ def asked(world: World, data: st.DataObject) -> RequestedChange | RequestedEnd:
         quantity=data.draw(st.none() | st.integers(1, 12), label="quantity"),
         addons=data.draw(st.sampled_from([None, [], addons]), label="addons"),
         proration=data.draw(st.none() | st.sampled_from(Proration), label="proration"),
+        effective_at=date,
+        payment=data.draw(st.sampled_from(behaviors), label="payment"),
     )
 
 
@@ -201,8 +248,14 @@ async def test_every_act_costs_what_its_preview_said_and_so_does_the_invoice_aft
     flat = world.prices.index(price) < FLAT
     quantity = 1 if flat else data.draw(st.integers(1, 9), label="quantity held")
     about = await world.begin(price, quantity, coupon)
-    at = world.start + timedelta(seconds=data.draw(st.integers(0, 9 * 86400), label="at"))
-    wanted = asked(world, data)
+    seconds = st.integers(0, 9 * 86400) | st.integers(9 * 86400 - 40000, 9 * 86400)
+    at = world.start + timedelta(seconds=data.draw(seconds, label="at"))
+    if price == world.metered:
+        await world.use(about, data.draw(st.lists(st.integers(0, 9 * 86400), max_size=4)))
+    for _ in range(data.draw(st.integers(0, 1), label="acts before")):
+        with suppress(DomainError):
+            await world.act(about, asked(world, data, at=at), at=at)
+    wanted = asked(world, data, at=at)
     before, reported = await world.row(about), len(await world.billed(about))
 
     try:
@@ -218,14 +271,17 @@ async def test_every_act_costs_what_its_preview_said_and_so_does_the_invoice_aft
     await world.act(about, wanted, at=at)
 
     happened = (await world.billed(about))[reported:]
-    reported += len(happened)
+    if isinstance(preview.now, SubscriptionChangePending):
+        change_id = UUID(happened[-1]["change_id"])
+        await world.pay_for_change(about, change_id, at=at)
+    reported = len(await world.billed(about))
     if isinstance(preview.now, Billable):
         assert told(preview.now) == bill_of(happened[-1])
     if preview.next is None or preview.next_at is None:
         return
     await world.let_time_pass(about, preview.next_at)
-    bill = next(one for one in (await world.billed(about))[reported:] if "charges" in one)
-    assert told(preview.next) == bill_of(bill)
+    bills = (await world.billed(about))[reported:]
+    assert told(preview.next) == bill_of(next(one for one in bills if counts(one)))
 
 
 async def test_a_trials_first_invoice_is_shown_and_none_where_nobody_could_pay(
@@ -246,7 +302,7 @@ async def test_a_trials_first_invoice_is_shown_and_none_where_nobody_could_pay(
 async def test_an_end_and_a_waking_are_previewed_one_at_a_time(
     customer: Customer, shop: Shop, service: Running, staff: Client
 ) -> None:
-    world = World(service, customer.account_id)
+    world = World(service, customer)
     price = UUID((await shop.price(unit_amount=3000))["id"])
     about = await world.begin(price, 1, None)
     path = f"/v1/subscriptions/{about}"
