@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import httpx
 import uvloop
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -49,7 +50,7 @@ USAGE_BATCH = 1000
 CHECKS = 3000
 AT_ONCE = 10
 ROUNDS = 3
-PARTS = ("renewals", "usage", "checks")
+PARTS = ("renewals", "changes", "usage", "checks")
 
 
 @asynccontextmanager
@@ -351,6 +352,78 @@ async def checks_per_second(runtime: Any, issuer: TokenIssuer, account_id: UUID)
     return {"checks": checks, "empty": empties}
 
 
+async def changes_per_second(
+    runtime: Any, deployment: Deployment, issuer: TokenIssuer, template: UUID, count: int
+) -> float:
+    """Upgrades through the whole application, two for each of `count` subscriptions."""
+    async with runtime.begin() as uow:
+        flat = await uow.session.get(Subscription, template)
+        prices = [
+            Price(
+                id=new_id(),
+                plan_id=flat.plan_id,
+                currency="EUR",
+                type=PriceType.FLAT,
+                interval_unit=IntervalUnit.MONTH,
+                unit_amount=Decimal(amount),
+                created_at=utc_now(),
+            )
+            for amount in (2000, 3000)
+        ]
+        uow.session.add_all(prices)
+    copies = await copy_running(deployment.database_urls["subscriptions"], template, count)
+    app: FastAPI = service.create_api(runtime)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+    headers = issuer.of_staff("admin")
+    room = asyncio.Semaphore(AT_ONCE)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+
+        async def upgrade(subscription_id: UUID) -> None:
+            async with room:
+                for price in prices:
+                    answer = await http.post(
+                        f"/v1/subscriptions/{subscription_id}/change",
+                        headers={**headers, "Idempotency-Key": str(new_id())},
+                        json={"price_id": str(price.id), "proration": "prorate_now"},
+                    )
+                    answer.raise_for_status()
+
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for subscription_id in copies:
+                group.create_task(upgrade(subscription_id))
+        return 2 * count / (time.perf_counter() - started)
+
+
+async def copy_running(url: str, template: UUID, count: int) -> list[UUID]:
+    """`count` copies of a subscription, each of an account of its own, in mid-month."""
+    connection = await asyncpg.connect(url)
+    columns = [
+        row["attname"]
+        for row in await connection.fetch(
+            "SELECT attname FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped"
+            " AND attrelid = 'subscriptions.subscriptions'::regclass"
+        )
+    ]
+    fixed = {
+        "id": "gen_random_uuid()",
+        "account_id": "gen_random_uuid()",
+        "period_start": "date_trunc('second', now()) - interval '15 days'",
+        "basis_start": "date_trunc('second', now()) - interval '15 days'",
+        "period_end": "date_trunc('second', now()) + interval '15 days'",
+        "due_at": "date_trunc('second', now()) + interval '15 days'",
+    }
+    picked = ", ".join(fixed.get(column, column) for column in columns)
+    rows = await connection.fetch(
+        f"INSERT INTO subscriptions.subscriptions ({', '.join(columns)})"  # noqa: S608
+        f" SELECT {picked} FROM subscriptions.subscriptions, generate_series(1, {count})"
+        " WHERE id = $1 RETURNING id",
+        template,
+    )
+    await connection.close()
+    return [row["id"] for row in rows]
+
+
 async def measure(due: int, usage: int, parts: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with servers(durable=True) as where:
@@ -371,6 +444,15 @@ async def measure(due: int, usage: int, parts: set[str]) -> dict[str, Any]:
                         "renewals_to_plain_inserts": round(one / plain, 3),
                         "two_workers_to_plain_inserts": round(two / plain, 3),
                         "two_workers_to_one": round(two / one, 2),
+                    }
+                if "changes" in parts:
+                    issuer = TokenIssuer()
+                    runtime.verifier = issuer.verifier(settings)
+                    count = max(due // 20, 1)
+                    changed = await changes_per_second(runtime, deployment, issuer, template, count)
+                    found |= {
+                        "changed_subscriptions": count,
+                        "changes_per_second": round(changed),
                     }
                 if "usage" in parts:
                     counted = await usage_per_second(runtime, account_id, meter, usage)
