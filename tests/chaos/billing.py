@@ -205,7 +205,7 @@ RULES = {
                AND EXISTS (SELECT FROM jsonb_array_elements(s.items) i
                              JOIN subscriptions.prices q ON q.id = (i ->> 'price_id')::uuid
                             WHERE q.meter_id IS NOT NULL)
-               AND (max(e.received_at) >= s.period_start
+               AND (coalesce(max(e.received_at) >= s.period_start, false)
                     OR EXISTS (SELECT FROM subscriptions.usage_events v
                                 WHERE v.subscription_id = s.id AND v.meter_id = p.meter_id
                                   AND v.at >= w.window_start AND v.at < w.window_end
@@ -221,7 +221,7 @@ RULES = {
                  AND e.at >= w.window_start AND e.at < w.window_end) w
          WHERE NOT e.voided AND w.windows <> 1
            AND NOT (w.windows = 0 AND (
-               e.at < s.trial_end
+               coalesce(e.at < s.trial_end, false)
                OR (s.status IN ('active', 'past_due')
                    AND EXISTS (
                        SELECT FROM jsonb_array_elements(s.items) i

@@ -95,6 +95,8 @@ class Customer(Subscriber, Payer):
         for _ in range(self.rng.randint(*DOINGS) + self.count // 2):
             self._do_something()
         self._part()
+        if self.clock is not None:  # what is late, or waits, comes
+            self.clock.advance(timedelta(days=32))
         self._look_around()
 
     def _price_of(self, number: int) -> Sold:
@@ -123,6 +125,8 @@ class Customer(Subscriber, Payer):
             if self.rng.random() < 0.5:
                 self.look_ahead()
             self.clock.advance(timedelta(days=self.rng.choice([1, 10, 32, 32, 64])))
+            # All is at rest, so that a preview can be held to its word.
+            self.rng.choice([self.change, self.report_late])()
             return
         (name,) = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
         getattr(self, name)()

@@ -2,10 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+from tests.chaos.catalog import METERS
 from tests.chaos.client import Client
 from tests.chaos.history import Foretold
 from tests.chaos.person import Held, Person
@@ -14,7 +15,7 @@ USAGE_AT_ONCE = 5
 #: None: as the rules say.
 PRORATIONS = (None, None, "prorate_now", "prorate_now", "prorate_next", "none", "at_period_end")
 #: Of what can be looked at before, so much is.
-LOOKED_AT = 0.6
+LOOKED_AT = 0.8
 
 
 @dataclass(kw_only=True)
@@ -197,6 +198,19 @@ class Subscriber(Person):
             late = self.now - timedelta(hours=self.rng.choice([1, 20, 60, 100]))
             event["at"] = late.isoformat()
         self._send([{"id": one, **event} for one in ids])
+
+    def report_late(self) -> None:
+        """Usage of the period before the running one, which was billed, of all that is metered."""
+        for held in [one for one in self.held if one.is_metered]:
+            before = datetime.fromisoformat(self.look_at(held)["current_period_start"])
+            at = before - timedelta(hours=self.rng.choice([1, 20]))
+            events = [
+                {"id": self._name(self._reported + number), "meter": meter, "value": 3}
+                for number, meter in enumerate(METERS)
+            ]
+            self._reported += len(events)
+            more = {"subscription_id": held.id, "at": at.isoformat()}
+            self._send([{**event, **more} for event in events])
 
     def correct_usage(self) -> None:
         """Something that was reported is taken back, or balanced by its opposite."""
