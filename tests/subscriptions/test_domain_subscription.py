@@ -821,6 +821,37 @@ def test_a_pause_that_would_be_over_is_none_and_no_time_without_service_is_bille
     assert subscription.agenda == ()
 
 
+def test_a_pause_within_a_longer_period_is_none_and_bills_the_next_one() -> None:
+    """Another rhythm opened a year, which ends long after the day on which it was to wake."""
+    monthly, yearly = a_price(1000), a_price(9000, interval_unit=IntervalUnit.YEAR)
+    terms = terms_of(monthly, yearly)
+    subscription = a_subscription(monthly, start=at(2024, 4, 1))
+    subscription.pause_later(at=at(2024, 4, 2), by="staff", resumes_at=at(2024, 5, 20))
+    change(subscription, monthly, yearly, at(2024, 4, 16), proration=Proration.NOW)
+    end = at(2025, 4, 16)
+
+    subscription.act(Act.PAUSE, terms, at=end, now=end)
+    assert subscription.next_act() == (end, Act.RESUME)
+    (resumed,) = subscription.act(Act.RESUME, terms, at=end, now=end)
+
+    assert amounts(resumed) == [9000]
+    assert subscription.period == BillingPeriod(end, at(2026, 4, 16))
+
+
+def test_what_rested_when_it_was_ended_for_want_of_money_rests_on() -> None:
+    price = a_price(1000)
+    subscription = a_subscription(price, start=at(2024, 4, 1))
+    subscription.pause_later(at=at(2024, 4, 10), by="staff")
+    subscription.act(Act.PAUSE, terms_of(price), at=at(2024, 5, 1), now=at(2024, 5, 1))
+    subscription.cancel(terms_of(price), at=at(2024, 5, 9), now=at(2024, 5, 9), lapsed=True)
+
+    event = subscription.reinstate(terms_of(price), now=at(2024, 7, 1))
+
+    assert isinstance(event, SubscriptionPaused)
+    assert subscription.status is Status.PAUSED
+    assert subscription.next_act() is None
+
+
 def test_a_parked_subscription_rests_until_it_is_released() -> None:
     subscription = a_subscription(a_price(1000))
 

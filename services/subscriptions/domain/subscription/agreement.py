@@ -300,6 +300,7 @@ class Agreement:
                     possible = self.status in RUNNING
                 case EntryKind.RESUME:
                     possible = self.status is Status.PAUSED and self.lapsed_at is None
+                    at = max(at, self.period_end)  # another rhythm may have moved that
                 case EntryKind.PRICE_MOVE:
                     possible = False
             if possible:

@@ -68,6 +68,8 @@ class Ending(Agreement):
             bill.take_backs += self._take_back_all(terms, at)
         self.canceled_at = at
         self.cancel_reason = reason or self.cancel_reason
+        if self.lapsed_at is not None:
+            self.paused_at = None  # it rested for want of the money only
         self.lapsed_at = at if lapsed else None
         self.expires_at = self.usage_due_at = None
         if previous not in {Status.INCOMPLETE, Status.TRIALING}:

@@ -80,10 +80,12 @@ class Pausing(Agreement):
             self._drop(entry)
         self.paused_at = now
         self.lapsed_at = at if lapsed else None
-        resume = self.waiting(EntryKind.RESUME)
-        resumes_at = resume.at if resume else None
-        events.append(self._event(SubscriptionPaused, now=now, resumes_at=resumes_at))
+        events.append(self._paused(now=now))
         return events
+
+    def _paused(self, *, now: datetime) -> SubscriptionPaused:
+        resume = self.waiting(EntryKind.RESUME)
+        return self._event(SubscriptionPaused, now=now, resumes_at=resume.at if resume else None)
 
     def bill_usage(
         self, terms: Terms, usage: Usage, *, until: datetime | None, now: datetime

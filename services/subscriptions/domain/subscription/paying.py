@@ -53,26 +53,31 @@ class Paying(Pausing):
         if (entry := self.waiting(EntryKind.PAUSE)) is not None:
             self._drop(entry)
         self.lapsed_at = None
-        resume = self.waiting(EntryKind.RESUME)
-        return [self._event(SubscriptionPaused, now=now, resumes_at=resume.at if resume else None)]
+        return [self._paused(now=now)]
 
-    def reinstate(self, terms: Terms, *, now: datetime) -> SubscriptionActivated:
+    def reinstate(
+        self, terms: Terms, *, now: datetime
+    ) -> SubscriptionActivated | SubscriptionPaused:
         """The money had come in time, and the news of it came late.
 
         It goes on as if nothing had been: its periods as they were, what fell due meanwhile is
-        caught up with. The only way back from a final status.
+        caught up with; what rested rests on. The only way back from a final status.
         """
         previous = self.status
         lapsed = self.lapsed_at is not None or previous is Status.UNPAID
         if not lapsed and previous is not Status.INCOMPLETE_EXPIRED:
             raise IllegalTransition(f"A subscription that is {previous} is not reinstated.")
-        self.status = Status.ACTIVE
-        self.canceled_at = self.paused_at = None
+        rests = previous is Status.CANCELED and self.paused_at is not None
+        self.status = Status.PAUSED if rests else Status.ACTIVE
+        self.canceled_at = None
         if previous is Status.CANCELED:
             self.cancel_reason = None
         if self.lapsed_at is not None:
             self._meter_from(self.lapsed_at, terms)
-        self.lapsed_at = self.paused_at = None
+        self.lapsed_at = None
+        if rests:
+            return self._paused(now=now)
+        self.paused_at = None
         return self._activated(previous, now=now)
 
     def _meter_from(self, at: datetime, terms: Terms) -> None:
