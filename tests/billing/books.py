@@ -20,6 +20,9 @@ RATES = {"FR": [(date(2020, 1, 1), 20)], "AT": [(date(2020, 1, 1), 20)]}
 RATES["DE"] = [(date(2020, 1, 1), 19), (date(2020, 7, 1), 16), (date(2021, 1, 1), 19)]
 OWED = {"open", "uncollectible"}
 
+#: Bills that leave what waits for the next invoice alone.
+LEAVES_WAITING = {"changed", "usage_billed", "change_pending"}
+
 #: A tax group: category, rate, country.
 Tax = tuple[str, int, str]
 
@@ -88,6 +91,8 @@ class Invoice:
     back_of_tax: dict[Tax, int] = field(default_factory=lambda: defaultdict(int))
     withheld: "list[Return]" = field(default_factory=list)
     reissued: bool = False
+    #: Of a change that counts once this is paid: what is taken back then.
+    when_paid: Bill | None = None
 
     @property
     def net(self) -> int:
@@ -143,10 +148,6 @@ class Invoice:
     def net_left(self, tax: Tax) -> int:
         return sum(self.left_of(line) for line in self.own_lines if line.tax == tax)
 
-    def settle_if_nothing_remains(self) -> None:
-        if self.status in OWED and not self.remaining:
-            self.status = "paid"
-
 
 @dataclass(eq=False)
 class Return:
@@ -156,6 +157,7 @@ class Return:
     nets: dict[Line, int]
     taxes: dict[Tax, int]
     refund: bool = False
+    since: dict[Line, datetime] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -187,10 +189,20 @@ class Books:
         self.by_id: dict[UUID, Invoice] = {}
         self.pending: dict[UUID, list[Bill]] = defaultdict(list)
         self.notes: list[Note] = []
+        #: Invoices of changes that count once they are paid.
+        self.pending_changes: dict[UUID, Invoice] = {}
 
     # ---- bills -------------------------------------------------------------------------------
 
-    def bill(self, bill: Bill, order: Sequence[UUID], *, supplied: datetime, at: datetime) -> None:
+    def bill(
+        self,
+        bill: Bill,
+        order: Sequence[UUID],
+        *,
+        supplied: datetime,
+        at: datetime,
+        change_id: UUID | None = None,
+    ) -> None:
         """What an event asked for; `order` is how its charges stand."""
         positions = {charge_id: position for position, charge_id in enumerate(order)}
         bill.charges.sort(key=lambda charge: positions[charge.id] if charge.id else 0)
@@ -199,8 +211,8 @@ class Books:
             waiting.append(bill)
             return
         bills = [bill]
-        if bill.event in {"changed", "usage_billed"}:
-            for one in list(bill.taken_back):
+        if bill.event in LEAVES_WAITING:
+            for one in list(bill.taken_back) if bill.event != "change_pending" else ():
                 for other in waiting:
                     if one.charge in other.charges:
                         bill.taken_back.remove(one)
@@ -211,7 +223,9 @@ class Books:
         lines = [line for one in bills for line in self._lines(one, supplied)]
         returns = self._returns(bills, lines)
         if lines:
-            self._invoice(bill, lines, returns, at, supplied)
+            invoice = self._invoice(bill, lines, returns, at, supplied)
+            if change_id is not None:
+                self.pending_changes[change_id] = invoice
         else:
             for back in returns:
                 self._write(back)
@@ -303,7 +317,7 @@ class Books:
                 else:
                     taxes[tax] = _between(nearest(net * rate / 100), left)
                 nets |= mine
-        return Return(invoice, nets, taxes)
+        return Return(invoice, nets, taxes, since=since)
 
     def _invoice(
         self,
@@ -319,6 +333,8 @@ class Books:
         notes = [one for one in returns if one not in paid]
         if not self._put_on(invoice, paid):
             notes = returns
+        if bill.event == "change_pending" and notes:
+            invoice.when_paid, notes = bill, []
         for one in notes:
             self._write(one)
         self.finalize(invoice)
@@ -330,7 +346,33 @@ class Books:
         self.credit -= invoice.credit_applied
         self.invoices.append(invoice)
         self.expected[invoice.subscription].append(invoice)
-        invoice.settle_if_nothing_remains()
+        self._settle(invoice)
+
+    def _settle(self, invoice: Invoice) -> None:
+        """Where nothing remains to be paid, it is paid; and what waited for that is given back."""
+        if invoice.status not in OWED or invoice.remaining:
+            return
+        invoice.status = "paid"
+        bill, invoice.when_paid = invoice.when_paid, None
+        if bill is not None:
+            for one in self._returns([bill], []):
+                self._write(one)
+
+    def take_back_change(self, change_id: UUID) -> None:
+        """The change will not happen: its invoice is void, or what was paid of it goes back."""
+        invoice = self.pending_changes.get(change_id)
+        if invoice is None:
+            return
+        if invoice.status == "open":
+            self.void(invoice)
+        elif invoice.status in {"paid", "uncollectible"}:
+            self._let_be(invoice)
+            own = invoice.own_lines
+            nets = {line: left for line in own if (left := invoice.left_of(line))}
+            taxes = {tax: invoice.tax_left(tax) for tax in {line.tax for line in nets}}
+            everything = Return(invoice, nets, taxes, refund=True)
+            if everything.total > 0:
+                self._write(everything)
 
     def _put_on(self, invoice: Invoice, returns: list[Return]) -> bool:
         """Take-backs as negative lines, where all of each was paid and its tax is there."""
@@ -353,7 +395,8 @@ class Books:
                 nets = [one.nets[line] for line in mine]
                 for line, net, part in zip(mine, nets, shares(amount, nets), strict=True):
                     charged = net + part if line.inclusive else net
-                    negative = Line(None, -charged, line.starts, line.ends, tax, line.inclusive)
+                    since = one.since[line]
+                    negative = Line(None, -charged, since, line.ends, tax, line.inclusive)
                     negative.net = -net
                     negative.takes_from, negative.takes_tax = (one.invoice, line), part
                     invoice.lines.append(negative)
@@ -412,7 +455,7 @@ class Books:
         self.notes.append(note)
         self.credit += note.credit
         if reduction:
-            invoice.settle_if_nothing_remains()
+            self._settle(invoice)
         return note
 
     def credit_note(
@@ -457,13 +500,17 @@ class Books:
         if not by_card:
             self.credit += amount - applied
         if applied:
-            invoice.settle_if_nothing_remains()
+            self._settle(invoice)
 
     def void(self, invoice: Invoice) -> None:
         """Nothing of it counts: what paid for it is credit again, once."""
         invoice.status = "void"
         by_hand = max(invoice.by_hand - invoice.covered, 0)
         self.credit += max(invoice.credit_applied + invoice.paid - invoice.given - by_hand, 0)
+        self._let_be(invoice)
+
+    def _let_be(self, invoice: Invoice) -> None:
+        """What its negative lines took back of others was not taken back after all."""
         if invoice.given > invoice.credit_applied + invoice.paid:
             return  # of what its negative lines brought, a part was given back
         for line in invoice.lines:

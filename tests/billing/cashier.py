@@ -53,6 +53,10 @@ class Card(StrEnum):
     WAITS = "waits"  # an answer comes when somebody says so
 
 
+#: What begins once it is paid: nobody is asked again for it.
+PAID_FIRST = {"subscription_start", "subscription_pending_change"}
+
+
 class CannotGoBack(Exception):
     """A credit note orders more back than the payment has."""
 
@@ -290,7 +294,7 @@ class Cashier:
         payment.status = "failed"
         payment.amount = payment.owed
         stops = self.card is Card.STOPS
-        dunned = payment.finalized.billing_reason != "subscription_start"
+        dunned = payment.finalized.billing_reason not in PAID_FIRST
         days = payment.finalized.dunning.days
         retries_at = None
         if dunned and not stops and planned is not None:

@@ -29,12 +29,21 @@ class Catalog:
     def named(self, price_id: str) -> str:
         return next((name for name, one in self.prices.items() if one["id"] == price_id), price_id)
 
+    def components(self, price: dict[str, Any]) -> list[dict[str, Any]]:
+        """What comes with a price of a plan."""
+        same = (price["plan_id"], price["interval"])
+        return [
+            one
+            for one in self.prices.values()
+            if one["component"] and (one["plan_id"], one["interval"]) == same
+        ]
+
     @property
     def by_plan(self) -> dict[str, list[str]]:
         """Names of the prices that a subscription can be to, by plan."""
         found: dict[str, list[str]] = {}
         for name, price in self.prices.items():
-            if price["plan_id"] is not None and not price.get("component"):
+            if price["plan_id"] is not None and not price["component"]:
                 found.setdefault(name.split("/")[0], []).append(name)
         return found
 
@@ -63,7 +72,7 @@ async def _make(world: World, number: int) -> Catalog:
     def amount(low: int, high: int) -> int:
         return rng.choice([rng.randint(low, high), rng.randint(low, high) // 100 * 100])
 
-    for position, plan in enumerate(("basic", "pro", "seats", "calls")):
+    for position, plan in enumerate(("basic", "pro", "seats", "calls", "hybrid")):
         plans[plan] = await staff.post(
             "/v1/plans",
             code=f"{name}-{plan}",
@@ -123,6 +132,24 @@ async def _make(world: World, number: int) -> Catalog:
             }
         ),
     )
+    for interval, times in (("month", 1), ("year", 10)):
+        await add(
+            f"hybrid/{interval}",
+            plan_id=ids["hybrid"],
+            interval=interval,
+            unit_amount=times * amount(300, 900),
+            **flat,
+        )
+        await add(
+            f"hybrid-calls/{interval}",
+            plan_id=ids["hybrid"],
+            interval=interval,
+            type="metered",
+            meter_id=meter["id"],
+            aggregation="sum",
+            unit_amount_decimal="3.5",
+            component=True,
+        )
     addons: dict[str, Any] = {}
     for addon in ("support", "setup"):
         addons[addon] = await staff.post(

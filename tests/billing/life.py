@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from shared.events import Event
 from shared.events.invoicing import (
     InvoiceEvent,
@@ -30,6 +32,8 @@ from shared.events.subscriptions import (
     Charge,
     SubscriptionCanceled,
     SubscriptionChanged,
+    SubscriptionChangeLapsed,
+    SubscriptionChangePending,
     SubscriptionEvent,
     SubscriptionExpired,
 )
@@ -142,6 +146,8 @@ class Life:
                 self._bill(event)
             else:
                 self._bill_what_waits(event)
+        if isinstance(event, SubscriptionChangeLapsed):
+            self.books.take_back_change(event.change_id)
         never_began = (
             isinstance(event, SubscriptionCanceled) and event.previous_status == "incomplete"
         )
@@ -158,7 +164,8 @@ class Life:
                 self._finalized(event)
             case InvoicePaid():
                 first = event.billing_reason == "subscription_start"
-                self._news("paid", event, first=first)
+                for_change = event.billing_reason == "subscription_pending_change"
+                self._news("paid", event, first=first, for_change=for_change)
             case InvoiceVoided():
                 self._news("voided", event)
             case InvoiceMarkedUncollectible():
@@ -206,6 +213,7 @@ class Life:
                 [charge.id for charge in event.charges],
                 supplied=_supplied(event),
                 at=event.occurred_at,
+                change_id=getattr(event, "change_id", None),
             )
 
     def _bill_what_waits(self, event: Billable) -> None:
@@ -213,7 +221,7 @@ class Life:
         if self.books.pending[event.subscription_id]:
             kind = event.name.partition(".")[2]
             empty = model.Bill(event.subscription_id, kind, event.occurred_at)
-            if kind not in {"changed", "usage_billed", "change_pending"}:
+            if kind not in books.LEAVES_WAITING:
                 self.books.bill(empty, [], supplied=_supplied(event), at=event.occurred_at)
 
     def _void_start(self, subscription_id: UUID) -> None:
@@ -259,14 +267,22 @@ class Life:
         if self.read_at == len(self.account.mail.carried):
             return
         self.read_at = len(self.account.mail.carried)
-        await self._compare_books()
+        for connection, service in self.world.connections.items():
+            if service.service.name == "invoicing":
+                await self._compare_books(connection)
+            else:
+                await self._look_for_parked(connection)
 
-    async def _compare_books(self) -> None:
-        connection = next(
-            one
-            for one, service in self.world.connections.items()
-            if service.service.name == "invoicing"
+    async def _look_for_parked(self, connection: asyncpg.Connection) -> None:
+        parked = await connection.fetchval(
+            "SELECT parked_reason FROM subscriptions.subscriptions"
+            " WHERE account_id = $1 AND parked_at IS NOT NULL",
+            self.account.id,
         )
+        if parked is not None:
+            raise Differs(f"A subscription was parked: {parked}")
+
+    async def _compare_books(self, connection: asyncpg.Connection) -> None:
         credit = await connection.fetchval(
             "SELECT balance FROM invoicing.account_credits WHERE account_id = $1", self.account.id
         )
@@ -367,6 +383,8 @@ class Life:
         coupon: str | None,
         trial: int | None,
         calendar: bool,
+        ago: int = 0,
+        imported: bool = False,
     ) -> None:
         chosen = self._price(plan, price)
         if chosen["type"] in {"flat", "metered"}:
@@ -381,15 +399,23 @@ class Life:
         }
         if coupon is not None:
             body["coupon"] = self.catalog.coupons[coupon]["code"]
+        at = self.account.now - timedelta(days=ago)
+        if ago:
+            body |= {"start_at": at.isoformat(), "imported": imported, "trial_days": 0}
+            trial = None
         told = await self.account.staff.post("/v1/subscriptions", **body)
+        main = [{"price_id": chosen["id"], "quantity": quantity}]
+        held = [*self._held(main), *self._components(chosen), *self._held(beside)]
         self.subscriptions[UUID(told["id"])] = model.Subscription(
             UUID(told["id"]),
-            list(self._held([{"price_id": chosen["id"], "quantity": quantity}, *beside])),
-            at=self.account.now,
+            held,
+            at=at,
             zone=self.story.zone,
             trial_days=trial or 0,
             coupon=model.Coupon(self.catalog.coupons[coupon]) if coupon else None,
             calendar=calendar,
+            now=self.account.now,
+            imported=imported,
         )
 
     async def do_change(
@@ -401,37 +427,63 @@ class Life:
         quantity: int | None = None,
         addons: dict[str, int] | None = None,
         proration: str | None,
+        days: int | None = None,
+        once_paid: bool = False,
     ) -> bool | None:
         subscription = self._one(of)
         if subscription is None:
             return False
-        body: dict[str, Any] = {}
-        wish: dict[str, Any] = {}
-        main = subscription.held[0].price.told
-        if plan is not None:
-            main = self._price(plan, price)
-            body["price_id"] = main["id"]
-            wish["price"] = self.prices[main["id"]]
-            beside = {self._addon_name(one.price): one.quantity for one in subscription.held[1:]}
-            if main["interval"] != subscription.held[0].price.told["interval"] and beside:
-                addons = beside
-        if main["type"] in {"flat", "metered"}:
-            quantity = None
-        if quantity is not None:
-            body["quantity"] = wish["quantity"] = quantity
-        if not body and addons is None:
+        body, wish = self._wish(subscription, plan, price, quantity, addons)
+        if not body:
             return False
-        if addons is not None:
-            body["addons"] = self._addons(addons, main["interval"])
-            wish["addons"] = self._held(body["addons"])
         if proration is not None:
             body["proration"] = proration
+        on = None
+        if days is not None:
+            on = self.account.now + timedelta(days=days)
+            body["effective_at"] = on.isoformat()
+        elif once_paid:
+            body["payment_behavior"] = "pending_if_unpaid"
         await self.account.staff.post(f"/v1/subscriptions/{subscription.id}/change", **body)
-        subscription.change(model.Wish(**wish), proration, self.account.now)
+        subscription.change(wish, proration, self.account.now, on=on, once_paid=once_paid)
         return None
 
-    def _addon_name(self, price: model.Price) -> str:
-        return self.catalog.named(price.id).split("/")[0]
+    def _wish(
+        self,
+        subscription: model.Subscription,
+        plan: str | None,
+        price: int,
+        quantity: int | None,
+        addons: dict[str, int] | None,
+    ) -> tuple[dict[str, Any], model.Wish]:
+        """As the API is asked, and as the model is. Add-ons go along to another rhythm."""
+        held = subscription.held[0].price.told
+        main = held if plan is None else self._price(plan, price)
+        beside = {
+            self.catalog.named(one.price.id).split("/")[0]: one.quantity
+            for one in subscription.held
+            if one.slot is not None
+        }
+        if main["interval"] != held["interval"] and beside:
+            addons = beside
+        if main["type"] in {"flat", "metered"}:
+            quantity = None
+        body: dict[str, Any] = {} if plan is None else {"price_id": main["id"]}
+        if quantity is not None:
+            body["quantity"] = quantity
+        if addons is not None:
+            body["addons"] = self._addons(addons, main["interval"])
+        wish = model.Wish(
+            None if plan is None else self.prices[main["id"]],
+            () if plan is None else self._components(main),
+            1 if plan is not None and main["type"] == "flat" else quantity,
+            None if addons is None else self._held(body["addons"]),
+        )
+        return body, wish
+
+    def _components(self, price: dict[str, Any]) -> tuple[model.Held, ...]:
+        found = self.catalog.components(price)
+        return tuple(model.Held(self.prices[one["id"]], 1) for one in found)
 
     async def do_withdraw_change(self, *, of: int) -> bool | None:
         if (one := self._one(of)) is None:
@@ -440,19 +492,25 @@ class Life:
         one.withdraw_change()
         return None
 
-    async def do_cancel(self, *, of: int, when: str, credit: bool, days: int = 0) -> bool | None:
+    async def do_cancel(
+        self, *, of: int, when: str, credit: bool, days: int = 0, refund: bool = False
+    ) -> bool | None:
         if (one := self._one(of)) is None:
             return False
-        body: dict[str, Any] = {"credit": credit, "at_period_end": when == "end"}
+        body: dict[str, Any] = {
+            "credit": credit,
+            "refund": refund,
+            "at_period_end": when == "end",
+        }
         at = None
         if when == "date":
             at = self.account.now + timedelta(days=days)
             body["cancel_at"] = at.isoformat()
         await self.account.staff.post(f"/v1/subscriptions/{one.id}/cancel", **body)
         if when == "now":
-            one.cancel(self.account.now, credit=credit)
+            one.cancel(self.account.now, credit=credit, refund=refund)
         else:
-            one.cancel_later(at, credit=credit)
+            one.cancel_later(at, credit=credit, refund=refund)
         return None
 
     async def do_uncancel(self, *, of: int) -> bool | None:
@@ -623,7 +681,8 @@ class Life:
         await self.world.run_for_everybody("move_subscribers")
         for one in self.subscriptions.values():
             if one.held[0].price.id == old["id"] and one.status in model.SERVED:
-                one.move(old["id"], self.prices[new["id"]])
+                wish = model.Wish(self.prices[new["id"]], self._components(new))
+                one.move(old["id"], wish)
         return None
 
     async def do_grant(self, *, amount: int) -> None:
@@ -631,6 +690,32 @@ class Life:
             "/v1/account-credit", amount={"amount": amount, "currency": "EUR"}, note="Welcome"
         )
         self.books.credit += amount
+
+    async def do_put_coupon(self, *, of: int, coupon: str) -> bool | None:
+        if (one := self._one(of)) is None:
+            return False
+        told = self.catalog.coupons[coupon]
+        await self.account.staff.post(f"/v1/subscriptions/{one.id}/coupons", coupon=told["code"])
+        one.put_coupon(model.Coupon(told))
+        return None
+
+    async def do_take_coupon_off(self, *, of: int) -> bool | None:
+        one = self._one(of)
+        if one is None or not one.coupons:
+            return False
+        coupon_id = one.coupons[of % len(one.coupons)].coupon.told["id"]
+        await self.account.staff.ask("DELETE", f"/v1/subscriptions/{one.id}/coupons/{coupon_id}")
+        one.take_coupon_off(coupon_id)
+        return None
+
+    async def do_trial(self, *, of: int, days: int) -> bool | None:
+        if (one := self._one(of)) is None:
+            return False
+        at = self.account.now + timedelta(days=days)
+        to = at.isoformat() if days else "now"
+        await self.account.staff.post(f"/v1/subscriptions/{one.id}/trial", trial_end=to)
+        one.end_trial(at, self.account.now)
+        return None
 
     async def do_wait(self) -> None:
         """Nothing but time."""
@@ -640,7 +725,8 @@ def _supplied(event: Billable) -> datetime:
     """A change is supplied when it is made, a cancellation's bill when it counts."""
     if isinstance(event, SubscriptionCanceled):
         return event.effective_at
-    return event.occurred_at if isinstance(event, SubscriptionChanged) else event.period_start
+    changed = isinstance(event, SubscriptionChanged | SubscriptionChangePending)
+    return event.occurred_at if changed else event.period_start
 
 
 def _is_same(charge: Charge, owed: model.Charge) -> bool:

@@ -20,6 +20,8 @@ DAYS = {"day": 1, "week": 7}
 FIRST_PAYMENT_WITHIN = timedelta(hours=23)
 #: How long usage may come late, by the meters of the catalogs.
 GRACE = timedelta(hours=72)
+#: When it is looked once more for usage that was on its way while a subscription came to rest.
+STRAGGLERS_WITHIN = timedelta(hours=1)
 #: In these somebody has the service.
 SERVED = {"trialing", "active", "past_due"}
 #: In these periods go on.
@@ -122,7 +124,7 @@ class Coupon:
         return {"once": 1, "forever": None}.get(duration, self.told["periods"])
 
 
-@dataclass
+@dataclass(eq=False)
 class CouponInUse:
     """`left` None: for ever. `now`: whether it counts in the running period."""
 
@@ -250,9 +252,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Wish:
-    """What should be different; None leaves it as it is."""
+    """What should be different; None leaves it as it is.
+
+    A price brings with it what its plan counts beside it: its components.
+    """
 
     price: Price | None = None
+    components: tuple[Held, ...] = ()
     quantity: int | None = None
     addons: tuple[Held, ...] | None = None
 
@@ -260,20 +266,32 @@ class Wish:
     def is_empty(self) -> bool:
         return self == Wish()
 
+    def then(self, later: "Wish") -> "Wish":
+        return Wish(
+            later.price or self.price,
+            later.components if later.price else self.components,
+            later.quantity or self.quantity,
+            self.addons if later.addons is None else later.addons,
+        )
+
     def without(self, other: "Wish") -> "Wish":
         """What is left of it where another one speaks of the same thing."""
         return Wish(
             self.price if other.price is None else None,
+            self.components if other.price is None else (),
             self.quantity if other.quantity is None else None,
             self.addons if other.addons is None else None,
         )
 
     def applied_to(self, held: list[Held]) -> list[Held]:
-        main = held[0]
-        price = self.price or main.price
-        quantity = self.quantity or main.quantity
-        addons = held[1:] if self.addons is None else list(self.addons)
-        return [Held(price, quantity), *addons]
+        main, *others = held
+        own = [one for one in others if one.slot is None]
+        addons = [one for one in others if one.slot is not None]
+        return [
+            Held(self.price or main.price, self.quantity or main.quantity),
+            *(own if self.price is None else self.components),
+            *(addons if self.addons is None else self.addons),
+        ]
 
 
 @dataclass(frozen=True)
@@ -283,20 +301,25 @@ class Waiting:
     kind: str  # cancel, change, move, pause, resume
     at: datetime | None = None
     wish: Wish = Wish()
+    #: How a change at a date is billed.
+    proration: str = "prorate_now"
     moved_from: str | None = None
     credit: bool = False
     refund: bool = False
 
 
+@dataclass(frozen=True)
+class Unpaid:
+    """A change that counts, from when it was asked for, once its invoice is paid."""
+
+    wish: Wish
+    asked: datetime
+    expires: datetime
+    charges: tuple[Charge, ...]
+
+
 ORDER = [
-    "expire",
-    "cancel",
-    "end_trial",
-    "change",
-    "move",
-    "pause",
-    "resume",
-    "renew",
+    *("expire", "lapse", "cancel", "end_trial", "change", "move", "pause", "resume", "renew"),
     "bill_usage",
 ]
 
@@ -336,6 +359,8 @@ class Subscription:
         trial_days: int = 0,
         coupon: Coupon | None = None,
         calendar: bool = False,
+        now: datetime | None = None,
+        imported: bool = False,
     ) -> None:
         self.id = id_
         self.held = held
@@ -357,6 +382,8 @@ class Subscription:
         self.metered: list[Metered] = []
         #: When what changed of usage that was billed before is billed, while no periods go on.
         self.usage_due: datetime | None = None
+        self.unpaid: Unpaid | None = None
+        self._bills_no_usage = False
         interval = held[0].price.interval
         assert interval is not None
         self._interval: tuple[str, int] = interval
@@ -369,10 +396,12 @@ class Subscription:
             self.end = instant(wall(at, zone) + timedelta(days=trial_days), zone)
             self.trial_end = self.end
             self._bill("started", Bill(id_, "started", at))
+        elif imported:
+            self._import(at, now or at)
         else:
             bill = self._open(at, "started", fresh=True)
             if bill.charges:
-                self.expires = at + FIRST_PAYMENT_WITHIN
+                self.expires = (now or at) + FIRST_PAYMENT_WITHIN
             else:
                 self.status = "active"
 
@@ -394,14 +423,24 @@ class Subscription:
             acts.append((self.end, "end_trial"))
         if self.status in RUNNING:
             acts.append((self.end, "renew"))
-        rests = self.status == "paused" and self.lapsed_at is None
-        possible = {
-            "cancel": self.status != "incomplete",
-            "pause": self.status in RUNNING,
-            "resume": rests,
-        }
-        acts += [(one.at or self.end, one.kind) for one in self.waiting if possible.get(one.kind)]
+        if self.unpaid is not None:
+            acts.append((self.unpaid.expires, "lapse"))
+        acts += [(one.at or self.end, one.kind) for one in self.waiting if self._happens(one)]
         return min(acts, key=lambda act: (act[0], ORDER.index(act[1])), default=None)
+
+    def _happens(self, one: Waiting) -> bool:
+        """Whether it happens by itself; the rest is part of opening a period."""
+        match one.kind:
+            case "cancel":
+                return self.status != "incomplete" or one.at is not None
+            case "change":
+                return one.at is not None and one.at < self.end and self.status in SERVED
+            case "pause":
+                return self.status in RUNNING
+            case "resume":
+                return self.status == "paused" and self.lapsed_at is None
+            case _:
+                return False
 
     def pass_to(self, now: datetime) -> None:
         """Do what time alone does, up to and including `now`."""
@@ -416,6 +455,16 @@ class Subscription:
         notice = next(one for one in self.waiting if one.kind == "cancel")
         self.cancel(at, credit=notice.credit, refund=notice.refund)
 
+    def _do_lapse(self, _at: datetime, _now: datetime) -> None:
+        self.unpaid = None
+
+    def _do_change(self, at: datetime, _now: datetime) -> None:
+        one = next(one for one in self.waiting if one.kind == "change" and one.at == at)
+        self.waiting.remove(one)
+        wanted = one.wish.applied_to(self.held)
+        if not _same(wanted, self.held):
+            self._change(wanted, one.proration, at)
+
     def _do_end_trial(self, at: datetime, _now: datetime) -> None:
         self.status = "active"
         self._open(at, "trial_ended", fresh=True)
@@ -426,8 +475,8 @@ class Subscription:
     def _do_pause(self, at: datetime, _now: datetime) -> None:
         bill = Bill(self.id, "usage_billed", at)
         self._bill_usage(bill, at)
-        self.usage_due = None
         self._bill("usage_billed", bill)
+        self._await_stragglers(at)
         self.status = "paused"
         self.waiting = [one for one in self.waiting if one.kind != "pause"]
 
@@ -442,17 +491,13 @@ class Subscription:
         if behind is None and event != "started":
             self._bill_usage(bill, at)
         self.usage_due = None
-        for one in sorted(self.waiting, key=lambda one: ORDER.index(one.kind)):
-            if one.kind not in {"change", "move"} or (one.at is not None and one.at > at):
-                continue
-            if one.kind == "move" and self.held[0].price.id != one.moved_from:
-                continue
-            self._hold(one.wish.applied_to(self.held))
-        self.waiting = [
+        due = [
             one
             for one in self.waiting
-            if one.kind not in {"change", "move"} or (one.at is not None and one.at > at)
+            if one.kind in {"change", "move"} and (one.at is None or one.at <= at)
         ]
+        self._hold(_after(self.held, due))
+        self.waiting = [one for one in self.waiting if one not in due]
         interval = self.held[0].price.interval
         assert interval is not None
         if fresh or interval != self._interval:
@@ -487,6 +532,17 @@ class Subscription:
         self.start = at
         self.index += 1
         self.end = shifted(anchor, self.zone, self.interval, self.index)
+
+    def _import(self, at: datetime, now: datetime) -> None:
+        """It ran elsewhere and is paid for: bills begin with the next period."""
+        self._anchor(at)
+        while self.end <= now:
+            self.start = self.basis = self.end
+            self.index += 1
+            self.end = shifted(self.anchor, self.zone, self.interval, self.index)
+        self.once = {one.price.id: one.quantity for one in self.held}
+        self._meter(self.start)
+        self.status = "active"
 
     def _use_coupons(self) -> None:
         for one in self.coupons:
@@ -556,16 +612,29 @@ class Subscription:
 
     # ---- what somebody asks for ----------------------------------------------------------------
 
-    def change(self, wish: Wish, proration: str | None, at: datetime) -> None:
-        """Another price, quantity or add-ons, as it was accepted."""
-        at = min(max(at.replace(microsecond=0), self.start), self.end)
+    def change(
+        self,
+        wish: Wish,
+        proration: str | None,
+        at: datetime,
+        *,
+        on: datetime | None = None,
+        once_paid: bool = False,
+    ) -> None:
+        """Another price, quantity or add-ons, as it was accepted; `on`: at a date ahead."""
+        self.unpaid = None
+        if on is not None:
+            on = on.replace(microsecond=0)
+            self._wait_for(Waiting("change", on, wish, proration or "prorate_now"))
+            return
+        asked, at = at, min(max(at.replace(microsecond=0), self.start), self.end)
         wanted = wish.applied_to(self.held)
         if proration is None:
             up = _per_day(wanted) >= _per_day(self.held)
             proration = "prorate_now" if up else "at_period_end"
         # What asks for what is held already is about what waits.
         if proration == "at_period_end" or _same(wanted, self.held):
-            self.waiting.append(Waiting("change", wish=wish))
+            self._wait_for(Waiting("change", wish=wish))
             return
         waiting = []
         for one in self.waiting:
@@ -575,7 +644,71 @@ class Subscription:
                     continue
             waiting.append(one)
         self.waiting = waiting
+        if once_paid and proration == "prorate_now" and self._ask_first(wish, wanted, at, asked):
+            return
         self._change(wanted, proration, at)
+
+    def _wait_for(self, one: Waiting) -> None:
+        """Together with what waits for the same instant: where both speak, the later one counts."""
+        before = [other for other in self.waiting if (other.kind, other.at) == ("change", one.at)]
+        for other in before:
+            self.waiting.remove(other)
+            one = replace(one, wish=other.wish.then(one.wish))
+        if not _same(self._then(one.at, with_one=one), self._then(one.at)):
+            self.waiting.append(one)
+
+    def _then(self, at: datetime | None, *, with_one: Waiting | None = None) -> list[Held]:
+        """What will be held at a date, or (None) from the next period on."""
+        if at is None:
+            due = [one for one in self.waiting if one.at is None or one.at <= self.end]
+        elif at < self.end:
+            due = [one for one in self.waiting if one.at is not None and one.at <= at]
+        else:
+            due = [one for one in self.waiting if one.at is None or one.at <= at]
+        return _after(self.held, [*due, *([with_one] if with_one else [])])
+
+    def _ask_first(self, wish: Wish, wanted: list[Held], at: datetime, asked: datetime) -> bool:
+        """Whether there is something to pay for it now; then it waits for that."""
+        if self.status == "trialing":
+            return False
+        kept = {name: _copied(value) for name, value in vars(self).items()}
+        untils = {charge: charge.until for charge in self.billed}
+        uses = {one: (one.left, one.now, one.rest) for one in self.coupons}
+        self._bills_no_usage = True
+        self._change(wanted, "prorate_now", at)
+        bill = self.bills[-1] if len(self.bills) > len(kept["bills"]) else None
+        vars(self).update(kept)
+        for charge, until in untils.items():
+            charge.until = until
+        for one, use in uses.items():
+            one.left, one.now, one.rest = use
+        if bill is None or not sum(charge.amount for charge in bill.charges):
+            return False
+        bill.event = "change_pending"
+        self.bills.append(bill)
+        dated = [one.at for one in self.waiting if one.kind == "change" and one.at is not None]
+        expires = min([asked + FIRST_PAYMENT_WITHIN, self.end, *dated])
+        self.unpaid = Unpaid(wish, at, expires, tuple(bill.charges))
+        return True
+
+    def _apply_unpaid(self) -> None:
+        """It is paid: the same charges were billed before, and only usage is billed now."""
+        unpaid, self.unpaid = self.unpaid, None
+        if unpaid is None or self.status not in RUNNING:
+            return
+        before = len(self.bills)
+        self._change(unpaid.wish.applied_to(self.held), "prorate_now", unpaid.asked)
+        if len(self.bills) == before:
+            return
+        bill = self.bills.pop()
+        again = [charge for charge in bill.charges if charge.kind != "usage"]
+        for charge, known in zip(again, unpaid.charges, strict=True):
+            if charge in self.billed:
+                self.billed[self.billed.index(charge)] = known
+        bill.charges = [charge for charge in bill.charges if charge.kind == "usage"]
+        bill.taken_back = [one for one in bill.taken_back if one.charge.kind == "usage"]
+        bill.off = [off for off in bill.off if set(off.charges) <= set(bill.charges)]
+        self._bill("changed", bill)
 
     def _change(self, wanted: list[Held], proration: str, at: datetime) -> None:
         before = self.held
@@ -636,11 +769,29 @@ class Subscription:
                 bill.taken_back.append(TakenBack(charge, charge.until))
 
     def withdraw_change(self) -> None:
-        self.waiting = [one for one in self.waiting if one.kind not in {"change", "move"}]
+        self.unpaid = None
+        self.waiting = [one for one in self.waiting if one.kind != "change"]
 
-    def move(self, moved_from: str, to: Price) -> None:
-        """Staff move everybody who holds a price, at the period's end."""
-        self.waiting.append(Waiting("move", wish=Wish(price=to), moved_from=moved_from))
+    def move(self, moved_from: str, to: Wish) -> None:
+        """Staff move everybody who holds a price, at the period's end: where that is possible."""
+        one = Waiting("move", wish=to, moved_from=moved_from)
+        before, after = self._then(None), self._then(None, with_one=one)
+        rhythms = {held.price.interval for held in after} - {None}
+        if len(rhythms) == 1 and not _same(before, after):
+            self.waiting.append(one)
+
+    def put_coupon(self, coupon: Coupon) -> None:
+        self.coupons.append(CouponInUse(coupon, coupon.periods))
+
+    def take_coupon_off(self, coupon_id: str) -> None:
+        self.coupons = [one for one in self.coupons if one.coupon.told["id"] != coupon_id]
+
+    def end_trial(self, at: datetime, now: datetime) -> None:
+        """The trial ends then, or (now) at once."""
+        if at > now:
+            self.end = self.anchor = self.trial_end = at
+        else:
+            self._do_end_trial(max(now.replace(microsecond=0), self.start), now)
 
     def cancel_later(
         self, at: datetime | None, *, credit: bool = False, refund: bool = False
@@ -659,11 +810,15 @@ class Subscription:
         bill = Bill(self.id, "canceled", at)
         bill.give_back = "refund" if refund else "credit"
         was = self.status
-        self._bill_usage(bill, at)
+        self.unpaid = None if not lapsed else self.unpaid
+        # The second in which it ends included.
+        self._bill_usage(bill, at + timedelta(seconds=1))
         if (credit or refund) and was not in {"incomplete", "trialing"}:
             self._take_back(bill, self.billed, max(at.replace(microsecond=0), self.start))
         self.status = "canceled"
         self.usage_due = None
+        if was not in {"incomplete", "trialing"}:
+            self._await_stragglers(at)
         self.lapsed_at = at if lapsed else None
         if not lapsed:
             self.waiting = []
@@ -691,6 +846,10 @@ class Subscription:
             case "paid":
                 invoice.paid = True
                 self.first_paid = self.first_paid or more["first"]
+                if more["for_change"]:
+                    invoice.settled = True
+                    self._follow(at)
+                    self._apply_unpaid()
             case "voided":
                 invoice.voided = True
             case "dunned":
@@ -726,29 +885,35 @@ class Subscription:
         if verdict is not None and self.status in RUNNING:
             bill = Bill(self.id, "usage_billed", at)
             self._bill_usage(bill, at)
-            self.usage_due = None
+            self._await_stragglers(at)
             self._bill("usage_billed", bill)
             self.lapsed_at = at
             self.status = "unpaid" if verdict == "unpaid" else "paused"
 
     def _come_back(self, at: datetime) -> None:
-        if self.end <= at and any(one.kind == "pause" for one in self.waiting):
+        rest = [one for one in self.waiting if one.kind in {"pause", "resume"}]
+        if self.end <= at and any(one.kind == "resume" and (one.at or at) <= at for one in rest):
+            self.waiting = [one for one in self.waiting if one not in rest]
+        elif self.end <= at and any(one.kind == "pause" for one in rest):
             # It was to rest when the period ended.
             self.status, self.lapsed_at = "paused", None
             self.waiting = [one for one in self.waiting if one.kind != "pause"]
             return
-        since, self.lapsed_at = self.lapsed_at or at, None
+        self.lapsed_at = None
         self.status = "active"
         if self.end <= at:
             self._open(at.replace(microsecond=0), "resumed", fresh=True)
         else:
-            self._meter(max(since.replace(microsecond=0), self.start))
+            self._meter(max(at.replace(microsecond=0), self.start))
 
     # ---- usage ---------------------------------------------------------------------------------
 
     def use(self, event: dict[str, Any]) -> None:
         """Usage that was accepted."""
         self.usage.append(event)
+        for window in self.metered:
+            if window.takes(event):
+                window.events.append(event)
         self._look_back(event)
 
     def void_usage(self, event_id: str) -> None:
@@ -756,13 +921,16 @@ class Subscription:
         self.usage = [event for event in self.usage if event["id"] != event_id]
         for event in gone:
             self._look_back(event)
+            for window in self.metered:
+                if event in window.events:
+                    window.events.remove(event)
 
     def _look_back(self, event: dict[str, Any]) -> None:
         """What was billed before is billed anew, with the next usage or after the grace."""
         if self.status in RUNNING and any(one.price.type == "metered" for one in self.held):
             return
         for window in self.metered:
-            if window.until is not None and window.counts(event):
+            if window.until is not None and event in window.events:
                 due = window.until + GRACE
                 self.usage_due = min(self.usage_due or due, due)
 
@@ -771,6 +939,10 @@ class Subscription:
         self._bill_usage(bill, at)
         self._bill("usage_billed", bill)
         self.usage_due = None
+
+    def _await_stragglers(self, at: datetime) -> None:
+        metered = any(one.price.type == "metered" for one in self.held)
+        self.usage_due = at + STRAGGLERS_WITHIN if metered else None
 
     def _meter(self, since: datetime) -> None:
         """Metered prices that are held are counted from here on."""
@@ -785,6 +957,8 @@ class Subscription:
         Also what changed of windows that were billed before. `only`: within a period what is not
         held any more, for the rest is billed at its end.
         """
+        if self._bills_no_usage:
+            return
         until = min(until.replace(microsecond=0), self.end)
         fresh = []
         going_on = [one.price.id for one in self.metered if one.until is None]
@@ -798,7 +972,7 @@ class Subscription:
             window.until = until
             if window.since >= until:
                 continue
-            window.billed_used = window.used(self.usage)
+            window.billed_used = window.used()
             window.amount = nearest(window.price.cost(window.billed_used))
             window.coupons = [
                 one.coupon
@@ -812,7 +986,7 @@ class Subscription:
 
     def _bill_anew(self, bill: Bill, window: "Metered") -> None:
         """A window that was billed before: the difference, or all of it again where it is less."""
-        used = window.used(self.usage)
+        used = window.used()
         amount = nearest(window.price.cost(used))
         if used == window.billed_used:
             return
@@ -842,7 +1016,7 @@ class Subscription:
             self.bills.append(bill)
 
 
-@dataclass
+@dataclass(eq=False)
 class Metered:
     """A metered price, counted from an instant to another (None: still)."""
 
@@ -855,19 +1029,20 @@ class Metered:
     coupons: list[Coupon] = field(default_factory=list)
     charges: list[Charge] = field(default_factory=list)
 
-    def counts(self, event: dict[str, Any]) -> bool:
+    #: What counts in it: told while it was counted, or late.
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def takes(self, event: dict[str, Any]) -> bool:
         if event["meter_id"] != self.price.told["meter_id"] or event["at"] < self.since:
             return False
         return self.until is None or event["at"] < self.until
 
-    def used(self, events: Iterable[dict[str, Any]]) -> Decimal:
-        mine = [event for event in events if self.counts(event)]
-        values = [Decimal(event["value"]) for event in mine]
+    def used(self) -> Decimal:
+        values = [Decimal(event["value"]) for event in self.events]
         found = {
             "sum": sum(values, Decimal(0)),
-            "count": Decimal(len(mine)),
+            "count": Decimal(len(values)),
             "max": max(values, default=Decimal(0)),
-            "unique": Decimal(len({event.get("member") for event in mine})),
         }[self.price.told["aggregation"]]
         return max(found, Decimal(0))
 
@@ -875,6 +1050,22 @@ class Metered:
 def _per_day(held: list[Held]) -> Fraction:
     ahead = (one for one in held if one.price.is_ahead)
     return sum((one.price.per_day(one.quantity) for one in ahead), Fraction(0))
+
+
+def _after(held: list[Held], waiting: Iterable[Waiting]) -> list[Held]:
+    """What is held once these have happened: by date, then those of a period's end."""
+    last = datetime.max.replace(tzinfo=UTC)
+    for one in sorted(waiting, key=lambda one: (one.at or last, ORDER.index(one.kind))):
+        if one.kind == "move" and held[0].price.id != one.moved_from:
+            continue
+        if one.kind in {"change", "move"}:
+            held = one.wish.applied_to(held)
+    return held
+
+
+def _copied(value: Any) -> Any:
+    """A container that what follows does not change."""
+    return value.copy() if isinstance(value, list | dict) else value
 
 
 def _same(one: list[Held], other: list[Held]) -> bool:

@@ -72,11 +72,15 @@ WEIGHTS = {
     "use": 3,
     "move": 1,
     "grant": 1,
+    "put_coupon": 2,
+    "take_coupon_off": 1,
+    "trial": 1,
     "wait": 2,
     "scene of waiting": 5,
     "scene of trouble": 6,
     "scene of an answer": 2,
     "scene of usage": 5,
+    "scene of a change once paid": 3,
     "scene of rest": 3,
     "scene of a dispute": 3,
     "scene of second thoughts": 4,
@@ -86,11 +90,11 @@ WEIGHTS = {
 def tell(seed: int, *, acts: int | None = None, only: set[str] | None = None) -> Story:
     """The story of a seed."""
     rng = Random(seed)  # noqa: S311  (chance that is repeatable)
-    begins = datetime(2020, 1, 3, tzinfo=UTC) + timedelta(
-        days=rng.randrange(210), hours=rng.choice([0, 9, 23]), minutes=rng.choice([0, 30, 59])
+    begins = datetime(2020, 2, 15, tzinfo=UTC) + timedelta(
+        days=rng.randrange(170), hours=rng.choice([0, 9, 23]), minutes=rng.choice([0, 30, 59])
     )
     if rng.random() < 0.25:  # where months are too short for the day
-        begins = begins.replace(month=rng.choice([1, 3, 5, 7]), day=31)
+        begins = begins.replace(month=rng.choice([3, 5, 7]), day=31)
     names = [name for name in WEIGHTS if only is None or name in only]
     weights = [WEIGHTS[name] for name in names]
     number = acts or rng.randint(6, 30)
@@ -126,14 +130,23 @@ def _hours(rng: Random) -> float:
 
 def _start(rng: Random) -> dict[str, Any]:
     return {
-        "plan": rng.choice(["basic", "basic", "pro", "seats", "calls"]),
+        "plan": rng.choice(["basic", "basic", "pro", "seats", "calls", "hybrid"]),
         "price": rng.randrange(2),
         "quantity": rng.choice([1, 1, 2, 3, 5]),
         "addons": _addons(rng),
         "coupon": rng.choice([None, None, "half", "third", "once", "nine", "basics"]),
         "trial": rng.choice([None, None, None, 7, 30]),
         "calendar": rng.random() < 0.15,
+        **_begins(rng),
     }
+
+
+def _begins(rng: Random) -> dict[str, Any]:
+    """Mostly now; else in the past, or as it went on elsewhere."""
+    chance = rng.random()
+    if chance < 0.08:
+        return {"ago": 40}
+    return {"ago": 20, "imported": True} if chance < 0.15 else {}
 
 
 def _addons(rng: Random) -> dict[str, int]:
@@ -146,7 +159,7 @@ def _change(rng: Random) -> dict[str, Any]:
     kind = rng.choice(["price", "price", "quantity", "addons", "both"])
     how: dict[str, Any] = {"of": rng.randrange(6)}
     if kind in {"price", "both"}:
-        how["plan"] = rng.choice(["basic", "pro", "seats", "calls"])
+        how["plan"] = rng.choice(["basic", "pro", "seats", "calls", "hybrid"])
         how["price"] = rng.randrange(2)
     if kind in {"quantity", "both"}:
         how["quantity"] = rng.randint(1, 6)
@@ -155,6 +168,10 @@ def _change(rng: Random) -> dict[str, Any]:
     how["proration"] = rng.choice(
         [None, None, "prorate_now", "prorate_now", "prorate_next", "none", "at_period_end"]
     )
+    if rng.random() < 0.12:
+        how["days"] = rng.randint(1, 50)
+    elif rng.random() < 0.12:
+        how["once_paid"] = True
     return how
 
 
@@ -165,9 +182,18 @@ def _of_one(rng: Random) -> dict[str, Any]:
 def _cancel(rng: Random) -> dict[str, Any]:
     when = rng.choice(["now", "now", "end", "date"])
     how: dict[str, Any] = {"of": rng.randrange(6), "when": when, "credit": rng.random() < 0.6}
+    how["refund"] = how["credit"] and rng.random() < 0.3
     if when == "date":
         how["days"] = rng.randint(1, 60)
     return how
+
+
+def _coupon(rng: Random) -> dict[str, Any]:
+    return {"of": rng.randrange(6), "coupon": rng.choice(["half", "third", "nine", "basics"])}
+
+
+def _trial(rng: Random) -> dict[str, Any]:
+    return {"of": rng.randrange(6), "days": rng.choice([0, 0, 5, 40])}
 
 
 def _pause(rng: Random) -> dict[str, Any]:
@@ -253,6 +279,9 @@ HOW: dict[str, Callable[[Random], dict[str, Any]]] = {
     "void_usage": _of_many,
     "move": _move,
     "grant": _grant,
+    "put_coupon": _coupon,
+    "take_coupon_off": _of_one,
+    "trial": _trial,
     "wait": lambda _rng: {},
 }
 
@@ -311,8 +340,8 @@ def _answered(rng: Random) -> list[Act]:
     """The bank takes its time."""
     return [
         _act("card", rng, card="waits"),
-        _act("change", rng, 0.0, proration="prorate_now"),
-        _any(rng),
+        _act("change", rng, 0.0, proration="prorate_now", once_paid=rng.random() < 0.5),
+        *[_any(rng) for _ in range(rng.randrange(2))],
         _act("answer", rng, _soon(rng), of=0),
         _act("card", rng, 0.0, card="pays"),
         _act("answer", rng, _soon(rng), of=0),
@@ -322,13 +351,31 @@ def _answered(rng: Random) -> list[Act]:
 def _usage(rng: Random) -> list[Act]:
     """Something is used, and told late, or corrected."""
     of = rng.randrange(6)
-    acts = [_act("start", rng, plan="calls", trial=rng.choice([None, None, 7]))]
+    plan = rng.choice(["calls", "calls", "hybrid"])
+    acts = [_act("start", rng, plan=plan, trial=rng.choice([None, None, 7]))]
     acts += [_act("use", rng, of=of) for _ in range(rng.randint(1, 4))]
     if rng.random() < 0.5:
         acts.append(_act(rng.choice(["change", "cancel", "pause"]), rng, _soon(rng), of=of))
     acts += [_act("use", rng, _soon(rng), of=of, ago=rng.choice([1.0, 30.0, 70.0]))]
     if rng.random() < 0.5:
         acts.append(_act("void_usage", rng, _soon(rng)))
+    return acts
+
+
+def _asked_first(rng: Random) -> list[Act]:
+    """A change that counts once it is paid, and is not paid at once."""
+    of = rng.randrange(6)
+    acts = [
+        _act("card", rng, card=rng.choice(["declines", "waits", "pays"])),
+        _act("change", rng, 0.0, of=of, proration="prorate_now", once_paid=True),
+    ]
+    if rng.random() < 0.4:
+        acts.append(_any(rng))
+    acts += [
+        _act("card", rng, rng.choice([0.0, 5.0, 22.0, 24.0]), card="pays"),
+        _act("answer", rng, 0.0, of=0),
+        _act("pay", rng, 0.0, of=0),
+    ]
     return acts
 
 
@@ -371,6 +418,7 @@ SCENES: dict[str, Callable[[Random], list[Act]]] = {
     "scene of trouble": _trouble,
     "scene of an answer": _answered,
     "scene of usage": _usage,
+    "scene of a change once paid": _asked_first,
     "scene of rest": _rest,
     "scene of a dispute": _disputed,
     "scene of second thoughts": _second_thoughts,
