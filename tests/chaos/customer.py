@@ -92,6 +92,9 @@ class Customer(Subscriber, Payer):
             self.report_usage(FLOOD_AT_ONCE)
         # Everybody does this once, so that a run of few customers has it too.
         self.change_my_mind()
+        if self.clock is not None:
+            self.clock.advance(timedelta(days=10))
+            self.look_and_change()
         for _ in range(self.rng.randint(*DOINGS) + self.count // 2):
             self._do_something()
         self._part()

@@ -39,6 +39,15 @@ class Subscriber(Person):
             body["payment_behavior"] = "pending_if_unpaid"
         self._do("change", held, "change", body, preview=body)
 
+    def look_and_change(self) -> None:
+        """Staff look what another price comes to in the middle of a period, and do it."""
+        for held in self.held:
+            found = self.look_at(held)
+            if found["status"] == "active" and not held.is_metered:
+                others = [one for one in self.catalog.ahead if one.id != found["price_id"]]
+                body = {"price_id": self.rng.choice(others).id, "proration": "prorate_now"}
+                self._do("change", held, "change", body, preview=body, by=self.desk, looks=True)
+
     def _what_to_hold(self) -> dict[str, Any]:
         draw = self.rng.random()
         if draw < 0.6:
@@ -135,11 +144,21 @@ class Subscriber(Person):
 
     # ---- looking first ----------------------------------------------------------------------
 
-    def _do(self, what: str, held: Held, path: str, body: Any, *, preview: Any) -> None:
+    def _do(
+        self,
+        what: str,
+        held: Held,
+        path: str,
+        body: Any,
+        *,
+        preview: Any,
+        by: Client | None = None,
+        looks: bool = False,
+    ) -> None:
         """Look what it would come to, and do it."""
-        by = self.mostly()
+        by = by or self.mostly()
         looked = None
-        if self.clock is not None and self.rng.random() < LOOKED_AT:
+        if looks or (self.clock is not None and self.rng.random() < LOOKED_AT):
             looked = self._look(what, held, preview, by=by)
         told = self.ask_for(what, f"{held.path}/{path}", body, by=by)
         if told is not None and looked is not None:
