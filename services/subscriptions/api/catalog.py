@@ -103,7 +103,7 @@ class DunningRequest(RequestModel):
 
 
 class SelfServiceRequest(RequestModel):
-    """What subscribers may do themselves; staff and the operator's keys may do all.
+    """What subscribers may do themselves; staff may do all.
 
     Without a choice of proration, what costs more counts at once, prorated, and what costs less
     at the period's end.

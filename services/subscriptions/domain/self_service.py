@@ -1,4 +1,4 @@
-"""What a plan lets its subscribers do themselves; staff and the operator's keys may do it all."""
+"""What a plan lets its subscribers do themselves; staff may do it all."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
