@@ -25,7 +25,11 @@ REASONS: dict[type[Billable], str] = {
 
 
 async def bill(uow: SubscriptionsUnitOfWork, events: Iterable[SubscriptionEvent]) -> None:
-    """Emit events of subscriptions. A period that was billed before is not billed again."""
+    """Emit events of subscriptions. A period that was billed before is not billed again.
+
+    A change bills what is owed less what was billed, also where it opens a period at the very
+    instant at which another one began.
+    """
     events = list(events)
     await uow.session.flush()
     claims = [
@@ -34,7 +38,9 @@ async def bill(uow: SubscriptionsUnitOfWork, events: Iterable[SubscriptionEvent]
         if isinstance(event, Billable) and _opens_a_period(event)
     ]
     first = await uow.subscriptions.claim_periods(claims)
-    repeated = {event.id for _, event in claims} - first
+    # Another rhythm may begin twice in one second: what began first is taken back, not repeated.
+    once = {event.id for _, event in claims if not isinstance(event, SubscriptionChanged)}
+    repeated = once - first
     await mark_stale(uow, {event.account_id for event in events})
     for event in events:
         if event.id in repeated:
