@@ -40,11 +40,15 @@ from shared.events.subscriptions import (
 from tests.billing import books, model
 from tests.billing.cashier import Card, Payment
 from tests.billing.catalog import Catalog, catalog
+from tests.billing.previewed import differences, same
 from tests.billing.story import Act, Story
 from tests.billing.world import Account, Refused, World
 
 VAT_NUMBERS = {"FR": "FR40303265045", "AT": "ATU13585627", "DE": "DE136695976"}
 
+
+#: Of acts, and of stretches of time, so many are previewed.
+PREVIEWED = 0.3
 
 #: The model's names of what an invoice's row says.
 COLUMNS = {
@@ -77,11 +81,15 @@ class Life:
         self.shuffle = shuffle
         self.subscriptions: dict[UUID, model.Subscription] = {}
         self.books = books.Books(country=story.country, zone=story.zone)
+        #: What is to be looked at once an act has had its effects.
+        self.then: Callable[[], Awaitable[None]] | None = None
         #: How many bills of each subscription were compared.
         self.compared: dict[UUID, int] = defaultdict(int)
         #: Events that were carried when the books were compared last.
         self.read_at = -1
         self.log: list[str] = []
+        #: What is previewed and what not.
+        self.chance = Random(story.seed)  # noqa: S311  (chance that is repeatable)
         self.used: list[str] = []
         #: How often each act came to what: to nothing, to a refusal, or (an empty text) was done.
         self.acts: Counter[tuple[str, str]] = Counter()
@@ -110,10 +118,87 @@ class Life:
         steps: Callable[[datetime, datetime], Sequence[datetime]] | None,
     ) -> None:
         begins, ends = self.account.now, self.account.now + time
+        if time and self.chance.random() < PREVIEWED:
+            await self._pass_as_foretold(ends)
         for stop in steps(begins, ends) if steps else (ends,):
             await self.account.advance(stop, each=self.compare)
 
+    # ---- previews ----------------------------------------------------------------------------
+
+    async def _pass_as_foretold(self, ends: datetime) -> None:
+        """What time bills next is what a preview says, where nothing else happens before it."""
+        one = self._one(self.chance.randrange(6))
+        if one is None:
+            return
+        preview = await self.account.staff.post(f"/v1/subscriptions/{one.id}/preview")
+        told = preview["next_invoice"]
+        if told is None or not told["invoice"]:
+            return
+        at = datetime.fromisoformat(told["at"])
+        if not self.account.now < at <= ends:
+            return
+        begins, seen = self.account.now, len(self.account.mail.carried)
+        made = len(self.books.invoices)
+        await self.account.advance(at, each=self.compare)
+        before = [
+            event
+            for event in self.account.mail.carried[seen:]
+            if begins < event.occurred_at < at and event.name != "subscription.trial_will_end"
+        ]
+        new = self.books.invoices[made:]
+        if before or not new or any(other.subscription != one.id for other in new):
+            return
+        await self._require_as_foretold(told, new[0])
+
+    async def _foretold(
+        self, one: model.Subscription, act: Awaitable[Any], **asked: Any
+    ) -> Callable[[], Awaitable[None]] | None:
+        """Do the act; where it is previewed before, how to compare what was made of it.
+
+        What is refused is refused in the preview as well.
+        """
+        if self.chance.random() >= PREVIEWED:
+            await act
+            return None
+        made, noted = len(self.books.invoices), len(self.books.notes)
+        try:
+            preview = await self.account.staff.post(f"/v1/subscriptions/{one.id}/preview", **asked)
+        except Refused as refusal:
+            try:
+                await act
+            except Refused as again:
+                if again.code == refusal.code:
+                    raise
+            raise Differs(f"The preview alone was refused: {refusal}") from refusal
+        try:
+            await act
+        except Refused as refusal:
+            raise Differs(f"Not refused when previewed: {refusal}") from refusal
+
+        async def compare() -> None:
+            new = [
+                invoice
+                for invoice in self.books.invoices[made:]
+                if invoice.subscription == one.id
+                and invoice.at >= self.account.now.replace(microsecond=0)
+            ]
+            if preview["invoice"] and not new:
+                raise Differs(f"An invoice was foretold: {preview['invoice']}")
+            if new and preview["invoice"]:
+                await self._require_as_foretold(preview, new[0])
+            elif len(self.books.notes) != noted + len(preview["credit_notes"]):
+                raise Differs(f"Credit notes were foretold: {preview['credit_notes']}")
+
+        return compare
+
+    async def _require_as_foretold(self, told: dict[str, Any], made: books.Invoice) -> None:
+        real = await self.account.finance.get(f"/v1/invoices/{made.id}")
+        different = list(differences(same(real), same(told["invoice"]), "invoice"))
+        if different:
+            raise Differs("\n".join(["not as foretold", *different]))
+
     async def _do(self, act: Act) -> None:
+        self.then = None
         do: Callable[..., Awaitable[bool | None]] = getattr(self, f"do_{act.what}")
         try:
             done = await do(**act.how)
@@ -126,6 +211,8 @@ class Life:
             self.log.append(f"{self.account.now:%Y-%m-%d %H:%M} {act}")
         await self.account.settle()
         await self.compare()
+        if self.then is not None:
+            await self.then()
 
     # ---- what the services report ------------------------------------------------------------
 
@@ -444,7 +531,8 @@ class Life:
             body["effective_at"] = on.isoformat()
         elif once_paid:
             body["payment_behavior"] = "pending_if_unpaid"
-        await self.account.staff.post(f"/v1/subscriptions/{subscription.id}/change", **body)
+        act = self.account.staff.post(f"/v1/subscriptions/{subscription.id}/change", **body)
+        self.then = await self._foretold(subscription, act, **body)
         subscription.change(wish, proration, self.account.now, on=on, once_paid=once_paid)
         return None
 
@@ -506,7 +594,8 @@ class Life:
         if when == "date":
             at = self.account.now + timedelta(days=days)
             body["cancel_at"] = at.isoformat()
-        await self.account.staff.post(f"/v1/subscriptions/{one.id}/cancel", **body)
+        act = self.account.staff.post(f"/v1/subscriptions/{one.id}/cancel", **body)
+        self.then = await self._foretold(one, act, cancel=body)
         if when == "now":
             one.cancel(self.account.now, credit=credit, refund=refund)
         else:
@@ -532,7 +621,8 @@ class Life:
     async def do_resume(self, *, of: int) -> bool | None:
         if (one := self._one(of)) is None:
             return False
-        await self.account.staff.post(f"/v1/subscriptions/{one.id}/resume")
+        act = self.account.staff.post(f"/v1/subscriptions/{one.id}/resume")
+        self.then = await self._foretold(one, act, resume=True)
         one.resume(self.account.now)
         return None
 

@@ -330,20 +330,24 @@ class Invoice:
 
     dunned: bool = False
     exhausted: str | None = None
-    settled: bool = False
-    settled_first: bool = False
+    exhausted_at: datetime | None = None
+    #: When it was paid, voided or given up.
+    settled_at: datetime | None = None
     paid: bool = False
     voided: bool = False
 
     @property
     def lapsed(self) -> bool:
-        return self.exhausted is not None and not self.settled_first
+        """Whether dunning came to nothing before it was settled, and not at the same instant."""
+        if self.exhausted_at is None:
+            return False
+        return self.settled_at is None or self.exhausted_at < self.settled_at
 
     @property
     def is_owed(self) -> bool:
         if self.lapsed:
             return not (self.paid or self.voided)
-        return self.dunned and not self.settled
+        return self.dunned and self.settled_at is None
 
 
 class Subscription:
@@ -847,7 +851,7 @@ class Subscription:
                 invoice.paid = True
                 self.first_paid = self.first_paid or more["first"]
                 if more["for_change"]:
-                    invoice.settled = True
+                    invoice.settled_at = invoice.settled_at or at
                     self._follow(at)
                     self._apply_unpaid()
             case "voided":
@@ -855,10 +859,9 @@ class Subscription:
             case "dunned":
                 invoice.dunned = True
             case "exhausted":
-                invoice.exhausted = more["then"]
-                invoice.settled_first = invoice.settled
+                invoice.exhausted, invoice.exhausted_at = more["then"], at
         if kind in {"paid", "voided", "given_up"}:
-            invoice.settled = True
+            invoice.settled_at = invoice.settled_at or at
         self._follow(at)
 
     def _follow(self, at: datetime) -> None:
@@ -871,6 +874,10 @@ class Subscription:
             self.status, self.expires = "active", None
         elif self.status == "past_due" and not owes:
             self.status = "active"
+        elif self.status == "canceled" and self.lapsed_at and not ended:
+            # The dunning was moot: it goes on as if nothing had been.
+            self.status, since, self.lapsed_at = "active", self.lapsed_at, None
+            self._meter(max(since.replace(microsecond=0), self.start))
         elif (
             self.status == "unpaid" or (self.status == "paused" and self.lapsed_at)
         ) and verdict is None:

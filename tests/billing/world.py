@@ -17,6 +17,7 @@ import asyncpg
 import httpx
 import orjson
 
+from services.subscriptions.invoicing_client import invoicing_of
 from shared.clock import utc_now
 from shared.events import Event
 from shared.events.auth import AccountRegistered
@@ -250,10 +251,19 @@ async def a_world(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[
         started, connections = [], {}
         for name in ("subscriptions", "invoicing"):
             service = await stack.enter_async_context(
-                running(service_named(name), deployment, issuer, worker=False)
+                running(
+                    service_named(name),
+                    deployment,
+                    issuer,
+                    worker=False,
+                    **({"invoicing_url": "http://invoicing"} if name == "subscriptions" else {}),
+                )
             )
             connection = await asyncpg.connect(deployment.database_urls[name])
             stack.push_async_callback(connection.close)
             connections[connection] = service
             started.append(service)
-        yield World(started[0], started[1], issuer, connections)
+        subscriptions, invoicing = started
+        # Previews are priced by invoicing, which is asked without a network between.
+        invoicing_of(subscriptions.runtime.own)._http = invoicing.http
+        yield World(subscriptions, invoicing, issuer, connections)

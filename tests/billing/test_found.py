@@ -1,0 +1,49 @@
+"""Stories that went wrong once, as short as they could be made: lives found them."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.billing.lives import a_deployed_world, found_in
+from tests.billing.story import Act, Story
+from tests.billing.world import World
+from tests.servers import Servers
+
+
+@pytest.fixture(scope="module")
+async def world(servers: Servers) -> AsyncIterator[World]:
+    async with a_deployed_world(servers) as opened:
+        yield opened
+
+
+def a_start(plan: str, **how: object) -> Act:
+    usual = {"price": 0, "quantity": 1, "addons": {}, "coupon": None, "trial": None}
+    return Act(0, "start", {**usual, "plan": plan, "calendar": False, **how})
+
+
+def a_story(*acts: Act, country: str = "DE", zone: str = "UTC", catalog: int = 0) -> Story:
+    return Story(0, datetime(2020, 3, 10, 9, 30, tzinfo=UTC), country, zone, catalog, acts)
+
+
+def a_change(plan: str, *, price: int = 0, wait: float = 0, **how: object) -> Act:
+    wanted = {"of": 0, "plan": plan, "price": price, "proration": "prorate_now", **how}
+    return Act(wait, "change", wanted)
+
+
+FOUND = {
+    "two changes of the rhythm in one second are both billed": a_story(
+        a_start("calls"),
+        a_change("basic", price=1, wait=240),
+        a_change("seats", quantity=4),
+        a_change("basic", price=1),
+        a_change("basic", price=0, wait=480),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+async def test_what_was_found_stays_mended(world: World, what: str) -> None:
+    found = await found_in(world, FOUND[what])
+
+    assert found is None, f"{FOUND[what]}\n{found[0]}"
