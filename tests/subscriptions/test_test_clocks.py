@@ -79,25 +79,23 @@ async def advance(staff: Client, clock: dict[str, Any], to: str) -> dict[str, An
     return found
 
 
-async def test_a_year_of_free_renewals_happens_in_order(
+async def test_free_renewals_happen_in_order(
     frozen: dict[str, Any], customer: Customer, staff: Client, shop: Shop, events: EventLog
 ) -> None:
     assert frozen["status"] == "ready"
     price = await shop.price(unit_amount=0)
     subscription = await customer.post("/v1/subscriptions", price_id=price["id"])
 
-    clock = await advance(staff, frozen, "2025-01-31T12:00:01Z")
+    clock = await advance(staff, frozen, "2024-06-30T12:00:01Z")
 
-    assert clock["now"] == "2025-01-31T12:00:01Z"
+    assert clock["now"] == "2024-06-30T12:00:01Z"
     renewals = events.all(SubscriptionRenewed, about=customer.account_id)
     assert [f"{event.period_start:%m-%d}" for event in renewals] == [
-        *("02-29", "03-31", "04-30", "05-31", "06-30", "07-31"),
-        *("08-31", "09-30", "10-31", "11-30", "12-31", "01-31"),
+        *("02-29", "03-31", "04-30", "05-31", "06-30"),
     ]
     assert [event.occurred_at for event in renewals] == [event.period_start for event in renewals]
-    assert all(event.occurred_at == event.period_start for event in renewals)
     paid = events.all(InvoicePaid, about=customer.account_id)
-    assert len(paid) == 13
+    assert len(paid) == 6
     found = await customer.get(f"/v1/subscriptions/{subscription['id']}")
     assert found["status"] == "active"
     timeline = await customer.get(f"/v1/subscriptions/{subscription['id']}/timeline", limit=200)
