@@ -247,6 +247,31 @@ async def test_a_period_that_was_billed_before_is_not_billed_again(
     assert renewed.charges == ()
 
 
+async def test_two_changes_of_rhythm_at_one_instant_are_both_billed(
+    customer: Customer, shop: Shop, publish: Publish, staff: Client, events: EventLog
+) -> None:
+    await staff.post(
+        "/v1/test-clocks", account_id=str(customer.account_id), now="2024-01-15T09:00:00Z"
+    )
+    subscription = await an_active_one(customer, publish, await shop.price())
+    path = f"/v1/subscriptions/{subscription['id']}/change"
+    yearly = await shop.price(interval="year", unit_amount=500_000)
+    weekly = await shop.price(interval="week", unit_amount=50_000)
+
+    for price in (yearly, weekly):
+        await customer.post(path, price_id=price["id"])
+
+    async def both() -> Any:
+        told = events.all(SubscriptionChanged, about=UUID(subscription["id"]))
+        return sorted(told, key=lambda event: event.sequence) if len(told) == 2 else None
+
+    first, second = await until(both)
+    assert first.period_start == second.period_start
+    assert [charge.amount for charge in first.charges] == [500_000]
+    assert [charge.amount for charge in second.charges] == [50_000]
+    assert [one.charge_id for one in second.take_backs] == [first.charges[0].id]
+
+
 async def test_more_periods_than_can_be_right_are_parked_and_hold_up_nobody(
     customer: Customer, shop: Shop, publish: Publish, service: Running, staff: Client
 ) -> None:
