@@ -91,16 +91,14 @@ def begin(services: Services, events: EventLog, staff: Client) -> Begin:
         life = Life(services, account_id, "", at)
 
         async def known() -> bool:
-            answer = await life.invoicing.ask("GET", "/v1/billing-details")
-            clock = await staff.ask(
-                "POST",
-                "/v1/test-clocks",
-                json={"account_id": str(account_id), "now": at.isoformat()},
-            )
-            life.clock_id = clock.json().get("id", life.clock_id)
-            return answer.is_success and bool(life.clock_id)
+            if (await life.invoicing.ask("GET", "/v1/billing-details")).is_error:
+                return False
+            clock = {"account_id": str(account_id), "now": at.isoformat()}
+            made = await staff.ask("POST", "/v1/test-clocks", json=clock)
+            life.clock_id = made.json().get("id", "")
+            return made.is_success
 
-        await until(known)
+        await until(known, within=120)
         await life.settle()
         await life.pay_with(card)
         return life
