@@ -181,6 +181,9 @@ async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: dat
     voided = await uow.invoices.get(invoice_id)
     if voided.status is not Status.VOID:
         raise IllegalInvoiceTransition("Only a voided invoice is made again. Void it first.")
+    if voided.billing_reason == "subscription_pending_change":
+        # Nobody waits for its money any more, and what it took back is held after all.
+        raise IllegalInvoiceTransition("It is of a change that never counted. Change it again.")
     if voided.reissued_as is not None:
         raise InvoiceReissuedAlready(f"It was made again as {voided.reissued_as}.")
     lines = [line for line in voided.lines if line.kind != CARRIED_OVER]
