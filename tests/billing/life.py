@@ -41,11 +41,30 @@ from tests.billing import books, model
 from tests.billing.cashier import Card, Payment
 from tests.billing.catalog import Catalog, catalog
 from tests.billing.previewed import differences, same
+from tests.billing.rules import broken_rules
 from tests.billing.story import Act, Story
 from tests.billing.world import Account, Refused, World
 
 VAT_NUMBERS = {"FR": "FR40303265045", "AT": "ATU13585627", "DE": "DE136695976"}
 
+
+BOOKS = """
+SELECT i.*, (SELECT array_agg((l.kind, l.amount, l.discount, l.net, l.period_start, l.period_end,
+                               l.price_id, l.tax_code, l.tax_rate))
+               FROM invoicing.invoice_lines l WHERE l.invoice_id = i.id) AS lines
+  FROM invoicing.invoices i WHERE i.account_id = $1
+"""
+#: What another telling of the same life cannot have in common with it, or has by its place.
+OF_A_ROW = {
+    *("id", "account_id", "subscription_id", "billing_key", "number", "bill_to", "memo"),
+    *("payment_method_id", "reissued_as", "taxes", "search_text", "basis", "withheld"),
+    *("seller", "legal_entity_id", "version", "dunning"),
+}
+NOTES = """
+SELECT issued_at, total, net, tax, refund, credit, returned_before, reduction, settle, reason
+  FROM invoicing.credit_notes WHERE account_id = $1
+"""
+CREDIT = "SELECT balance FROM invoicing.account_credits WHERE account_id = $1"
 
 #: Of acts, and of stretches of time, so many are previewed.
 PREVIEWED = 0.3
@@ -111,6 +130,44 @@ class Life:
         for act in (*story.acts, Act(24 * 40, "wait")):
             await self._pass(timedelta(hours=act.wait), steps)
             await self._do(act)
+        await self._look_at_rules()
+
+    async def _look_at_rules(self) -> None:
+        charges = {
+            charge.id: charge
+            for one in self.subscriptions.values()
+            for bill in one.bills
+            for charge in bill.charges
+            if charge.id is not None
+        }
+        broken = await broken_rules(self._of("invoicing"), self.account.id, charges)
+        if broken:
+            raise Differs("\n".join(broken))
+
+    async def told(self) -> dict[str, Any]:
+        """The account's books, without ids: the same life told again has the same."""
+        number = {one: position for position, one in enumerate(self.subscriptions)}
+        connection = self._of("invoicing")
+        rows = await connection.fetch(BOOKS, self.account.id)
+        invoices = []
+        for row in rows:
+            facts = {name: value for name, value in row.items() if name not in OF_A_ROW}
+            lines = sorted(str(line) for line in facts.pop("lines"))
+            of = number.get(row["subscription_id"])
+            invoices.append((row["issued_at"], of, lines, sorted(facts.items())))
+        notes = await connection.fetch(NOTES, self.account.id)
+        return {
+            "invoices": sorted(invoices, key=str),
+            "credit notes": sorted(tuple(note) for note in notes),
+            "credit": await connection.fetchval(CREDIT, self.account.id) or 0,
+        }
+
+    def _of(self, service: str) -> asyncpg.Connection:
+        return next(
+            connection
+            for connection, running in self.world.connections.items()
+            if running.service.name == service
+        )
 
     async def _pass(
         self,
@@ -354,14 +411,11 @@ class Life:
         if self.read_at == len(self.account.mail.carried):
             return
         self.read_at = len(self.account.mail.carried)
-        for connection, service in self.world.connections.items():
-            if service.service.name == "invoicing":
-                await self._compare_books(connection)
-            else:
-                await self._look_for_parked(connection)
+        await self._look_for_parked()
+        await self._compare_books()
 
-    async def _look_for_parked(self, connection: asyncpg.Connection) -> None:
-        parked = await connection.fetchval(
+    async def _look_for_parked(self) -> None:
+        parked = await self._of("subscriptions").fetchval(
             "SELECT parked_reason FROM subscriptions.subscriptions"
             " WHERE account_id = $1 AND parked_at IS NOT NULL",
             self.account.id,
@@ -369,10 +423,9 @@ class Life:
         if parked is not None:
             raise Differs(f"A subscription was parked: {parked}")
 
-    async def _compare_books(self, connection: asyncpg.Connection) -> None:
-        credit = await connection.fetchval(
-            "SELECT balance FROM invoicing.account_credits WHERE account_id = $1", self.account.id
-        )
+    async def _compare_books(self) -> None:
+        connection = self._of("invoicing")
+        credit = await connection.fetchval(CREDIT, self.account.id)
         rows = await connection.fetch(
             "SELECT * FROM invoicing.invoices WHERE account_id = $1 AND status <> 'draft'"
             " ORDER BY id",

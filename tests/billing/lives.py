@@ -13,13 +13,18 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+from random import Random
+from typing import Any
 
 import uvloop
 
 from shared import migrations
 from shared.observability import configure_logging
 from tests import servers as sources
-from tests.billing.life import Life
+from tests.billing.life import Differs, Life
+from tests.billing.previewed import differences
 from tests.billing.story import Story, tell
 from tests.billing.world import World, a_world
 from tests.conftest import service_named
@@ -56,6 +61,7 @@ async def found_in(
     life = Life(world, story)
     try:
         await life.live()
+        await _live_otherwise(world, story, await life.told())
     except Exception as error:  # noqa: BLE001  (whatever it is, it is what was found)
         if isinstance(error, AssertionError):
             return str(error), life.log
@@ -65,6 +71,34 @@ async def found_in(
             acts += life.acts
         await world.forget(life.account)
     return None
+
+
+async def _live_otherwise(world: World, story: Story, told: dict[str, Any]) -> None:
+    """By turns: the same news in another order, and the same time in many small steps."""
+    rng = Random(story.seed)  # noqa: S311  (chance that is repeatable)
+    match story.seed % 3:
+        case 0:
+            life = Life(world, story, shuffle=rng)
+            steps = None
+        case 1:
+            life = Life(world, story)
+            steps = partial(_small_steps, rng)
+        case _:
+            return
+    try:
+        await life.live(steps=steps)
+        again = await life.told()
+    finally:
+        await world.forget(life.account)
+    different = list(differences(again, told, "books"))
+    if different:
+        how = "in another order" if steps is None else "in small steps"
+        raise Differs("\n".join([f"other books when told {how}", *different[:20]]))
+
+
+def _small_steps(rng: Random, begins: datetime, ends: datetime) -> list[datetime]:
+    stops = [begins + (ends - begins) * rng.random() for _ in range(rng.randrange(6))]
+    return [*sorted(stops), ends]
 
 
 async def shrunk(world: World, story: Story) -> Story:

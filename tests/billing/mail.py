@@ -5,7 +5,7 @@ and gaps mean what they mean there. What a handler refuses or fails at is no dea
 ends the test.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -58,12 +58,14 @@ class Mail:
         self,
         account_id: UUID,
         services: Mapping[asyncpg.Connection, Running],
+        cashier: Callable[[Event], None],
         listeners: Sequence[Callable[[Event], None]],
         *,
         shuffle: Random | None = None,
     ) -> None:
         self._account_id = account_id
         self._services = services
+        self._cashier = cashier
         self._listeners = listeners
         self._shuffle = shuffle
         self._posted: deque[Letter] = deque()
@@ -75,6 +77,10 @@ class Mail:
             for queue, handler in running.service.consumers.handlers.items()
             if queue.split(".")[1] not in ELSEWHERE
         ]
+        #: Where letters come in another order: what waits for its turn, and how far each has come.
+        self._early: dict[tuple[str, UUID], dict[int, Letter]] = defaultdict(dict)
+        self._reached: dict[tuple[str, UUID], int] = defaultdict(int)
+        self._told: set[UUID] = set()
         #: Everything that was carried, in the order in which it was published.
         self.carried: list[Event] = []
 
@@ -113,23 +119,50 @@ class Mail:
         for letter in letters:
             for processor in self._addressed(letter):
                 await processor.see_through([processor.read(letter.body)])
+            self._cashier(letter.event)
             for listen in self._listeners:
                 listen(letter.event)
 
     async def _in_any_order(self, letters: Sequence[Letter], rng: Random) -> None:
-        """Each handler hears of each by itself, some twice; and all in another order."""
-        one_by_one = [
+        """Each handler hears of each by itself, some twice; and all in another order.
+
+        Listeners hear of a letter when it takes effect: one that came early has to wait for those
+        before it.
+        """
+        one_by_one: list[tuple[Processor | None, Letter]] = [
             (processor, letter)
             for letter in letters
             for processor in self._addressed(letter)
             for _ in range(1 + (rng.random() < REPEATED))
         ]
+        one_by_one += [(None, letter) for letter in letters]
         rng.shuffle(one_by_one)
         for processor, letter in one_by_one:
+            if processor is None:
+                self._cashier(letter.event)
+                if not any(self._addressed(letter)):
+                    self._tell(letter)
+                continue
             await processor.see_through([processor.read(letter.body)])
-        told = list(letters)
-        rng.shuffle(told)
-        for letter in told:
+            for effective in self._effective(processor, letter):
+                self._tell(effective)
+
+    def _effective(self, processor: Processor, letter: Letter) -> list[Letter]:
+        """What took effect when this was delivered: behind a gate, also what waited for it."""
+        if not processor.handler.ordered:
+            return [letter]
+        queue, subject = processor.handler.queue, letter.event.subject
+        waiting = self._early[queue, subject]
+        waiting[letter.event.sequence] = letter
+        found = []
+        while (following := waiting.get(self._reached[queue, subject] + 1)) is not None:
+            self._reached[queue, subject] += 1
+            found.append(following)
+        return found
+
+    def _tell(self, letter: Letter) -> None:
+        if letter.event.id not in self._told:
+            self._told.add(letter.event.id)
             for listen in self._listeners:
                 listen(letter.event)
 

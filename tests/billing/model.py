@@ -565,7 +565,7 @@ class Subscription:
         left = Fraction(sum(charge.amount for charge in mine))
         found = []
         for one in self.coupons:
-            if not one.now:
+            if not one.now or not one.counts_for(self.plan):
                 continue
             percent = one.coupon.told["percent"]
             if percent is not None:
@@ -984,7 +984,7 @@ class Subscription:
             window.coupons = [
                 one.coupon
                 for one in self.coupons
-                if one.now and one.coupon.told["percent"] is not None
+                if one.now and one.counts_for(self.plan) and one.coupon.told["percent"] is not None
             ]
             if window.billed_used or window.amount:
                 fresh.append(self._usage(window, window.billed_used, window.amount))

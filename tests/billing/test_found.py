@@ -32,6 +32,12 @@ def a_change(plan: str, *, price: int = 0, wait: float = 0, **how: object) -> Ac
 
 
 FOUND = {
+    "the invoice of a change that lapsed is not made again": a_story(
+        a_start("seats", price=1, quantity=3),
+        Act(240, "card", {"card": "waits"}),
+        Act(0, "change", {"of": 0, "quantity": 4, "proration": "prorate_now", "once_paid": True}),
+        Act(48, "reissue", {"of": 0}),
+    ),
     "two changes of the rhythm in one second are both billed": a_story(
         a_start("calls"),
         a_change("basic", price=1, wait=240),

@@ -155,8 +155,13 @@ class Account:
         self.id = account_id
         self.now = now
         self.cashier = Cashier(account_id=account_id, post=self._post, now=now)
-        watchers = [self.cashier.hear, *([watch] if watch else [])]
-        self.mail = Mail(account_id, world.connections, watchers, shuffle=shuffle)
+        self.mail = Mail(
+            account_id,
+            world.connections,
+            self.cashier.hear,
+            [watch] if watch else [],
+            shuffle=shuffle,
+        )
         tokens = world.issuer.of_account(account_id)
         staff = {**world._staff, "Perennial-Account": str(account_id)}
         self.customer = Client(world.subscriptions.http, tokens)
