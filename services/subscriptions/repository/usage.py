@@ -34,6 +34,7 @@ from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import Aggregation
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.domain.usage import Bucket, UsageEvent, merged
+from services.subscriptions.repository import catching_up
 
 Key = tuple[UUID, UUID, datetime]
 
@@ -247,6 +248,12 @@ class UsageStore:
             .order_by(windows.window_start)
         )
         return rows.all()
+
+    async def billed_before(
+        self, subscription_id: UUID
+    ) -> dict[catching_up.Window, catching_up.BilledWindow]:
+        """How an earlier release, which did not keep that with its windows, billed them."""
+        return await catching_up.billed_windows(self._session, subscription_id)
 
     async def mark_billed(self, rows: Sequence[dict[str, Any]]) -> None:
         """Remember what was billed for which window."""

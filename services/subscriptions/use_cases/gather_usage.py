@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from services.subscriptions.domain.charges import Terms, UsageOf
 from services.subscriptions.domain.period import BillingPeriod, whole_second
@@ -16,6 +17,7 @@ from services.subscriptions.domain.subscription import (
 )
 from services.subscriptions.domain.usage import LONGEST_GRACE
 from services.subscriptions.repository import SubscriptionsUnitOfWork
+from shared.events.subscriptions import Discount
 
 #: For what came at the very end of the longest grace.
 ONE_DAY = timedelta(days=1)
@@ -41,6 +43,7 @@ async def gather_usage(
         price, window = then.price(row), BillingPeriod(row.window_start, row.window_end)
         used = await _used(uow, subscription, price, window)
         if used != row.used:
+            charge_ids, discounts = await _billed_by(uow, row)
             found.append(
                 UsageOf(
                     row.item_id,
@@ -51,8 +54,8 @@ async def gather_usage(
                     unit=then.units.get(price.id, ""),
                     billed=row.billed,
                     late=True,
-                    billed_by=row.charge_ids,
-                    discounts=row.discounts,
+                    billed_by=charge_ids,
+                    discounts=discounts,
                 )
             )
     for item in metered if runs else ():
@@ -71,6 +74,17 @@ async def gather_usage(
                 )
             )
     return tuple(found)
+
+
+async def _billed_by(
+    uow: SubscriptionsUnitOfWork, row: Any
+) -> tuple[tuple[UUID, ...], tuple[Discount, ...]]:
+    """The charges of a window, and the percentages off."""
+    if row.charge_ids or not row.billed:
+        return row.charge_ids, row.discounts
+    of_before = await uow.usage.billed_before(row.subscription_id)
+    found = of_before.get((row.price_id, row.window_start, row.window_end))
+    return (found.charge_ids, found.discounts) if found else ((), ())
 
 
 async def _terms_then(

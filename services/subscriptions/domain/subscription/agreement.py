@@ -6,7 +6,7 @@ in one place, `_open_period`, whoever asks for it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -206,10 +206,39 @@ class Agreement:
 
     def catch_up(self, billed: Iterable[BilledCharge], coupons: Sequence[AppliedDiscount]) -> None:
         """Go on from what an earlier release wrote: its flags, and what its events billed."""
-        self.agenda = in_order(self._waiting_by_flags())
+        if self._flags() != self._flags_of_agenda():
+            self.agenda = in_order(self._waiting_by_flags())
         self.billed = tuple(one for one in billed if one.covers_until > self.period_start)
         self.discounts = tuple(coupons)
+        if self.status is Status.TRIALING:
+            # It billed one-offs when a trial ended.
+            self.items = tuple(
+                replace(item, units_billed=0) if item.units_billed is None else item
+                for item in self.items
+            )
         self.kept_version = self.version
+        self._plan_ahead()
+
+    def _flags(self) -> tuple[object, ...]:
+        """What waits, as far as an earlier release has words for it."""
+        change = self.scheduled_change
+        return (
+            self.cancel_at_period_end,
+            self.cancel_at,
+            self.cancel_with_credit,
+            self.pause_at_period_end,
+            self.resumes_at,
+            change and ([item.key for item in change.items], change.plan_id),
+        )
+
+    def _flags_of_agenda(self) -> tuple[object, ...]:
+        """What the agenda says in those words: more than them, where it is still the same."""
+        kept = {one.name: getattr(self, one.name) for one in fields(self)}
+        self._mirror_agenda()
+        flags = self._flags()
+        for name, value in kept.items():
+            setattr(self, name, value)
+        return flags
 
     def _waiting_by_flags(self) -> list[Entry]:
         since, entries = self.updated_at, []
