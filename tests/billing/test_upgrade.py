@@ -180,12 +180,14 @@ class Account(Life):
 
     async def credit(self) -> int:
         balances = (await self.invoicing.get("/v1/account-credit"))["balances"]
-        return sum(one["amount"] for one in balances)
+        held: int = sum(one["amount"] for one in balances)
+        return held
 
     async def kept(self) -> int:
         """What was billed and not taken back."""
         notes = (await self.invoicing.get("/v1/credit-notes", limit=100))["data"]
-        return sum(await self.totals()) - sum(note["total"]["amount"] for note in notes)
+        taken_back: int = sum(note["total"]["amount"] for note in notes)
+        return sum(await self.totals()) - taken_back
 
 
 class Accounts:
