@@ -64,7 +64,10 @@ def told(whole_system: WholeSystem) -> tuple[Story, Listener]:
 
 
 #: Ids of things that everybody sees.
-SHARED_IDS = {"plan_id", "price_id", "from_price_id", "to_price_id", "feature", "name", "of"}
+SHARED_IDS = {
+    *("plan_id", "price_id", "from_price_id", "to_price_id", "feature", "name", "of"),
+    *("meter_id", "feature_id", "product_id"),
+}
 
 
 #: Ids of things that only staff ask for; there is none of them.
@@ -174,6 +177,8 @@ def surface(whole_system: WholeSystem, told: tuple[Story, Listener]) -> Iterator
             value="1",
             subscription_id=subscription,
         )
+        feature = operator.post("/v1/features", code=f"f_{code}", name="F", type="boolean")
+        product = operator.post("/v1/products", code=f"p_{code}", name="P")
         bundle = operator.post(
             "/v1/bundles", code=f"b-{code}", name="B", tokens=10, currency="EUR", amount=500
         )
@@ -192,6 +197,9 @@ def surface(whole_system: WholeSystem, told: tuple[Story, Listener]) -> Iterator
             "payment_id": mine.get("/v1/payments")["data"][0]["id"],
             "method_id": mine.get("/v1/payment-methods")["data"][0]["id"],
             "event_id": usage["id"],
+            "meter_id": meter["id"],
+            "feature_id": feature["id"],
+            "product_id": product["id"],
             "bundle_id": bundle["id"],
             "order_id": order["id"],
             "clock_id": story.clock_id,

@@ -26,6 +26,11 @@ PUBLIC = {
     *(f"GET /v1/{kind}" for kind in ("features", "meters")),
     "GET /v1/plans/{plan_id}",
     "GET /v1/prices/{price_id}",
+    "GET /v1/products/{product_id}",
+    "GET /v1/addons/{addon_id}",
+    "GET /v1/bundles/{bundle_id}",
+    "GET /v1/features/{feature_id}",
+    "GET /v1/meters/{meter_id}",
     # Signing in: the body holds the secret.
     *(f"POST /v1/auth/{verb}" for verb in ("register", "login", "refresh", "logout", "token")),
     "POST /v1/auth/verify-email",
