@@ -67,7 +67,7 @@ SELECT issued_at, total, net, tax, refund, credit, returned_before, reduction, s
 CREDIT = "SELECT balance FROM invoicing.account_credits WHERE account_id = $1"
 
 #: Of acts, and of stretches of time, so many are previewed.
-PREVIEWED = 0.3
+PREVIEWED = 0.2
 
 #: The model's names of what an invoice's row says.
 COLUMNS = {

@@ -457,7 +457,7 @@ class Subscription:
 
     def _do_cancel(self, at: datetime, _now: datetime) -> None:
         notice = next(one for one in self.waiting if one.kind == "cancel")
-        self.cancel(at, credit=notice.credit, refund=notice.refund)
+        self.cancel(at, credit=notice.credit, refund=notice.refund, until=at)
 
     def _do_lapse(self, _at: datetime, _now: datetime) -> None:
         self.unpaid = None
@@ -569,8 +569,10 @@ class Subscription:
                 continue
             percent = one.coupon.told["percent"]
             if percent is not None:
-                left -= nearest(left * Fraction(percent) / 100)
-                found.append(Off(one.coupon, mine))
+                off = nearest(left * Fraction(percent) / 100)
+                left -= off
+                if off:
+                    found.append(Off(one.coupon, mine))
                 continue
             amount = min(one.rest, int(left))
             if amount > 0:
@@ -809,14 +811,20 @@ class Subscription:
         self.waiting = [one for one in self.waiting if one.kind != "cancel"]
 
     def cancel(
-        self, at: datetime, *, credit: bool = False, refund: bool = False, lapsed: bool = False
+        self,
+        at: datetime,
+        *,
+        credit: bool = False,
+        refund: bool = False,
+        lapsed: bool = False,
+        until: datetime | None = None,
     ) -> None:
         bill = Bill(self.id, "canceled", at)
         bill.give_back = "refund" if refund else "credit"
         was = self.status
         self.unpaid = None if not lapsed else self.unpaid
-        # The second in which it ends included.
-        self._bill_usage(bill, at + timedelta(seconds=1))
+        # The second in which somebody ends it included.
+        self._bill_usage(bill, until or at + timedelta(seconds=1))
         if (credit or refund) and was not in {"incomplete", "trialing"}:
             self._take_back(bill, self.billed, max(at.replace(microsecond=0), self.start))
         self.status = "canceled"

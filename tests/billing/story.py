@@ -57,19 +57,12 @@ class Story:
 
 #: How often each act, or scene of several, comes beside the others.
 WEIGHTS = {
-    "start": 4,
-    "change": 14,
-    "withdraw_change": 1,
-    "cancel": 3,
-    "uncancel": 1,
-    "pause": 1,
-    "resume": 1,
-    "card": 1,
-    "pay": 1,
-    "credit_note": 4,
-    "refund": 3,
+    "start": 3,
+    "change": 12,
+    "cancel": 2,
+    "credit_note": 3,
+    "refund": 2,
     "vat_number": 2,
-    "use": 3,
     "move": 1,
     "grant": 1,
     "put_coupon": 2,
@@ -77,13 +70,13 @@ WEIGHTS = {
     "trial": 1,
     "wait": 2,
     "scene of waiting": 5,
-    "scene of trouble": 6,
-    "scene of an answer": 2,
-    "scene of usage": 5,
-    "scene of a change once paid": 3,
-    "scene of rest": 3,
-    "scene of a dispute": 3,
-    "scene of second thoughts": 4,
+    "scene of trouble": 9,
+    "scene of an answer": 3,
+    "scene of usage": 6,
+    "scene of a change once paid": 4,
+    "scene of rest": 4,
+    "scene of a dispute": 4,
+    "scene of second thoughts": 6,
 }
 
 
@@ -97,14 +90,14 @@ def tell(seed: int, *, acts: int | None = None, only: set[str] | None = None) ->
         begins = begins.replace(month=rng.choice([3, 5, 7]), day=31)
     names = [name for name in WEIGHTS if only is None or name in only]
     weights = [WEIGHTS[name] for name in names]
-    number = acts or rng.randint(6, 30)
-    told = [Act(0, "start", _start(rng))]
+    number = acts or rng.randint(12, 30)
+    told = [_act("start", rng, wait=24.0 * rng.randrange(3)) for _ in range(rng.randint(1, 3))]
     while len(told) < number:
         what = rng.choices(names, weights)[0]
         if what in SCENES:
             told += SCENES[what](rng)
         else:
-            told.append(Act(_hours(rng), what, HOW[what](rng)))
+            told.append(_act(what, rng))
     return Story(
         seed=seed,
         begins=begins,
@@ -121,9 +114,9 @@ def _hours(rng: Random) -> float:
         [
             0.0,
             float(rng.randint(1, 30)),
-            24.0 * rng.randint(1, 12),
             24.0 * rng.randint(1, 20) + rng.random(),
-            24.0 * rng.randint(10, 40),
+            24.0 * rng.randint(5, 30),
+            24.0 * rng.randint(15, 35),
         ]
     )
 
@@ -299,7 +292,8 @@ def _soon(rng: Random) -> float:
 
 
 def _any(rng: Random) -> Act:
-    return _act(rng.choice(["change", "change", "cancel", "credit_note", "use"]), rng, _soon(rng))
+    what = rng.choice(["change", "change", "change", "cancel", "credit_note", "use", "vat_number"])
+    return _act(what, rng, _soon(rng))
 
 
 def _waiting(rng: Random) -> list[Act]:
@@ -313,27 +307,32 @@ def _waiting(rng: Random) -> list[Act]:
 
 
 def _trouble(rng: Random) -> list[Act]:
-    """A renewal is not paid; somebody does something; then it ends one way or another."""
-    acts = [
-        _act("card", rng, card=rng.choice(["declines", "declines", "stops"])),
-        _act("wait", rng, 24.0 * rng.randint(15, 33)),
-        *[_any(rng) for _ in range(rng.randrange(3))],
-    ]
+    """What is billed is not paid; somebody does something; then it ends one way or another."""
+    of = rng.randrange(6)
+    acts = [_act("card", rng, card=rng.choice(["declines", "declines", "stops"]))]
+    if rng.random() < 0.5:
+        acts.append(_act("change", rng, 0.0, of=of, proration="prorate_now"))
+    else:
+        acts.append(_act("wait", rng, 24.0 * rng.randint(20, 33)))
+    for what in rng.sample(["change", "cancel", "credit_note", "vat_number"], rng.randrange(3)):
+        more = {"when": "now", "credit": True} if what == "cancel" else {}
+        newest = {"credit_note": {"of": -1}, "vat_number": {}}
+        acts.append(_act(what, rng, _soon(rng), **newest.get(what, {"of": of}), **more))
     match rng.randrange(6):
         case 0:
-            acts += [_act("card", rng, 0.0, card="pays"), _act("pay", rng, _soon(rng))]
+            acts += [_act("card", rng, 0.0, card="pays"), _act("pay", rng, _soon(rng), of=-1)]
         case 1:
-            acts += [_act("void", rng, _soon(rng)), _act("reissue", rng, _soon(rng))]
+            acts += [_act("void", rng, _soon(rng), of=-1), _act("reissue", rng, _soon(rng), of=-1)]
         case 2:
-            acts.append(_act("mark_paid", rng, _soon(rng)))
+            acts.append(_act("mark_paid", rng, _soon(rng), of=-1))
         case 3:
-            acts += [_act("give_up", rng, _soon(rng)), _any(rng)]
+            acts += [_act("give_up", rng, _soon(rng), of=-1), _any(rng)]
         case 4:
             acts += [_act("wait", rng, 24.0 * rng.randint(10, 60)), _any(rng)]
-            acts += [_act("card", rng, 0.0, card="pays"), _act("pay", rng, _soon(rng))]
+            acts += [_act("card", rng, 0.0, card="pays"), _act("pay", rng, _soon(rng), of=-1)]
         case _:
             acts.append(_act("wait", rng, 24.0 * rng.randint(5, 40)))
-    return [*acts, _act("card", rng, 0.0, card="pays"), _act("pay", rng, 0.0, of=0)]
+    return [*acts, _act("card", rng, 0.0, card="pays"), _act("pay", rng, 0.0, of=-1)]
 
 
 def _answered(rng: Random) -> list[Act]:
@@ -390,7 +389,7 @@ def _rest(rng: Random) -> list[Act]:
 
 def _disputed(rng: Random) -> list[Act]:
     return [
-        _act("dispute", rng),
+        _act("dispute", rng, of=-1),
         *[_any(rng) for _ in range(rng.randint(1, 2))],
         _act("decide", rng, _soon(rng)),
     ]
