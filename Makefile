@@ -7,7 +7,7 @@ TESTS ?= tests
 .DEFAULT_GOAL := help
 # Without compiled modules every process starts seconds later.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup up down reset demo status logs staff audit seed test test-fast check format bench chaos chaos-selftest docs openapi events
+.PHONY: help setup up down reset demo status logs staff audit seed test test-long test-fast check format bench chaos chaos-selftest docs openapi events
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.* ## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,10 +49,13 @@ seed: $(READY) ## load a believable catalog of plans, prices, add-ons and coupon
 
 test: $(READY) ## all tests, on real servers that they start themselves; TESTS=tests/auth runs some
 	@$(PY) -m infra.native install || echo 'The tests that need these programs are left out.'
-	@$(PY) -m pytest $(TESTS) -m "not benchmark and not chaos"
+	@$(PY) -m pytest $(TESTS) -m "not benchmark and not chaos and not long"
+
+test-long: $(READY) ## what `make test` leaves out for its length: previews and upgrades, every kind
+	@$(PY) -m pytest $(TESTS) -m long
 
 test-fast: $(READY) ## the tests that need no servers
-	@$(PY) -m pytest $(TESTS) -m "not servers and not benchmark and not chaos" -q \
+	@$(PY) -m pytest $(TESTS) -m "not servers and not benchmark and not chaos and not long" -q \
 		--hypothesis-profile=fast
 
 check: $(READY) ## formatting, lint, types, imports

@@ -32,7 +32,8 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         yield made
 
 
-@pytest.fixture(scope="session")
+# A module long: the workers of other tests are bound to the same queues.
+@pytest.fixture(scope="module")
 async def services(
     deployment: Deployment,
     issuer: TokenIssuer,

@@ -15,7 +15,7 @@ from tests.billing.previewed import Life, total
 from tests.subscriptions.conftest import Client, Shop
 from tests.tokens import TokenIssuer
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.servers, pytest.mark.long, pytest.mark.timeout(600)]
 
 TIERS = [
     {"up_to": 5, "unit_amount_decimal": "700", "flat_amount": "0"},

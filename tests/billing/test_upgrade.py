@@ -457,6 +457,7 @@ async def row_of(database: Any, path: str) -> Any:
     )
 
 
+@pytest.mark.long
 async def test_a_renewal_by_the_release_before_is_known_before_the_timeline_has_it(
     begin: Begin, services: Services, shop: Shop, database: Any
 ) -> None:
@@ -513,6 +514,7 @@ async def test_a_renewal_by_the_release_before_is_known_before_the_timeline_has_
     assert [one["amount"] for one in balances] == [2000]
 
 
+@pytest.mark.long
 async def test_what_waits_goes_on_waiting_where_the_release_before_wrote_something_else(
     begin: Begin, shop: Shop, database: Any
 ) -> None:
@@ -538,6 +540,7 @@ async def test_what_waits_goes_on_waiting_where_the_release_before_wrote_somethi
     assert (await life.subscriptions.get(path))["price_id"] == dear["id"]
 
 
+@pytest.mark.long
 async def test_what_the_release_before_had_wait_happens(
     begin: Begin, shop: Shop, database: Any
 ) -> None:

@@ -122,7 +122,8 @@ async def apply_pending_change(
     if pending is None or pending.id != change_id or subscription.status not in RUNNING:
         return []
     terms = await uow.catalog.terms_of(subscription)
-    usage = await gather_usage(uow, subscription, terms, until=pending.asked_at)
+    # What was used since it was asked for was used of what was still held.
+    usage = await gather_usage(uow, subscription, terms, until=now)
     started_at = subscription.period_start
     events = subscription.apply_pending(terms, now=now, usage=usage)
     await mark_billed(uow, subscription, billed_now(subscription, usage, since=started_at))

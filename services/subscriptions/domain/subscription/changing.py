@@ -176,17 +176,26 @@ class Changing(Ending):
         if pending is None:
             return []
         self.pending_change = None
-        return [
-            self._change_now(
-                pending.change,
-                Proration(pending.proration),
-                terms,
-                at=pending.asked_at,
-                now=now,
-                usage=usage,
-                billed_by=pending.charge_ids,
-            )
-        ]
+        before, started_at = self.items, self.period_start
+        changed = self._change_now(
+            pending.change,
+            Proration(pending.proration),
+            terms,
+            at=pending.asked_at,
+            now=now,
+            usage=usage,
+            billed_by=pending.charge_ids,
+        )
+        # Usage until the payment was of what was held until then, and is billed with it.
+        kept = {item.id for item in before} if self.period_start == started_at else set()
+        since = max(whole_second(now), self.period_start)
+        self.items = tuple(
+            replace(item, metered_from=since)
+            if terms.price(item).is_metered and item.id not in kept
+            else item
+            for item in self.items
+        )
+        return [changed]
 
     def withdraw_change(self, terms: Terms, *, at: datetime) -> list[SubscriptionEvent]:
         """Nothing that waits, for the period's end, a date or its payment, will happen.
