@@ -622,3 +622,29 @@ async def test_a_pending_upgrade_lapses_when_it_is_not_paid(exempt: Begin, shop:
     )
     assert [i["status"] for i in await invoices_of(life)] == ["paid", "void"]
     assert await credited(life) == []
+
+
+async def test_usage_while_an_upgrade_waits_for_its_payment_is_billed(
+    exempt: Begin, shop: Shop, staff: Client
+) -> None:
+    life = await exempt()
+    meter = await staff.post("/v1/meters", code=f"m-{new_id()}", name="Calls")
+    metered = await shop.price(
+        type="metered", unit_amount=1, meter_id=meter["id"], aggregation="sum"
+    )
+    path = await life.subscribe(metered)
+    await life.pay_with("tok_insufficient_funds")
+    await life.advance(days(15))
+    await use(life, path, meter, 10)
+    flat = await shop.price(unit_amount=3000)
+    await change(life, path, flat, payment_behavior="pending_if_unpaid")
+    await life.advance(days(15.5))
+    await use(life, path, meter, 25)
+
+    card = await life.pay_with("tok_ok")
+    (invoice,) = await invoices_of(life)
+    await life.payments.post(f"/v1/invoices/{invoice['id']}/pay", payment_method_id=card)
+    await life.settle()
+
+    assert (await life.subscriptions.get(path))["price_id"] == flat["id"]
+    assert (await totals(life))[1:] == [35]

@@ -72,6 +72,11 @@ def whole_second(instant: datetime) -> datetime:
     return instant.replace(microsecond=0)
 
 
+def counted_until(at: datetime) -> datetime:
+    """Up to where usage counts of what ends at `at`: the second in which it does included."""
+    return whole_second(at) + timedelta(seconds=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """Every `count` units."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from services.subscriptions.domain.period import counted_until
 from services.subscriptions.domain.subscription import NO_USAGE, Act, Subscription, Usage
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.use_cases.bill import bill
@@ -77,7 +78,8 @@ async def do_act(
     terms, started_at = await uow.catalog.terms_of(subscription), subscription.period_start
     usage = NO_USAGE
     if act in BILLS_USAGE:
-        usage = await gather_usage(uow, subscription, terms, until=at)
+        until = counted_until(at) if act is Act.CHANGE else at
+        usage = await gather_usage(uow, subscription, terms, until=until)
     events = subscription.act(
         act,
         terms,

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.subscriptions.domain.agenda import Change
+from services.subscriptions.domain.period import counted_until
 from services.subscriptions.domain.subscription import (
     RUNNING,
     ChangeOrder,
@@ -108,7 +109,7 @@ async def apply_order(
 ) -> tuple[list[SubscriptionEvent], Usage]:
     """Do what was found to be possible and allowed."""
     terms = await uow.catalog.terms_of(subscription, besides=order.change.price_ids)
-    usage = await gather_usage(uow, subscription, terms, until=now)
+    usage = await gather_usage(uow, subscription, terms, until=counted_until(now))
     started_at = subscription.period_start
     events = subscription.change(order, terms, at=now, usage=usage)
     return events, billed_now(subscription, usage, since=started_at)
@@ -123,7 +124,7 @@ async def apply_pending_change(
         return []
     terms = await uow.catalog.terms_of(subscription)
     # What was used since it was asked for was used of what was still held.
-    usage = await gather_usage(uow, subscription, terms, until=now)
+    usage = await gather_usage(uow, subscription, terms, until=counted_until(now))
     started_at = subscription.period_start
     events = subscription.apply_pending(terms, now=now, usage=usage)
     await mark_billed(uow, subscription, billed_now(subscription, usage, since=started_at))

@@ -4,6 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.subscriptions.domain.charges import Terms
+from services.subscriptions.domain.period import counted_until
 from services.subscriptions.domain.standing import InvoiceState, Standing
 from services.subscriptions.domain.subscription import FINAL, RUNNING, Act, Status, Subscription
 from services.subscriptions.repository import SubscriptionsUnitOfWork
@@ -173,7 +174,7 @@ async def _give_up(
         return [*events, *ended]
     terms = await uow.catalog.terms_of(subscription)
     # What was taken until the news came was served, whenever dunning came to nothing.
-    usage = await gather_usage(uow, subscription, terms, until=now)
+    usage = await gather_usage(uow, subscription, terms, until=counted_until(now))
     if standing.verdict == "unpaid":
         given_up = subscription.mark_unpaid(terms, now=now, usage=usage)
     else:

@@ -6,6 +6,7 @@ other module is a chapter of the life: `starting`, `changing`, `pausing`, `endin
 """
 
 from services.subscriptions.domain.charges import UsageOf
+from services.subscriptions.domain.period import counted_until
 from services.subscriptions.domain.subscription.agreement import PendingChange, change_to
 from services.subscriptions.domain.subscription.changing import (
     PRICE_MOVE,
@@ -15,7 +16,6 @@ from services.subscriptions.domain.subscription.changing import (
     PaymentBehavior,
     Proration,
 )
-from services.subscriptions.domain.subscription.ending import counted_until
 from services.subscriptions.domain.subscription.items import (
     NO_USAGE,
     CurrencyMismatch,

@@ -1,6 +1,6 @@
 """Other prices, quantities or add-ons: at once, at the period's end, at a date, or once paid."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,7 +16,7 @@ from services.subscriptions.domain.agenda import (
 )
 from services.subscriptions.domain.charges import Item, Terms
 from services.subscriptions.domain.coupon import AppliedDiscount
-from services.subscriptions.domain.period import whole_second
+from services.subscriptions.domain.period import counted_until, whole_second
 from services.subscriptions.domain.self_service import ChangeKind
 from services.subscriptions.domain.subscription.agreement import (
     Agreement,
@@ -188,14 +188,16 @@ class Changing(Ending):
         )
         # Usage until the payment was of what was held until then, and is billed with it.
         kept = {item.id for item in before} if self.period_start == started_at else set()
-        since = max(whole_second(now), self.period_start)
-        self.items = tuple(
-            replace(item, metered_from=since)
-            if terms.price(item).is_metered and item.id not in kept
-            else item
-            for item in self.items
-        )
+        self._meter_new([item for item in self.items if item.id not in kept], terms, now)
         return [changed]
+
+    def _meter_new(self, items: Iterable[Item], terms: Terms, at: datetime) -> None:
+        """Usage of these is counted from `at` on: where that of what they replace ends."""
+        since = min(max(counted_until(at), self.period_start), self.period_end)
+        new = {item.id for item in items if terms.price(item).is_metered}
+        self.items = tuple(
+            replace(item, metered_from=since) if item.id in new else item for item in self.items
+        )
 
     def withdraw_change(self, terms: Terms, *, at: datetime) -> list[SubscriptionEvent]:
         """Nothing that waits, for the period's end, a date or its payment, will happen.
@@ -405,21 +407,15 @@ class Changing(Ending):
             behind = self._bill_usage(terms, usage)
             self.billed = ()
             self._hold(items, plan_id)
-            bill = self._open_period(terms, restart_at=at)
-            behind.add(bill)
+            behind.add(self._open_period(terms, restart_at=at))
+            self._meter_new(self.items, terms, at)
             behind.take_backs += take_backs
             return behind, True
         kept = {item.id for item in items}
         bill = self._bill_usage(terms, tuple(part for part in usage if part.item_id not in kept))
         new = {item.id for item in items} - {item.id for item in before}
-        metered = {item.id for item in items if terms.price(item).is_metered}
-        self._hold(
-            tuple(
-                replace(item, metered_from=at) if item.id in new & metered else item
-                for item in items
-            ),
-            plan_id,
-        )
+        self._hold(items, plan_id)
+        self._meter_new([item for item in items if item.id in new], terms, at)
         if proration is not Proration.NONE:
             places = slots_that_differ(before, items, terms)
             bill.add(self._bill_difference(terms, at, places))

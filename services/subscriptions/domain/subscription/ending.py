@@ -1,10 +1,10 @@
 """How a subscription ends: now, when the paid period runs out, at a date, or never paid for."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from services.subscriptions.domain.agenda import Entry, EntryKind
 from services.subscriptions.domain.charges import Terms
-from services.subscriptions.domain.period import whole_second
+from services.subscriptions.domain.period import counted_until, whole_second
 from services.subscriptions.domain.subscription.agreement import Agreement
 from services.subscriptions.domain.subscription.items import NO_USAGE, Usage
 from services.subscriptions.domain.subscription.status import (
@@ -23,11 +23,6 @@ from shared.events.subscriptions import (
     SubscriptionEvent,
     SubscriptionExpired,
 )
-
-
-def counted_until(at: datetime) -> datetime:
-    """Up to where usage counts when it ends: the second in which it does included."""
-    return whole_second(at) + timedelta(seconds=1)
 
 
 class Ending(Agreement):

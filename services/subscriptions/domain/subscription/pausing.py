@@ -4,7 +4,7 @@ from datetime import datetime
 
 from services.subscriptions.domain.agenda import Entry, EntryKind
 from services.subscriptions.domain.charges import Terms
-from services.subscriptions.domain.period import whole_second
+from services.subscriptions.domain.period import counted_until, whole_second
 from services.subscriptions.domain.subscription.agreement import Agreement
 from services.subscriptions.domain.subscription.items import NO_USAGE, Usage
 from services.subscriptions.domain.subscription.status import (
@@ -73,7 +73,7 @@ class Pausing(Agreement):
         """
         self._require(Status.PAUSED)
         events: list[SubscriptionEvent] = []
-        events += self.bill_usage(terms, usage, until=now if lapsed else at, now=now)
+        events += self.bill_usage(terms, usage, until=counted_until(now) if lapsed else at, now=now)
         self._move_to(Status.PAUSED)
         self._await_stragglers(terms, now=now)
         if not lapsed and (entry := self.waiting(EntryKind.PAUSE)) is not None:

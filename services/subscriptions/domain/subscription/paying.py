@@ -5,7 +5,7 @@ from datetime import datetime
 
 from services.subscriptions.domain.agenda import EntryKind
 from services.subscriptions.domain.charges import Terms
-from services.subscriptions.domain.period import whole_second
+from services.subscriptions.domain.period import counted_until, whole_second
 from services.subscriptions.domain.subscription.items import NO_USAGE, Usage
 from services.subscriptions.domain.subscription.pausing import Pausing
 from services.subscriptions.domain.subscription.status import IllegalTransition, Status
@@ -100,7 +100,7 @@ class Paying(Pausing):
         """No service and no new bills from now on. Usage until then is billed first."""
         self._require(Status.UNPAID)
         events: list[SubscriptionEvent] = []
-        events += self.bill_usage(terms, usage, until=now, now=now)
+        events += self.bill_usage(terms, usage, until=counted_until(now), now=now)
         self._move_to(Status.UNPAID)
         self._await_stragglers(terms, now=now)
         events.append(self._event(SubscriptionMarkedUnpaid, now=now))
