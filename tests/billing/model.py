@@ -20,6 +20,8 @@ DAYS = {"day": 1, "week": 7}
 FIRST_PAYMENT_WITHIN = timedelta(hours=23)
 #: How long usage may come late, by the meters of the catalogs.
 GRACE = timedelta(hours=72)
+#: What is used in the second in which somebody ends something is of what ends.
+A_SECOND = timedelta(seconds=1)
 #: When it is looked once more for usage that was on its way while a subscription came to rest.
 STRAGGLERS_WITHIN = timedelta(hours=1)
 #: In these somebody has the service.
@@ -388,6 +390,7 @@ class Subscription:
         self.usage_due: datetime | None = None
         self.unpaid: Unpaid | None = None
         self._bills_no_usage = False
+        self._used_until: datetime | None = None
         interval = held[0].price.interval
         assert interval is not None
         self._interval: tuple[str, int] = interval
@@ -429,7 +432,11 @@ class Subscription:
             acts.append((self.end, "renew"))
         if self.unpaid is not None:
             acts.append((self.unpaid.expires, "lapse"))
-        acts += [(one.at or self.end, one.kind) for one in self.waiting if self._happens(one)]
+        for one in self.waiting:
+            if self._happens(one):
+                # Another rhythm may have moved the end after which it was to rest.
+                at = max(one.at or self.end, self.end) if one.kind == "resume" else one.at
+                acts.append((at or self.end, one.kind))
         return min(acts, key=lambda act: (act[0], ORDER.index(act[1])), default=None)
 
     def _happens(self, one: Waiting) -> bool:
@@ -489,7 +496,15 @@ class Subscription:
 
     # ---- opening a period ----------------------------------------------------------------------
 
-    def _open(self, at: datetime, event: str, *, fresh: bool, behind: Bill | None = None) -> Bill:
+    def _open(
+        self,
+        at: datetime,
+        event: str,
+        *,
+        fresh: bool,
+        behind: Bill | None = None,
+        used_until: datetime | None = None,
+    ) -> Bill:
         """The one door: what waits is applied, coupons are used, everything ahead is charged."""
         bill = behind if behind is not None else Bill(self.id, event, at)
         if behind is None and event != "started":
@@ -521,7 +536,7 @@ class Subscription:
         once = self._charge_once()
         bill.charges += [*ahead, *once]
         bill.off += self._discounts([*once, *ahead])
-        self._meter(at)
+        self._meter(at if behind is None else min(max(used_until or at, at), self.end))
         self._bill(event, bill)
         return bill
 
@@ -656,11 +671,12 @@ class Subscription:
 
     def _wait_for(self, one: Waiting) -> None:
         """Together with what waits for the same instant: where both speak, the later one counts."""
-        before = [other for other in self.waiting if (other.kind, other.at) == ("change", one.at)]
-        for other in before:
+        alike = [other for other in self.waiting if (other.kind, other.at) == ("change", one.at)]
+        for other in alike:
             self.waiting.remove(other)
             one = replace(one, wish=other.wish.then(one.wish))
-        if not _same(self._then(one.at, with_one=one), self._then(one.at)):
+        before = self._then(one.at)
+        if not _same(one.wish.applied_to(before), before):
             self.waiting.append(one)
 
     def _then(self, at: datetime | None, *, with_one: Waiting | None = None) -> list[Held]:
@@ -697,13 +713,16 @@ class Subscription:
         self.unpaid = Unpaid(wish, at, expires, tuple(bill.charges))
         return True
 
-    def _apply_unpaid(self) -> None:
+    def _apply_unpaid(self, at: datetime) -> None:
         """It is paid: the same charges were billed before, and only usage is billed now."""
         unpaid, self.unpaid = self.unpaid, None
         if unpaid is None or self.status not in RUNNING:
             return
         before = len(self.bills)
+        # What was used until it was paid was used of what was still held.
+        self._used_until = at.replace(microsecond=0) + A_SECOND
         self._change(unpaid.wish.applied_to(self.held), "prorate_now", unpaid.asked)
+        self._used_until = None
         if len(self.bills) == before:
             return
         bill = self.bills.pop()
@@ -725,8 +744,9 @@ class Subscription:
             self._bill("changed", Bill(self.id, "changed", at))
             return
         bill = Bill(self.id, "changed", at, now=proration != "prorate_next")
+        used_until = self._used_until or at + A_SECOND
         if interval != self.interval:
-            self._bill_usage(bill, at)
+            self._bill_usage(bill, used_until)
             if proration != "none":
                 self._take_back(bill, self.billed, at)
             else:
@@ -734,17 +754,17 @@ class Subscription:
                     charge.until = min(charge.covers_until, at)
             bill.now = True
             self._hold(wanted)
-            self._open(at, "changed", fresh=True, behind=bill)
+            self._open(at, "changed", fresh=True, behind=bill, used_until=used_until)
             return
         gone = {one.price.id for one in before} - {one.price.id for one in wanted}
-        self._bill_usage(bill, at, only=gone)
+        self._bill_usage(bill, used_until, only=gone)
         self._hold(wanted)
         if proration != "none":
             self._compare(bill, before, at)
         once = self._charge_once()
         bill.charges += once
         bill.off += self._discounts(once)
-        self._meter(at)
+        self._meter(min(max(used_until, self.start), self.end))
         self._bill("changed", bill)
 
     def _compare(self, bill: Bill, before: list[Held], at: datetime) -> None:
@@ -824,7 +844,7 @@ class Subscription:
         was = self.status
         self.unpaid = None if not lapsed else self.unpaid
         # The second in which somebody ends it included.
-        self._bill_usage(bill, until or at + timedelta(seconds=1))
+        self._bill_usage(bill, until or at + A_SECOND)
         if (credit or refund) and was not in {"incomplete", "trialing"}:
             self._take_back(bill, self.billed, max(at.replace(microsecond=0), self.start))
         self.status = "canceled"
@@ -861,7 +881,7 @@ class Subscription:
                 if more["for_change"]:
                     invoice.settled_at = invoice.settled_at or at
                     self._follow(at)
-                    self._apply_unpaid()
+                    self._apply_unpaid(at)
             case "voided":
                 invoice.voided = True
             case "dunned":
@@ -899,7 +919,7 @@ class Subscription:
             self.status = "past_due"
         if verdict is not None and self.status in RUNNING:
             bill = Bill(self.id, "usage_billed", at)
-            self._bill_usage(bill, at)
+            self._bill_usage(bill, at + A_SECOND)
             self._await_stragglers(at)
             self._bill("usage_billed", bill)
             self.lapsed_at = at
