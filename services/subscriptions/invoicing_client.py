@@ -25,7 +25,7 @@ from shared.messaging import envelope
 from shared.observability import logger
 
 if TYPE_CHECKING:
-    import httpx
+    from shared.http import HttpClient
 
 log = logger(__name__)
 
@@ -70,7 +70,7 @@ class InvoicingClient:
     def __init__(self, base_url: str | None, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._base_url = base_url or None
         self._timeout = timeout_seconds
-        self._http: httpx.AsyncClient | None = None
+        self._http: HttpClient | None = None
 
     @property
     def is_known(self) -> bool:
@@ -134,7 +134,7 @@ class InvoicingClient:
             return found
         raise _refusal(answer.status_code, answer.content, path=path)
 
-    def _client(self) -> "httpx.AsyncClient":
+    def _client(self) -> "HttpClient":
         if self._base_url is None:
             raise InvoicingAway
         if self._http is None:
