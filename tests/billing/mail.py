@@ -69,7 +69,9 @@ class Mail:
         self._listeners = listeners
         self._shuffle = shuffle
         self._posted: deque[Letter] = deque()
-        #: Services of which something may have left since it was asked for last.
+        #: Services at which something was done, for whoever wants to know what follows, and those
+        #: of which something may have left since it was asked for last.
+        self.touched: set[str] = set()
         self._unasked = {running.service.name for running in services.values()}
         self._handlers = [
             StrictProcessor(handler, running.runtime, cast("Publisher", None), ())
@@ -91,6 +93,7 @@ class Mail:
     def ask(self, *names: str) -> None:
         """Something was done at these services: look into their outboxes."""
         self._unasked.update(names)
+        self.touched.update(names)
 
     async def carry(self) -> bool:
         """Deliver what is on its way, and not what that leads to; whether there was anything."""

@@ -20,8 +20,10 @@ async def world(servers: Servers) -> AsyncIterator[World]:
         yield opened
 
 
-@pytest.mark.parametrize("seed", range(1, 25))
+@pytest.mark.parametrize("seed", range(1, 19))
 async def test_a_life_is_billed_as_the_model_says(world: World, seed: int) -> None:
-    found = await found_in(world, tell(seed))
+    """By turns also told in another order, and in small steps."""
+    story = tell(seed, acts=10)
+    found = await found_in(world, story)
 
-    assert found is None, f"{tell(seed)}\n{found[0]}"
+    assert found is None, f"{story}\n{found[0]}"

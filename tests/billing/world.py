@@ -154,6 +154,8 @@ class Account:
         self.world = world
         self.id = account_id
         self.now = now
+        #: What is due next, by job, as far as nothing was done since.
+        self._dues: dict[str, datetime | None] = {}
         self.cashier = Cashier(account_id=account_id, post=self._post, now=now)
         self.mail = Mail(
             account_id,
@@ -219,18 +221,23 @@ class Account:
         await self.settle()
 
     async def _next_due(self) -> datetime | None:
-        dues = [self.cashier.next_due]
         for service, job in self._jobs():
-            if job.next_due is not None:
+            if job.next_due is not None and service.service.name in self.mail.touched:
                 async with service.runtime.begin() as uow:
-                    dues.append(await job.next_due(uow, self.id))
+                    self._dues[job.name] = await job.next_due(uow, self.id)
+        self.mail.touched.clear()
+        dues = [self.cashier.next_due, *self._dues.values()]
         return min((due for due in dues if due is not None), default=None)
 
     async def _do_what_is_due(self) -> None:
         for service, job in self._jobs():
+            due = self._dues.get(job.name)
+            if due is None or due > self.now:
+                continue
             platform = service.runtime.database.platform
+            self.mail.ask(service.service.name)
             while await job.run(service.runtime, Due(self.now, platform, self.id)):
-                self.mail.ask(service.service.name)
+                pass
 
     def _jobs(self) -> Sequence[tuple[Running, Job]]:
         return [
