@@ -130,9 +130,11 @@ class World:
             return [orjson.loads(body)["data"] for body in bodies]
 
     async def row(self, about: UUID) -> dict[str, Any]:
+        """All but the invoice that billed it: its news may come at any time."""
         async with self.service.runtime.begin() as uow:
             found = await uow.session.get(Subscription, about)
-            return {column.key: getattr(found, column.key) for column in tables.subscriptions.c}
+            columns = {column.key for column in tables.subscriptions.c} - {"latest_invoice_id"}
+            return {name: getattr(found, name) for name in columns}
 
 
 def bill_of(event: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ async def test_without_invoicing_no_amount_is_said(
     buyer: Customer, publish: Publish, shop: Shop, invoicing: StandIn
 ) -> None:
     path = await held(buyer, publish, shop)
-    before = await buyer.get(path)
+    before = as_held(await buyer.get(path))
     invoicing.refuses(500, "internal-error", "Something went wrong.")
 
     answer = await buyer.ask("POST", f"{path}/preview", json={"quantity": 3})
@@ -171,7 +171,12 @@ async def test_without_invoicing_no_amount_is_said(
     assert (answer.status_code, answer.json()["code"]) == (503, "invoicing-away")
     assert answer.headers["Retry-After"] == "1"
     assert (await buyer.ask("GET", upcoming)).json()["code"] == "invoicing-away"
-    assert await buyer.get(path) == before
+    assert as_held(await buyer.get(path)) == before
+
+
+def as_held(subscription: dict[str, Any]) -> dict[str, Any]:
+    """All but the invoice that billed it: its news may come at any time."""
+    return {name: said for name, said in subscription.items() if name != "latest_invoice_id"}
 
 
 async def test_where_nobody_said_where_invoicing_is_a_preview_has_no_invoice(
