@@ -295,7 +295,10 @@ class Agreement:
             acts.append((self.usage_due_at, Act.BILL_USAGE))
         if self.status not in FINAL:
             acts += self._acts_of_its_state()
-            acts += self._acts_of_the_agenda()
+            if self.agenda:
+                acts += self._acts_of_the_agenda()
+        if len(acts) == 1:
+            return acts[0]
         order = list(Act)
         return min(acts, key=lambda act: (act[0], order.index(act[1])), default=None)
 
@@ -624,6 +627,8 @@ class Agreement:
 
     def _mirror_agenda(self) -> None:
         """Say what waits in the older flags too, which answers and an earlier release read."""
+        if not self.agenda and self._says_nothing_waits():
+            return
         cancel, pause = self.waiting(EntryKind.CANCEL), self.waiting(EntryKind.PAUSE)
         resume = self.waiting(EntryKind.RESUME)
         self.cancel_at_period_end = cancel is not None and cancel.at is None
@@ -642,6 +647,17 @@ class Agreement:
             or self.scheduled_change.plan_id != plan_id
         ):
             self.scheduled_change = ScheduledChange(items, plan_id)
+
+    def _says_nothing_waits(self) -> bool:
+        """Whether the flags are those of an empty agenda, as after most renewals."""
+        return not (
+            self.cancel_at_period_end
+            or self.cancel_at
+            or self.cancel_with_credit
+            or self.pause_at_period_end
+            or self.resumes_at
+            or self.scheduled_change
+        )
 
     def _plan_ahead(self) -> None:
         upcoming = self.next_act()
