@@ -60,6 +60,10 @@ OF_A_ROW = {
     *("payment_method_id", "reissued_as", "taxes", "search_text", "basis", "withheld"),
     *("seller", "legal_entity_id", "version", "dunning"),
 }
+OF_ITS_TIME = {
+    *("issued_at", "due_at", "paid_at", "closed_at", "created_at", "finalizes_at", "reminds_at"),
+    *("credit_applied", "amount_paid"),
+}
 NOTES = """
 SELECT issued_at, total, net, tax, refund, credit, returned_before, reduction, settle, reason
   FROM invoicing.credit_notes WHERE account_id = $1
@@ -99,6 +103,7 @@ class Life:
         self.story = story
         self.shuffle = shuffle
         self.subscriptions: dict[UUID, model.Subscription] = {}
+        self.late = False
         self.books = books.Books(country=story.country, zone=story.zone)
         #: What is to be looked at once an act has had its effects.
         self.then: Callable[[], Awaitable[None]] | None = None
@@ -114,9 +119,16 @@ class Life:
         self.acts: Counter[tuple[str, str]] = Counter()
 
     async def live(
-        self, *, steps: Callable[[datetime, datetime], Sequence[datetime]] | None = None
+        self,
+        *,
+        steps: Callable[[datetime, datetime], Sequence[datetime]] | None = None,
+        late: bool = False,
     ) -> None:
-        """All of it, and a last month; raises `Differs` where it differs from the model."""
+        """All of it, and a last month; raises `Differs` where it differs from the model.
+
+        `steps` says where time stops on its way. `late`: nothing works while time passes.
+        """
+        self.late = late
         story = self.story
         self.catalog: Catalog = await catalog(self.world, story.catalog)
         self.prices = {one["id"]: model.Price(one) for one in self.catalog.prices.values()}
@@ -144,23 +156,36 @@ class Life:
         if broken:
             raise Differs("\n".join(broken))
 
-    async def told(self) -> dict[str, Any]:
-        """The account's books, without ids: the same life told again has the same."""
+    async def told(self, *, dated: bool = True) -> dict[str, Any]:
+        """The account's books, without ids: the same life told again has the same.
+
+        Where nothing worked while time passed, what was made is as if it had, but for its dates,
+        and for which of its invoices what the account had in credit has paid: not `dated`.
+        """
         number = {one: position for position, one in enumerate(self.subscriptions)}
         connection = self._of("invoicing")
-        rows = await connection.fetch(BOOKS, self.account.id)
+        left_out = OF_A_ROW if dated else OF_A_ROW | OF_ITS_TIME
         invoices = []
-        for row in rows:
-            facts = {name: value for name, value in row.items() if name not in OF_A_ROW}
+        for row in await connection.fetch(BOOKS, self.account.id):
+            facts = {name: value for name, value in row.items() if name not in left_out}
             lines = sorted(str(line) for line in facts.pop("lines"))
             of = number.get(row["subscription_id"])
-            invoices.append((row["issued_at"], of, lines, sorted(facts.items())))
+            at = str(row["issued_at"]) if dated else str(row["supplied_at"])
+            invoices.append([at, of, lines, sorted(facts.items())])
         notes = await connection.fetch(NOTES, self.account.id)
         return {
             "invoices": sorted(invoices, key=str),
-            "credit notes": sorted(tuple(note) for note in notes),
+            "credit notes": sorted(str(tuple(note)[0 if dated else 1 :]) for note in notes),
             "credit": await connection.fetchval(CREDIT, self.account.id) or 0,
         }
+
+    def in_order(self) -> list[int | None]:
+        """Which subscription each invoice is of, in the order in which they were made."""
+        number = {one: position for position, one in enumerate(self.subscriptions)}
+        return [
+            None if one.subscription is None else number.get(one.subscription)
+            for one in self.books.invoices
+        ]
 
     def _of(self, service: str) -> asyncpg.Connection:
         return next(
@@ -175,6 +200,10 @@ class Life:
         steps: Callable[[datetime, datetime], Sequence[datetime]] | None,
     ) -> None:
         begins, ends = self.account.now, self.account.now + time
+        if self.late and time:
+            await self.account.jump(ends)
+            await self.compare()
+            return
         if time and self.chance.random() < PREVIEWED:
             await self._pass_as_foretold(ends)
         for stop in steps(begins, ends) if steps else (ends,):

@@ -25,7 +25,7 @@ from shared.observability import configure_logging
 from tests import servers as sources
 from tests.billing.life import Differs, Life
 from tests.billing.previewed import differences
-from tests.billing.story import Story, tell
+from tests.billing.story import Story, calm, tell
 from tests.billing.world import World, a_world
 from tests.conftest import service_named
 from tests.databases import fresh_database
@@ -61,7 +61,7 @@ async def found_in(
     life = Life(world, story)
     try:
         await life.live()
-        await _live_otherwise(world, story, await life.told())
+        await _live_otherwise(world, life, await life.told())
     except Exception as error:  # noqa: BLE001  (whatever it is, it is what was found)
         if isinstance(error, AssertionError):
             return str(error), life.log
@@ -73,8 +73,9 @@ async def found_in(
     return None
 
 
-async def _live_otherwise(world: World, story: Story, told: dict[str, Any]) -> None:
-    """By turns: the same news in another order, and the same time in many small steps."""
+async def _live_otherwise(world: World, lived: Life, told: dict[str, Any]) -> None:
+    """By turns: the same news in another order, the same time in small steps, and too late."""
+    story = lived.story
     rng = Random(story.seed)  # noqa: S311  (chance that is repeatable)
     match story.seed % 3:
         case 0:
@@ -84,16 +85,36 @@ async def _live_otherwise(world: World, story: Story, told: dict[str, Any]) -> N
             life = Life(world, story)
             steps = partial(_small_steps, rng)
         case _:
+            await _live_late(world, calm(story))
             return
     try:
         await life.live(steps=steps)
         again = await life.told()
     finally:
         await world.forget(life.account)
+    if life.in_order() != lived.in_order():
+        return  # of two at one instant, whichever is billed first uses the account's credit
     different = list(differences(again, told, "books"))
     if different:
         how = "in another order" if steps is None else "in small steps"
         raise Differs("\n".join([f"other books when told {how}", *different[:20]]))
+
+
+async def _live_late(world: World, story: Story) -> None:
+    """As it would be, and as it is when nothing works while time passes."""
+    told = []
+    for late in (False, True):
+        life = Life(world, story)
+        try:
+            await life.live(late=late)
+            told.append(await life.told(dated=False))
+        except AssertionError as error:
+            raise Differs(f"{story}\n{'late' if late else 'in time'}: {error}") from error
+        finally:
+            await world.forget(life.account)
+    different = list(differences(told[1], told[0], "books"))
+    if different:
+        raise Differs("\n".join([f"{story}\nother books when late", *different[:20]]))
 
 
 def _small_steps(rng: Random, begins: datetime, ends: datetime) -> list[datetime]:

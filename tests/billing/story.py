@@ -108,6 +108,37 @@ def tell(seed: int, *, acts: int | None = None, only: set[str] | None = None) ->
     )
 
 
+#: Acts in which no money is in doubt: what is billed late is then paid at once as well.
+CALM = {
+    *("start", "change", "withdraw_change", "cancel", "uncancel", "pause", "resume", "use"),
+    *(
+        "void_usage",
+        "move",
+        "grant",
+        "put_coupon",
+        "take_coupon_off",
+        "trial",
+        "vat_number",
+        "wait",
+    ),
+}
+
+
+def calm(story: Story) -> Story:
+    """The story without trouble, and with nothing that takes back what was billed meanwhile."""
+    acts = []
+    for act in story.acts:
+        how = {name: value for name, value in act.how.items() if name not in {"days", "once_paid"}}
+        if act.what == "cancel" and how["when"] == "date":
+            how["when"] = "end"
+        acts.append(Act(act.wait, act.what if act.what in CALM else "wait", how))
+        if act.what not in CALM:
+            acts[-1] = Act(act.wait, "wait")
+        elif act.what in {"pause", "trial"}:
+            acts[-1] = act
+    return replace(story, acts=tuple(acts))
+
+
 def _hours(rng: Random) -> float:
     """Hours: often nothing or days, now and then a period or more."""
     return rng.choice(

@@ -21,7 +21,6 @@ from services.subscriptions.invoicing_client import invoicing_of
 from shared.clock import utc_now
 from shared.events import Event
 from shared.events.auth import AccountRegistered
-from shared.http import HttpClient
 from shared.ids import new_id
 from shared.schedule import Due, Job
 from tests.billing.cashier import Card, Cashier
@@ -278,7 +277,5 @@ async def a_world(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[
             started.append(service)
         subscriptions, invoicing = started
         # Previews are priced by invoicing, which is asked without a network between.
-        invoicing_of(subscriptions.runtime.own)._http = await stack.enter_async_context(
-            HttpClient(transport=invoicing.http._transport, base_url="http://invoicing")
-        )
+        invoicing_of(subscriptions.runtime.own)._http = invoicing.http
         yield World(subscriptions, invoicing, issuer, connections)
