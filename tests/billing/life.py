@@ -34,6 +34,7 @@ from shared.events.subscriptions import (
     SubscriptionChanged,
     SubscriptionChangeLapsed,
     SubscriptionChangePending,
+    SubscriptionChangeWithdrawn,
     SubscriptionEvent,
     SubscriptionExpired,
 )
@@ -109,6 +110,8 @@ class Life:
         self.then: Callable[[], Awaitable[None]] | None = None
         #: How many bills of each subscription were compared.
         self.compared: dict[UUID, int] = defaultdict(int)
+        #: What of changes that waited was reported not to happen.
+        self.reported: dict[UUID, Counter[str]] = defaultdict(Counter)
         #: Events that were carried when the books were compared last.
         self.read_at = -1
         self.log: list[str] = []
@@ -321,6 +324,9 @@ class Life:
                 self._bill_what_waits(event)
         if isinstance(event, SubscriptionChangeLapsed):
             self.books.take_back_change(event.change_id)
+            self.reported[event.subscription_id]["lapsed"] += 1
+        if isinstance(event, SubscriptionChangeWithdrawn):
+            self.reported[event.subscription_id]["withdrawn"] += 1
         never_began = (
             isinstance(event, SubscriptionCanceled) and event.previous_status == "incomplete"
         )
@@ -434,6 +440,11 @@ class Life:
             if len(subscription.bills) > self.compared[subscription.id]:
                 missing = subscription.bills[self.compared[subscription.id]]
                 raise Differs(f"nothing was billed, and owed is {_tell_bill(missing)}")
+            if +subscription.reported != self.reported[subscription.id]:
+                raise Differs(
+                    f"Of what waited was reported {self.reported[subscription.id]},"
+                    f" and {subscription.reported} should have been."
+                )
         for waiting in self.books.expected.values():
             for invoice in waiting:
                 raise Differs(f"There is no invoice of {invoice.total} over {invoice.lines}.")
@@ -888,6 +899,13 @@ class Life:
         await self.account.staff.post(f"/v1/subscriptions/{one.id}/trial", trial_end=to)
         one.end_trial(at, self.account.now)
         return None
+
+    async def do_close(self) -> None:
+        """The account is closed, and forgotten where it may be."""
+        self.account.close()
+        for one in self.subscriptions.values():
+            one.close(self.account.now)
+        self.books.has_number = False
 
     async def do_wait(self) -> None:
         """Nothing but time."""

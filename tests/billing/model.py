@@ -5,6 +5,7 @@ bills there must be: charges, and take-backs that name a charge and from when. I
 with the services. What the bills come to in invoices, tax and credit is in `books.py`.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -389,6 +390,8 @@ class Subscription:
         #: When what changed of usage that was billed before is billed, while no periods go on.
         self.usage_due: datetime | None = None
         self.unpaid: Unpaid | None = None
+        #: What of a change that waited was reported not to happen.
+        self.reported: Counter[str] = Counter()
         self._bills_no_usage = False
         self._used_until: datetime | None = None
         interval = held[0].price.interval
@@ -467,7 +470,12 @@ class Subscription:
         self.cancel(at, credit=notice.credit, refund=notice.refund, until=at)
 
     def _do_lapse(self, _at: datetime, _now: datetime) -> None:
-        self.unpaid = None
+        self._lapse()
+
+    def _lapse(self) -> None:
+        if self.unpaid is not None:
+            self.unpaid = None
+            self.reported["lapsed"] += 1
 
     def _do_change(self, at: datetime, _now: datetime) -> None:
         one = next(one for one in self.waiting if one.kind == "change" and one.at == at)
@@ -475,6 +483,8 @@ class Subscription:
         wanted = one.wish.applied_to(self.held)
         if not _same(wanted, self.held):
             self._change(wanted, one.proration, at)
+        else:
+            self.reported["withdrawn"] += 1
 
     def _do_end_trial(self, at: datetime, _now: datetime) -> None:
         self.status = "active"
@@ -643,7 +653,7 @@ class Subscription:
         once_paid: bool = False,
     ) -> None:
         """Another price, quantity or add-ons, as it was accepted; `on`: at a date ahead."""
-        self.unpaid = None
+        self._lapse()
         if on is not None:
             on = on.replace(microsecond=0)
             self._wait_for(Waiting("change", on, wish, proration or "prorate_now"))
@@ -660,9 +670,11 @@ class Subscription:
         waiting = []
         for one in self.waiting:
             if one.kind == "change" and one.at is None:
-                one = replace(one, wish=one.wish.without(wish))  # noqa: PLW2901
-                if one.wish.is_empty:
+                left = one.wish.without(wish)
+                self.reported["withdrawn"] += left != one.wish
+                if left.is_empty:
                     continue
+                one = replace(one, wish=left)  # noqa: PLW2901
             waiting.append(one)
         self.waiting = waiting
         if once_paid and proration == "prorate_now" and self._ask_first(wish, wanted, at, asked):
@@ -672,11 +684,14 @@ class Subscription:
     def _wait_for(self, one: Waiting) -> None:
         """Together with what waits for the same instant: where both speak, the later one counts."""
         alike = [other for other in self.waiting if (other.kind, other.at) == ("change", one.at)]
+        replaces = any(other.wish.without(one.wish) != other.wish for other in alike)
         for other in alike:
             self.waiting.remove(other)
             one = replace(one, wish=other.wish.then(one.wish))
         before = self._then(one.at)
-        if not _same(one.wish.applied_to(before), before):
+        waits = not _same(one.wish.applied_to(before), before)
+        self.reported["withdrawn"] += replaces or not waits
+        if waits:
             self.waiting.append(one)
 
     def _then(self, at: datetime | None, *, with_one: Waiting | None = None) -> list[Held]:
@@ -795,7 +810,8 @@ class Subscription:
                 bill.taken_back.append(TakenBack(charge, charge.until))
 
     def withdraw_change(self) -> None:
-        self.unpaid = None
+        self._lapse()
+        self.reported["withdrawn"] += any(one.kind == "change" for one in self.waiting)
         self.waiting = [one for one in self.waiting if one.kind != "change"]
 
     def move(self, moved_from: str, to: Wish) -> None:
@@ -842,19 +858,27 @@ class Subscription:
         bill = Bill(self.id, "canceled", at)
         bill.give_back = "refund" if refund else "credit"
         was = self.status
-        self.unpaid = None if not lapsed else self.unpaid
+        if not lapsed:
+            self._lapse()
+            self.reported["withdrawn"] += any(w.kind in {"change", "move"} for w in self.waiting)
         # The second in which somebody ends it included.
         self._bill_usage(bill, until or at + A_SECOND)
         if (credit or refund) and was not in {"incomplete", "trialing"}:
             self._take_back(bill, self.billed, max(at.replace(microsecond=0), self.start))
         self.status = "canceled"
-        self.usage_due = None
+        self.expires = self.usage_due = None
         if was not in {"incomplete", "trialing"}:
             self._await_stragglers(at)
         self.lapsed_at = at if lapsed else None
         if not lapsed:
             self.waiting = []
         self._bill("canceled", bill)
+
+    def close(self, at: datetime) -> None:
+        """The account is closed: it ends now, as it would have at the end that waited."""
+        if self.status not in FINAL:
+            notice = next((one for one in self.waiting if one.kind == "cancel"), Waiting("cancel"))
+            self.cancel(at, credit=notice.credit, refund=notice.refund)
 
     def pause_later(self, resumes_at: datetime | None) -> None:
         self.waiting = [one for one in self.waiting if one.kind not in {"pause", "resume"}]

@@ -98,6 +98,8 @@ def tell(seed: int, *, acts: int | None = None, only: set[str] | None = None) ->
             told += SCENES[what](rng)
         else:
             told.append(_act(what, rng))
+    if rng.random() < 0.2:
+        told.append(Act(_hours(rng), "close"))
     return Story(
         seed=seed,
         begins=begins,
@@ -121,6 +123,7 @@ CALM = {
         "vat_number",
         "wait",
     ),
+    "close",
 }
 
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -20,7 +20,7 @@ import orjson
 from services.subscriptions.invoicing_client import invoicing_of
 from shared.clock import utc_now
 from shared.events import Event
-from shared.events.auth import AccountRegistered
+from shared.events.auth import AccountClosed, AccountRegistered
 from shared.ids import new_id
 from shared.schedule import Due, Job
 from tests.billing.cashier import Card, Cashier
@@ -188,6 +188,10 @@ class Account:
         self.cashier.attach_card(card)
         await self.settle()
 
+    def close(self) -> None:
+        """The account is closed; what it holds ends."""
+        self.mail.post(AccountClosed(occurred_at=self.now, account_id=self.id, sequence=2))
+
     # ---- time -------------------------------------------------------------------------------
 
     async def settle(self) -> datetime | None:
@@ -277,5 +281,5 @@ async def a_world(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[
             started.append(service)
         subscriptions, invoicing = started
         # Previews are priced by invoicing, which is asked without a network between.
-        invoicing_of(subscriptions.runtime.own)._http = invoicing.http
+        invoicing_of(subscriptions.runtime.own)._http = cast("Any", invoicing.http)
         yield World(subscriptions, invoicing, issuer, connections)
