@@ -15,7 +15,12 @@ from services.invoicing.domain.totals import Bundle
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases.finalize_invoice import Filled, fill_invoice, finalize_computed
 from services.invoicing.use_cases.gather_charges import gather_charges
-from services.invoicing.use_cases.take_back import find_lines, take_back, wanted_of
+from services.invoicing.use_cases.take_back import (
+    find_lines,
+    take_back,
+    take_back_at_last,
+    wanted_of,
+)
 from shared.events.invoicing import BillingReason
 from shared.events.subscriptions import (
     Billable,
@@ -146,7 +151,13 @@ async def _bill(
     )
     is_draft = entity.draft_hours > 0 and not isinstance(event, PAID_FIRST)
     filled = await fill_invoice(
-        uow, invoice, bundles, account=account, entity=entity, at=None if is_draft else at
+        uow,
+        invoice,
+        bundles,
+        account=account,
+        entity=entity,
+        at=None if is_draft else at,
+        may_lapse=isinstance(event, SubscriptionChangePending),
     )
     uow.invoices.add(invoice)
     if is_draft:
@@ -168,8 +179,9 @@ async def _finalize_pending_change(
     entity: LegalEntity,
     filled: Filled,
 ) -> None:
-    """What does not fit on it as negative lines is given back once it is paid: it may lapse."""
-    if filled.as_notes:
+    """What is no negative line of it is taken back once it is paid: it may lapse."""
+    here = {one.id for back in filled.as_lines for one in back.take_backs.values()}
+    if any(one.id not in here for bundle in bundles for one in bundle.take_backs):
         invoice.basis = [
             {**replace(bundle, charges=(), discounts=()).as_json(), "when_paid": True}
             for bundle in bundles
@@ -178,7 +190,7 @@ async def _finalize_pending_change(
     await finalize_computed(uow, invoice, entity=entity, filled=alone, at=at)
     if invoice.basis and not invoice.amount_due:
         invoice.basis = []
-        await take_back(uow, invoice.account_id, bundles, at=at)
+        await take_back_at_last(uow, invoice, bundles, at=at)
 
 
 def _bundle(event: Billable) -> Bundle:

@@ -84,11 +84,13 @@ async def fill_invoice(
     account: Account,
     entity: LegalEntity,
     at: datetime | None = None,
+    may_lapse: bool = False,
 ) -> Filled:
     """Put lines and sums on a draft, and the parties as they are now.
 
     With `at` it is finalized then: what it takes back of earlier invoices is worth what it is
-    under their locks, and `finalize_computed` does it. Without, it is only foreseen.
+    under their locks, and `finalize_computed` does it. Without, it is only foreseen. What
+    `may_lapse` takes nothing back of other drafts.
     """
     invoice.bill_to = account.frozen()
     invoice.seller = entity.frozen()
@@ -104,7 +106,7 @@ async def fill_invoice(
     if at is None:
         returns = await foresee_returns(uow, wanted)
     else:
-        returns = await find_returns(uow, invoice.account_id, wanted, at=at)
+        returns = await find_returns(uow, invoice.account_id, wanted, at=at, leave_drafts=may_lapse)
     filled = _with_returns(totals, returns, invoice)
     invoice.fill(filled.totals)
     invoice.index()

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -64,11 +64,17 @@ async def find_lines(
 
 
 async def find_returns(
-    uow: InvoicingUnitOfWork, account_id: UUID, wanted: Sequence[Wanted], *, at: datetime
+    uow: InvoicingUnitOfWork,
+    account_id: UUID,
+    wanted: Sequence[Wanted],
+    *,
+    at: datetime,
+    leave_drafts: bool = False,
 ) -> list[Return]:
     """What these come to, under the locks of their invoices, the oldest first.
 
-    What is billed by a draft is taken back there: the draft is computed again.
+    What is billed by a draft is taken back there: the draft is computed again. `leave_drafts`:
+    not yet.
     """
     if not wanted:
         return []
@@ -82,6 +88,8 @@ async def find_returns(
         known = {invoice_id: await uow.invoices.get(invoice_id) for invoice_id in sorted(found)}
     returns = []
     for invoice_id, invoice in known.items():
+        if invoice.status is Status.DRAFT and leave_drafts:
+            continue
         if invoice.status is Status.DRAFT:
             await _take_back_in_draft(uow, invoice, found[invoice_id], at=at)
         else:
@@ -155,7 +163,23 @@ async def give_when_paid(uow: InvoicingUnitOfWork, invoice: Invoice, *, at: date
         return
     bundles = [Bundle.from_json(kept) for kept in invoice.basis]
     invoice.basis = []
-    await take_back(uow, invoice.account_id, bundles, at=at)
+    await take_back_at_last(uow, invoice, bundles, at=at)
+
+
+async def take_back_at_last(
+    uow: InvoicingUnitOfWork, invoice: Invoice, bundles: Sequence[Bundle], *, at: datetime
+) -> None:
+    """What a paid change takes back beside its invoice: also of what waits to be billed."""
+    rest = []
+    for bundle in bundles:
+        waiting = []
+        if bundle.subscription_id is not None:
+            waiting = await uow.pending.waiting(bundle.subscription_id, invoice.currency)
+        billed = [
+            one for one in bundle.take_backs if not any(other.take_back(one) for other in waiting)
+        ]
+        rest.append(replace(bundle, take_backs=tuple(billed)))
+    await take_back(uow, invoice.account_id, rest, at=at)
 
 
 async def take_back(
