@@ -7,12 +7,12 @@ did to invoices, in the order in which it happened; and keeps the books as they 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from tests.billing.model import Bill, Charge, Coupon, nearest
+from tests.billing.model import Bill, Charge, Coupon, TakenBack, nearest
 
 #: The seller of a first run is German.
 SELLER = "DE"
@@ -91,6 +91,9 @@ class Invoice:
     back_of_tax: dict[Tax, int] = field(default_factory=lambda: defaultdict(int))
     withheld: "list[Return]" = field(default_factory=list)
     reissued: bool = False
+    #: Where it is one of several subscriptions.
+    subscriptions: set[UUID] = field(default_factory=set)
+    made: int = 0
     #: Of a change that counts once this is paid: what is taken back then.
     when_paid: Bill | None = None
 
@@ -150,6 +153,20 @@ class Invoice:
 
 
 @dataclass(eq=False)
+class Draft:
+    """Bills that become one invoice later, with the account's tax and credit of then."""
+
+    key: object
+    subscription: UUID | None
+    event: str
+    at: datetime
+    finalizes: datetime
+    supplied: datetime
+    made: int
+    bills: list[Bill] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class Return:
     """What goes back of one invoice: net by line, tax by group."""
 
@@ -179,7 +196,14 @@ class Note:
 class Books:
     """All of one account."""
 
-    def __init__(self, *, country: str, zone: str) -> None:
+    def __init__(
+        self, *, country: str, zone: str, consolidated: bool = False, draft_hours: int = 0
+    ) -> None:
+        self.consolidated = consolidated
+        self.draft_hours = draft_hours
+        self.drafts: list[Draft] = []
+        #: How many invoices were begun: in this order they are gone through.
+        self.made = 0
         self.country = country
         self.zone = zone
         self.has_number = False
@@ -202,8 +226,13 @@ class Books:
         supplied: datetime,
         at: datetime,
         change_id: UUID | None = None,
+        terms: str = "",
     ) -> None:
-        """What an event asked for; `order` is how its charges stand."""
+        """What an event asked for; `order` is how its charges stand.
+
+        `terms` are how it is collected: what differs in that shares no invoice.
+        """
+        self.pass_to(at)
         positions = {charge_id: position for position, charge_id in enumerate(order)}
         bill.charges.sort(key=lambda charge: positions[charge.id] if charge.id else 0)
         waiting = self.pending[bill.subscription]
@@ -212,14 +241,13 @@ class Books:
             return
         bills = [bill]
         if bill.event in LEAVES_WAITING:
-            for one in list(bill.taken_back) if bill.event != "change_pending" else ():
-                for other in waiting:
-                    if one.charge in other.charges:
-                        bill.taken_back.remove(one)
-                        other.taken_back.append(one)
+            if bill.event != "change_pending":
+                self._take_back_what_waits(bill)
         else:
             bills = [*waiting, bill]
             waiting.clear()
+        if any(one.charges for one in bills) and self._waits(bill, bills, supplied, at, terms):
+            return
         lines = [line for one in bills for line in self._lines(one, supplied)]
         returns = self._returns(bills, lines)
         if lines:
@@ -229,6 +257,54 @@ class Books:
         else:
             for back in returns:
                 self._write(back)
+
+    def _take_back_what_waits(self, bill: Bill) -> None:
+        """What is taken back of charges that wait is taken back where they wait."""
+        for one in list(bill.taken_back):
+            for other in self.pending[bill.subscription]:
+                if one.charge in other.charges:
+                    bill.taken_back.remove(one)
+                    other.taken_back.append(one)
+
+    def _waits(
+        self, bill: Bill, bills: list[Bill], supplied: datetime, at: datetime, terms: str
+    ) -> bool:
+        """Whether it is a draft first: of the day, or to be looked at."""
+        if self.consolidated and bill.event in {"renewed", "trial_ended"}:
+            zone = ZoneInfo(self.zone)
+            day = supplied.astimezone(zone).date()
+            end = datetime.combine(day + timedelta(days=1), time(), tzinfo=zone).astimezone(UTC)
+            key: object = (day, terms)
+            subscription, finalizes = None, end
+        elif self.draft_hours and bill.event not in {"started", "change_pending"}:
+            key, subscription = (bill.subscription, at, self.made), bill.subscription
+            finalizes = at + timedelta(hours=self.draft_hours)
+        else:
+            return False
+        draft = next((one for one in self.drafts if one.key == key), None)
+        if draft is None:
+            self.made += 1
+            draft = Draft(key, subscription, bill.event, at, finalizes, supplied, self.made)
+            self.drafts.append(draft)
+        draft.bills += bills
+        draft.supplied = min(draft.supplied, supplied)
+        return True
+
+    def pass_to(self, now: datetime) -> None:
+        """What waited long enough is finalized."""
+        for draft in sorted(self.drafts, key=lambda one: (one.finalizes, one.made)):
+            if draft.finalizes <= now:
+                self.finalize_draft(draft)
+
+    def finalize_draft(self, draft: Draft) -> None:
+        self.drafts.remove(draft)
+        bills = sorted(draft.bills, key=lambda one: one.subscription)
+        lines = [line for one in bills for line in self._lines(one, draft.supplied)]
+        returns = self._returns(bills, lines)
+        bill = Bill(draft.subscription or UUID(int=0), draft.event, draft.at)
+        invoice = Invoice(draft.subscription, lines, draft.finalizes, draft.event, draft.supplied)
+        invoice.subscriptions = {one.subscription for one in bills}
+        self._complete(invoice, bill, returns, made=draft.made)
 
     def _lines(self, bill: Bill, supplied: datetime) -> list[Line]:
         lines = []
@@ -262,6 +338,8 @@ class Books:
                         line.takes_beside = of
                         lines.append(line)
                     continue
+                if bill.event != "change_pending" and self._take_back_in_draft(one):
+                    continue
                 known = self._line_of(one.charge)
                 if known is None or known[0].status == "void":
                     continue
@@ -272,12 +350,20 @@ class Books:
         returns = [self._worth(invoice, since) for invoice, since in found.items()]
         for back in returns:
             back.refund = back.invoice in refund
-        returns.sort(key=lambda one: self.invoices.index(one.invoice))
+        returns.sort(key=lambda one: one.invoice.made)
         return [one for one in returns if one.total > 0]
+
+    def _take_back_in_draft(self, one: TakenBack) -> bool:
+        for draft in self.drafts:
+            for bill in draft.bills:
+                if one.charge in bill.charges:
+                    bill.taken_back.append(one)
+                    return True
+        return False
 
     def _line_of(self, charge: Charge) -> tuple[Invoice, Line] | None:
         """Where a charge was billed: the newest invoice that is not void."""
-        for invoice in reversed(self.invoices):
+        for invoice in sorted(self.invoices, key=lambda one: -one.made):
             for line in invoice.lines:
                 if line.charge is charge and invoice.status != "void":
                     return invoice, line
@@ -328,13 +414,23 @@ class Books:
         supplied: datetime,
     ) -> Invoice:
         invoice = Invoice(bill.subscription, lines, at, bill.event, supplied)
+        self.made += 1
+        return self._complete(invoice, bill, returns, made=self.made)
+
+    def _complete(
+        self, invoice: Invoice, bill: Bill, returns: list[Return], *, made: int
+    ) -> Invoice:
+        invoice.made = made
         _sum_up(invoice)
         paid = [one for one in returns if self._split(one)[2]]
         notes = [one for one in returns if one not in paid]
         if not self._put_on(invoice, paid):
             notes = returns
-        if bill.event == "change_pending" and notes:
-            invoice.when_paid, notes = bill, []
+        if bill.event == "change_pending":
+            # It may lapse: whatever is no line of it is taken back once it is paid.
+            notes = []
+            rest = list(bill.taken_back)
+            invoice.when_paid = Bill(bill.subscription, "change_paid", at=bill.at, taken_back=rest)
         for one in notes:
             self._write(one)
         self.finalize(invoice)
@@ -355,6 +451,7 @@ class Books:
         invoice.status = "paid"
         bill, invoice.when_paid = invoice.when_paid, None
         if bill is not None:
+            self._take_back_what_waits(bill)
             for one in self._returns([bill], []):
                 self._write(one)
 
@@ -541,14 +638,17 @@ class Books:
                 if known is not None:
                     since[known[0]][known[1]] = old.starts
             else:
-                again = Line(old.charge, old.charged, old.starts, old.ends, tax, old.inclusive)
-                lines.append(again)
-                again_of[old] = again
+                line = Line(old.charge, old.charged, old.starts, old.ends, tax, old.inclusive)
+                lines.append(line)
+                again_of[old] = line
         voided.reissued = True
         returns = [self._worth(of, lines_since) for of, lines_since in since.items()]
         returns = [one for one in returns if one.total > 0]
         bill = Bill(voided.subscription or UUID(int=0), voided.reason, at)
-        self._invoice(bill, lines, returns, at, voided.supplied)
+        again = Invoice(voided.subscription, lines, at, voided.reason, voided.supplied)
+        again.subscriptions = voided.subscriptions
+        self.made += 1
+        self._complete(again, bill, returns, made=self.made)
 
     def give_up(self, invoice: Invoice) -> None:
         invoice.status = "uncollectible"

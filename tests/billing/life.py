@@ -44,7 +44,7 @@ from tests.billing.catalog import Catalog, catalog
 from tests.billing.previewed import differences, same
 from tests.billing.rules import broken_rules
 from tests.billing.story import Act, Story
-from tests.billing.world import Account, Refused, World
+from tests.billing.world import Account, Client, Refused, World
 
 VAT_NUMBERS = {"FR": "FR40303265045", "AT": "ATU13585627", "DE": "DE136695976"}
 
@@ -58,7 +58,16 @@ SELECT i.*, (SELECT array_agg((l.kind, l.amount, l.discount, l.net, l.period_sta
 #: What another telling of the same life cannot have in common with it, or has by its place.
 OF_A_ROW = {
     *("id", "account_id", "subscription_id", "billing_key", "number", "bill_to", "memo"),
-    *("payment_method_id", "reissued_as", "taxes", "search_text", "basis", "withheld"),
+    *(
+        "subscription_ids",
+        "gathering_key",
+        "payment_method_id",
+        "reissued_as",
+        "taxes",
+        "search_text",
+        "basis",
+        "withheld",
+    ),
     *("seller", "legal_entity_id", "version", "dunning"),
 }
 OF_ITS_TIME = {
@@ -70,6 +79,8 @@ SELECT issued_at, total, net, tax, refund, credit, returned_before, reduction, s
   FROM invoicing.credit_notes WHERE account_id = $1
 """
 CREDIT = "SELECT balance FROM invoicing.account_credits WHERE account_id = $1"
+
+DRAFT_HOURS = 30
 
 #: Of acts, and of stretches of time, so many are previewed.
 PREVIEWED = 0.2
@@ -92,6 +103,22 @@ COLUMNS = {
 }
 
 
+async def a_careful_entity(world: World) -> str:
+    """A legal entity of the world's that looks at its invoices first."""
+    if "entity" not in world.shelf:
+        client = Client(world.invoicing.http, world.catalog.headers)
+        made = await client.post(
+            "/v1/legal-entities",
+            name="Careful GmbH",
+            country="DE",
+            vat_id="DE136695976",
+            draft_hours=DRAFT_HOURS,
+        )
+        world.shelf["entity"] = made["id"]
+    entity: str = world.shelf["entity"]
+    return entity
+
+
 class Differs(AssertionError):
     """The services and the model do not agree."""
 
@@ -105,7 +132,12 @@ class Life:
         self.shuffle = shuffle
         self.subscriptions: dict[UUID, model.Subscription] = {}
         self.late = False
-        self.books = books.Books(country=story.country, zone=story.zone)
+        self.books = books.Books(
+            country=story.country,
+            zone=story.zone,
+            consolidated=story.invoicing == "consolidated",
+            draft_hours=DRAFT_HOURS if story.invoicing == "drafts" else 0,
+        )
         #: What is to be looked at once an act has had its effects.
         self.then: Callable[[], Awaitable[None]] | None = None
         #: How many bills of each subscription were compared.
@@ -141,11 +173,23 @@ class Life:
             time_zone=story.zone,
             shuffle=self.shuffle,
             watch=self._hear,
+            foresee=self._foresee,
         )
+        await self._arrange_invoicing()
         for act in (*story.acts, Act(24 * 40, "wait")):
             await self._pass(timedelta(hours=act.wait), steps)
             await self._do(act)
         await self._look_at_rules()
+
+    async def _arrange_invoicing(self) -> None:
+        if self.story.invoicing == "at once":
+            return
+        details: dict[str, Any] = {"name": "Payer"}
+        if self.story.invoicing == "consolidated":
+            details["consolidated_billing"] = True
+        else:
+            details["legal_entity_id"] = await a_careful_entity(self.world)
+        await self.account.finance.ask("PUT", "/v1/billing-details", details)
 
     async def _look_at_rules(self) -> None:
         charges = {
@@ -207,7 +251,7 @@ class Life:
             await self.account.jump(ends)
             await self.compare()
             return
-        if time and self.chance.random() < PREVIEWED:
+        if time and self._previews():
             await self._pass_as_foretold(ends)
         for stop in steps(begins, ends) if steps else (ends,):
             await self.account.advance(stop, each=self.compare)
@@ -239,6 +283,9 @@ class Life:
             return
         await self._require_as_foretold(told, new[0])
 
+    def _previews(self) -> bool:
+        return self.chance.random() < PREVIEWED and self.story.invoicing == "at once"
+
     async def _foretold(
         self, one: model.Subscription, act: Awaitable[Any], **asked: Any
     ) -> Callable[[], Awaitable[None]] | None:
@@ -246,7 +293,7 @@ class Life:
 
         What is refused is refused in the preview as well.
         """
-        if self.chance.random() >= PREVIEWED:
+        if not self._previews():
             await act
             return None
         made, noted = len(self.books.invoices), len(self.books.notes)
@@ -305,8 +352,20 @@ class Life:
 
     # ---- what the services report ------------------------------------------------------------
 
+    def _foresee(self, events: Sequence[Event]) -> None:
+        """Drafts are finalized in the order that they were: of one instant any is right."""
+        for event in events:
+            if isinstance(event, InvoiceFinalized):
+                about = set(event.subscriptions)
+                for draft in list(self.books.drafts):
+                    mine = {bill.subscription for bill in draft.bills}
+                    if draft.finalizes == event.occurred_at and mine == about:
+                        self.books.finalize_draft(draft)
+                        break
+
     def _hear(self, event: Event) -> None:
         now = event.occurred_at
+        self.books.pass_to(now)
         for subscription in self.subscriptions.values():
             subscription.pass_to(now)
         if isinstance(event, SubscriptionEvent):
@@ -371,12 +430,17 @@ class Life:
                 pass
 
     def _news(self, kind: str, event: InvoiceEvent | DunningEvent, **more: Any) -> None:
-        about = event.subscriptions if isinstance(event, InvoiceEvent) else (event.subscription_id,)
+        about = event.subscriptions if isinstance(event, InvoiceEvent) else self._billed_by(event)
         for subscription_id in about:
             if subscription_id in self.subscriptions:
                 self.subscriptions[subscription_id].hear(
                     kind, event.invoice_id, event.occurred_at, **more
                 )
+
+    def _billed_by(self, event: DunningEvent) -> Sequence[UUID | None]:
+        if event.subscription_id is not None:
+            return (event.subscription_id,)
+        return sorted(self.books.by_id[event.invoice_id].subscriptions)
 
     def _bill(self, event: Billable) -> None:
         """The next bill of the subscription must be the model's; then it goes to the books."""
@@ -393,6 +457,7 @@ class Life:
                 supplied=_supplied(event),
                 at=event.occurred_at,
                 change_id=getattr(event, "change_id", None),
+                terms=f"{event.dunning}",
             )
 
     def _bill_what_waits(self, event: Billable) -> None:
@@ -401,7 +466,13 @@ class Life:
             kind = event.name.partition(".")[2]
             empty = model.Bill(event.subscription_id, kind, event.occurred_at)
             if kind not in books.LEAVES_WAITING:
-                self.books.bill(empty, [], supplied=_supplied(event), at=event.occurred_at)
+                self.books.bill(
+                    empty,
+                    [],
+                    supplied=_supplied(event),
+                    at=event.occurred_at,
+                    terms=f"{event.dunning}",
+                )
 
     def _void_start(self, subscription_id: UUID) -> None:
         for invoice in self.books.invoices:
@@ -445,6 +516,7 @@ class Life:
                     f"Of what waited was reported {self.reported[subscription.id]},"
                     f" and {subscription.reported} should have been."
                 )
+        self.books.pass_to(self.account.now)
         for waiting in self.books.expected.values():
             for invoice in waiting:
                 raise Differs(f"There is no invoice of {invoice.total} over {invoice.lines}.")
@@ -535,6 +607,8 @@ class Life:
 
     def _payment(self, of: int, *statuses: str) -> Payment | None:
         found = [one for one in self.account.cashier.payments.values() if one.status in statuses]
+        # In an order that is the same whatever came first.
+        found.sort(key=lambda one: self._place(one.finalized.occurred_at, one.invoice_id))
         return found[of % len(found)] if found else None
 
     def _price(self, plan: str, number: int) -> dict[str, Any]:
@@ -753,7 +827,18 @@ class Life:
         found: list[dict[str, Any]] = (await self.account.finance.get("/v1/invoices?limit=100"))[
             "data"
         ]
-        return sorted(found, key=lambda one: one["id"])
+        known = [one for one in found if one["number"] is not None]
+        return sorted(
+            known,
+            key=lambda one: self._place(datetime.fromisoformat(one["issued_at"]), UUID(one["id"])),
+        )
+
+    def _place(self, at: datetime, invoice_id: UUID) -> tuple[datetime, str, int]:
+        """Where an invoice stands among the account's, whoever was billed first in an instant."""
+        invoice = self.books.by_id[invoice_id]
+        about = sorted(invoice.subscriptions or {invoice.subscription or self.account.id})
+        number = {one: position for position, one in enumerate(self.subscriptions)}
+        return at, str([number.get(one, -1) for one in about]), invoice.total
 
     async def _invoice(self, of: int, *statuses: str) -> dict[str, Any] | None:
         found = [one for one in await self._invoices() if one["status"] in statuses]

@@ -61,12 +61,14 @@ class Mail:
         cashier: Callable[[Event], None],
         listeners: Sequence[Callable[[Event], None]],
         *,
+        foresee: Callable[[Sequence[Event]], None] | None = None,
         shuffle: Random | None = None,
     ) -> None:
         self._account_id = account_id
         self._services = services
         self._cashier = cashier
         self._listeners = listeners
+        self._foresee = foresee
         self._shuffle = shuffle
         self._posted: deque[Letter] = deque()
         #: Services at which something was done, for whoever wants to know what follows, and those
@@ -106,6 +108,8 @@ class Mail:
         if not letters:
             return False
         self.carried += [letter.event for letter in letters]
+        if self._foresee is not None:
+            self._foresee([letter.event for letter in letters])
         if self._shuffle is None:
             await self._in_order(letters)
         else:

@@ -1,8 +1,9 @@
 """What must hold of an account's books, whoever made them: asked of the database alone.
 
 B1: of a line never goes back more than was billed for it, and of an invoice in money or credit
-never more than was paid of it. B3: what the system gives back by itself is what was not used. And
-the books add up: each balance is the sum of what led to it.
+never more than was paid of it. B2: what was taken back of a charge has gone back. B3: what the
+system gives back by itself is what was not used. And the books add up: each balance is the sum of
+what led to it.
 """
 
 from collections import defaultdict
@@ -21,7 +22,8 @@ SELECT i.*, coalesce((SELECT sum(r.applied) FROM invoicing.received_payments r
   FROM invoicing.invoices i WHERE i.account_id = $1 AND i.status <> 'draft'
 """
 LINES = """
-SELECT l.*, i.status, i.number FROM invoicing.invoice_lines l
+SELECT l.*, i.status, i.number, i.amount_unnoted + i.amount_disputed + i.amount_withheld > 0
+       AS unsettled FROM invoicing.invoice_lines l
   JOIN invoicing.invoices i ON i.id = l.invoice_id
  WHERE i.account_id = $1 AND i.status <> 'draft'
 """
@@ -70,6 +72,15 @@ def _of_lines(
         charge = charges.get(line["charge_id"])
         if charge is not None and charge.kind in {"ahead", "rest"}:
             unused = _share(charge, charge.covers_until) * line["net"]
+            if (
+                by_all[line["id"]] < int(unused) - 1
+                and line["status"] in {"open", "paid"}
+                and not line["unsettled"]
+            ):
+                found.append(
+                    f"B2: only {by_all[line['id']]} went back of {about}, {charge}, and unused"
+                    f" is {float(unused):.1f}"
+                )
             if by_system[line["id"]] > unused + 1:
                 found.append(
                     f"B3: {by_system[line['id']]} was given back of {about}, {charge}, and unused"

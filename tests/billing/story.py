@@ -37,10 +37,12 @@ class Story:
     zone: str
     catalog: int
     acts: tuple[Act, ...]
+    #: How its subscriptions are invoiced: at once, one invoice a day for all, or drafts first.
+    invoicing: str = "at once"
 
     def __str__(self) -> str:
         head = f"seed {self.seed}: {self.begins:%Y-%m-%d %H:%M}, {self.country}, {self.zone}, "
-        lines = [f"{head}catalog {self.catalog}", *map(str, self.acts)]
+        lines = [f"{head}catalog {self.catalog}, {self.invoicing}", *map(str, self.acts)]
         return "\n  ".join(lines)
 
     def without(self, dropped: set[int]) -> "Story":
@@ -107,6 +109,7 @@ def tell(seed: int, *, acts: int | None = None, only: set[str] | None = None) ->
         zone=rng.choice(ZONES),
         catalog=seed % CATALOGS,
         acts=tuple(told),
+        invoicing=rng.choice([*["at once"] * 5, "consolidated", "drafts"]),
     )
 
 
@@ -139,7 +142,7 @@ def calm(story: Story) -> Story:
             acts[-1] = Act(act.wait, "wait")
         elif act.what in {"pause", "trial"}:
             acts[-1] = act
-    return replace(story, acts=tuple(acts))
+    return replace(story, acts=tuple(acts), invoicing="at once")
 
 
 def _hours(rng: Random) -> float:

@@ -22,8 +22,9 @@ def a_start(plan: str, **how: object) -> Act:
     return Act(0, "start", {**usual, "plan": plan, "calendar": False, **how})
 
 
-def a_story(*acts: Act, country: str = "DE", zone: str = "UTC", catalog: int = 0) -> Story:
-    return Story(0, datetime(2020, 3, 10, 9, 30, tzinfo=UTC), country, zone, catalog, acts)
+def a_story(*acts: Act, invoicing: str = "at once") -> Story:
+    begins = datetime(2020, 3, 10, 9, 30, tzinfo=UTC)
+    return Story(0, begins, "DE", "UTC", 0, acts, invoicing)
 
 
 def a_change(plan: str, *, price: int = 0, wait: float = 0, **how: object) -> Act:
@@ -32,6 +33,17 @@ def a_change(plan: str, *, price: int = 0, wait: float = 0, **how: object) -> Ac
 
 
 FOUND = {
+    "a change that lapses takes nothing back of a draft": a_story(
+        a_start("basic"),
+        Act(24 * 31 + 2, "card", {"card": "waits"}),
+        a_change("pro", once_paid=True),
+        invoicing="drafts",
+    ),
+    "a change that is paid takes back what waited to be billed": a_story(
+        a_start("basic"),
+        a_change("seats", wait=48, quantity=5, proration="prorate_next"),
+        a_change("pro", wait=48, once_paid=True),
+    ),
     "the invoice of a change that lapsed is not made again": a_story(
         a_start("seats", price=1, quantity=3),
         Act(240, "card", {"card": "waits"}),

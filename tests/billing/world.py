@@ -112,9 +112,10 @@ class World:
         card: Card = Card.PAYS,
         shuffle: Random | None = None,
         watch: Callable[[Event], None] | None = None,
+        foresee: Callable[[Sequence[Event]], None] | None = None,
     ) -> "Account":
         """A registered account that lives from `now` on."""
-        account = Account(self, new_id(), now, shuffle=shuffle, watch=watch)
+        account = Account(self, new_id(), now, shuffle=shuffle, watch=watch, foresee=foresee)
         await account.begin(country=country, time_zone=time_zone, card=card)
         return account
 
@@ -150,6 +151,7 @@ class Account:
         *,
         shuffle: Random | None,
         watch: Callable[[Event], None] | None,
+        foresee: Callable[[Sequence[Event]], None] | None,
     ) -> None:
         self.world = world
         self.id = account_id
@@ -162,6 +164,7 @@ class Account:
             world.connections,
             self.cashier.hear,
             [watch] if watch else [],
+            foresee=foresee,
             shuffle=shuffle,
         )
         tokens = world.issuer.of_account(account_id)
