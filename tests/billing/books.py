@@ -91,6 +91,8 @@ class Invoice:
     back_of_tax: dict[Tax, int] = field(default_factory=lambda: defaultdict(int))
     withheld: "list[Return]" = field(default_factory=list)
     reissued: bool = False
+    #: Since when its subscription takes a line back, whether or not that is worth anything.
+    gone: dict[Line, datetime] = field(default_factory=dict)
     #: Where it is one of several subscriptions.
     subscriptions: set[UUID] = field(default_factory=set)
     made: int = 0
@@ -341,9 +343,13 @@ class Books:
                 if bill.event != "change_pending" and self._take_back_in_draft(one):
                     continue
                 known = self._line_of(one.charge)
-                if known is None or known[0].status == "void":
+                if known is None:
                     continue
                 invoice, line = known
+                if invoice.status == "void":
+                    if bill.event != "change_pending":
+                        invoice.gone[line] = min(invoice.gone.get(line, one.starts), one.starts)
+                    continue
                 found[invoice][line] = min(found[invoice].get(line, one.starts), one.starts)
                 if bill.give_back == "refund":
                     refund.add(invoice)
@@ -362,10 +368,10 @@ class Books:
         return False
 
     def _line_of(self, charge: Charge) -> tuple[Invoice, Line] | None:
-        """Where a charge was billed: the newest invoice that is not void."""
+        """Where a charge was billed: the newest invoice."""
         for invoice in sorted(self.invoices, key=lambda one: -one.made):
             for line in invoice.lines:
-                if line.charge is charge and invoice.status != "void":
+                if line.charge is charge:
                     return invoice, line
         return None
 
@@ -534,6 +540,9 @@ class Books:
                 self._note_back(kept)
         if not one.total:
             return None
+        for line, since in one.since.items():
+            if line in one.nets:
+                one.invoice.gone[line] = min(one.invoice.gone.get(line, since), since)
         return self._issue(one)
 
     def _issue(self, one: Return) -> Note:
@@ -619,20 +628,19 @@ class Books:
         invoice.brought = 0
 
     def reissue(self, voided: Invoice, *, at: datetime) -> None:
-        """Made again as it was charged, discounts taken off, with the tax of its day."""
+        """Made again as it was charged, discounts taken off, with the tax of its day.
+
+        What its subscription took back of it is not billed anew.
+        """
         lines: list[Line] = []
         again_of: dict[Line, Line] = {}
         since: dict[Invoice, dict[Line, datetime]] = defaultdict(dict)
         tax = self.tax_on(voided.supplied)
+        beside = [(old.takes_beside, old.starts) for old in voided.lines if old.takes_beside]
         for old in voided.lines:
             if old.takes_beside is not None:
-                of = again_of[old.takes_beside]
-                worth = nearest(of.charged * _share(of, old.starts))
-                if worth:
-                    line = Line(None, -worth, old.starts, old.ends, tax, old.inclusive)
-                    line.takes_beside = of
-                    lines.append(line)
-            elif old.takes_from is not None:
+                continue
+            if old.takes_from is not None:
                 charge = old.takes_from[1].charge
                 known = self._line_of(charge) if charge else None
                 if known is not None:
@@ -641,6 +649,14 @@ class Books:
                 line = Line(old.charge, old.charged, old.starts, old.ends, tax, old.inclusive)
                 lines.append(line)
                 again_of[old] = line
+        for old, starts in [*voided.gone.items(), *beside]:
+            of = again_of[old]
+            before = sum(line.amount for line in lines if line.takes_beside is of)
+            worth = nearest(of.charged * _share(of, starts)) + before
+            if worth > 0:
+                line = Line(None, -worth, starts, of.ends, tax, of.inclusive)
+                line.takes_beside = of
+                lines.append(line)
         voided.reissued = True
         returns = [self._worth(of, lines_since) for of, lines_since in since.items()]
         returns = [one for one in returns if one.total > 0]
@@ -751,5 +767,5 @@ def _parted(whole: Return, amount: int) -> tuple[Return, Return]:
             taxes[tax] = of_tax
     rest_nets = {line: net - nets.get(line, 0) for line, net in whole.nets.items()}
     rest_taxes = {tax: left - taxes.get(tax, 0) for tax, left in whole.taxes.items()}
-    part = Return(whole.invoice, nets, taxes, whole.refund)
-    return part, Return(whole.invoice, rest_nets, rest_taxes, whole.refund)
+    part = Return(whole.invoice, nets, taxes, whole.refund, whole.since)
+    return part, Return(whole.invoice, rest_nets, rest_taxes, whole.refund, whole.since)

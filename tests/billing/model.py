@@ -184,8 +184,9 @@ class Charge:
     starts: datetime
     ends: datetime
     amount: int
-    #: Taken back from here on.
+    #: Not owed from here on, and since when of that is given back.
     until: datetime | None = None
+    taken_back: datetime | None = None
     #: As the service called it; known once the bills were compared.
     id: UUID | None = None
 
@@ -204,7 +205,7 @@ class Charge:
 
 @dataclass(frozen=True)
 class TakenBack:
-    """A charge is not owed from here on."""
+    """A charge is not owed from here on, and what was billed for the rest goes back."""
 
     charge: Charge
     starts: datetime
@@ -709,14 +710,14 @@ class Subscription:
         if self.status == "trialing":
             return False
         kept = {name: _copied(value) for name, value in vars(self).items()}
-        untils = {charge: charge.until for charge in self.billed}
+        untils = {charge: (charge.until, charge.taken_back) for charge in self.billed}
         uses = {one: (one.left, one.now, one.rest) for one in self.coupons}
         self._bills_no_usage = True
         self._change(wanted, "prorate_now", at)
         bill = self.bills[-1] if len(self.bills) > len(kept["bills"]) else None
         vars(self).update(kept)
         for charge, until in untils.items():
-            charge.until = until
+            charge.until, charge.taken_back = until
         for one, use in uses.items():
             one.left, one.now, one.rest = use
         if bill is None or not sum(charge.amount for charge in bill.charges):
@@ -806,7 +807,7 @@ class Subscription:
     def _take_back(self, bill: Bill, charges: Iterable[Charge], at: datetime) -> None:
         for charge in charges:
             if charge.covers_until > at:
-                charge.until = max(at, charge.starts)
+                charge.until = charge.taken_back = max(at, charge.starts)
                 bill.taken_back.append(TakenBack(charge, charge.until))
 
     def withdraw_change(self) -> None:

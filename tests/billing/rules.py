@@ -72,14 +72,15 @@ def _of_lines(
         charge = charges.get(line["charge_id"])
         if charge is not None and charge.kind in {"ahead", "rest"}:
             unused = _share(charge, charge.covers_until) * line["net"]
+            owed_back = _share(charge, charge.taken_back or charge.ends) * line["net"]
             if (
-                by_all[line["id"]] < int(unused) - 1
+                by_all[line["id"]] < int(owed_back) - 1
                 and line["status"] in {"open", "paid"}
                 and not line["unsettled"]
             ):
                 found.append(
-                    f"B2: only {by_all[line['id']]} went back of {about}, {charge}, and unused"
-                    f" is {float(unused):.1f}"
+                    f"B2: only {by_all[line['id']]} went back of {about}, {charge}, and taken back"
+                    f" was {float(owed_back):.1f}"
                 )
             if by_system[line["id"]] > unused + 1:
                 found.append(

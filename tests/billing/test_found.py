@@ -50,6 +50,22 @@ FOUND = {
         Act(0, "change", {"of": 0, "quantity": 4, "proration": "prorate_now", "once_paid": True}),
         Act(48, "reissue", {"of": 0}),
     ),
+    "what was reduced and voided is made again as it was reduced": a_story(
+        a_start("seats", price=1, quantity=3),
+        Act(24 * 40, "card", {"card": "declines"}),
+        a_change("pro"),
+        Act(240, "cancel", {"of": 0, "when": "now", "credit": True, "refund": False}),
+        Act(0, "void", {"of": -1}),
+        Act(48, "reissue", {"of": -1}),
+    ),
+    "what ends while its invoice is void is not billed when that is made again": a_story(
+        a_start("seats", price=1, quantity=3),
+        Act(24 * 40, "card", {"card": "declines"}),
+        a_change("pro"),
+        Act(24, "void", {"of": -1}),
+        Act(240, "cancel", {"of": 0, "when": "now", "credit": True, "refund": False}),
+        Act(48, "reissue", {"of": -1}),
+    ),
     "two changes of the rhythm in one second are both billed": a_story(
         a_start("calls"),
         a_change("basic", price=1, wait=240),

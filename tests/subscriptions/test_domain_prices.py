@@ -144,6 +144,11 @@ def test_a_price_knows_what_it_costs_at_least_for_range_queries() -> None:
         (Fraction(1, 4), "0.25"),
         (Fraction(-1, 3), "-1/3"),
         (7, "7"),
+        (Fraction(1, 8 * 10**30), "0.000000000000000000000000000000125"),
+        (
+            Fraction(Decimal("12345678901234567890123456789012.5")),
+            "12345678901234567890123456789012.5",
+        ),
     ],
 )
 def test_numbers_are_written_plainly(number: Decimal | Fraction | int, text: str) -> None:

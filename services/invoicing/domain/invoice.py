@@ -348,6 +348,11 @@ class Invoice:
             for bundle in bundles
         ]
 
+    def take_back_when_made_again(self, subscription_id: UUID, take_back: TakeBack) -> None:
+        """Void, it has nothing to give back; what replaces it is not to bill this anew."""
+        bundle = Bundle((), (), subscription_id, take_backs=(take_back,))
+        self.basis = [*self.basis, bundle.as_json()]
+
     def gather(
         self,
         bundles: Sequence[Bundle],

@@ -89,9 +89,9 @@ class Invoices(Locked):
     ) -> dict[UUID, InvoiceLine]:
         """The line that bills the charge of each take-back, by the take-back's id.
 
-        A voided invoice that was made again has the same charge twice: the newest that is not
-        void counts. Lines of releases before take-backs do not know their charge: it is told by
-        price, kind and period, and each is taken once.
+        An invoice that was made again has the charge of the voided one: the newest counts. Lines
+        of releases before take-backs do not know their charge: it is told by price, kind and
+        period, and each is taken once.
         """
         if not take_backs:
             return {}
@@ -270,7 +270,6 @@ def _lines(take_backs: Sequence[TakeBack]) -> Select[InvoiceLine]:
         select(InvoiceLine)
         .join(Invoice, invoices.c.id == line.invoice_id)
         .where(
-            invoices.c.status != Status.VOID,
             line.amount > 0,
             or_(
                 line.charge_id.in_([one.charge_id for one in take_backs]),

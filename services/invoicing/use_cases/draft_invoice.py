@@ -1,10 +1,12 @@
 """Make an invoice by hand, change it while it is a draft, and make a voided one again."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
+from typing import Any
 from uuid import UUID
 
 from services.invoicing.domain.account import AccountNotFound
@@ -176,7 +178,8 @@ async def change_draft(
 async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: datetime) -> Invoice:
     """A draft with the lines of a voided invoice, to be corrected and finalized; once.
 
-    What it took back is taken back again when it is finalized, as far as it can be then.
+    What it took back is taken back again when it is finalized, as far as it can be then. And what
+    was taken back of it, before it was void or since, is not billed anew; a credit note by hand is.
     """
     voided = await uow.invoices.get(invoice_id)
     if voided.status is not Status.VOID:
@@ -187,9 +190,10 @@ async def reissue_invoice(uow: InvoicingUnitOfWork, invoice_id: UUID, *, at: dat
     if voided.reissued_as is not None:
         raise InvoiceReissuedAlready(f"It was made again as {voided.reissued_as}.")
     lines = [line for line in voided.lines if line.kind != CARRIED_OVER]
+    gone = await _taken_back_of(uow, voided)
     of_subscription = groupby(lines, key=lambda line: line.subscription_id)
     bundles = [
-        await _bundle_again(uow, list(group), subscription_id, voided)
+        await _bundle_again(uow, list(group), subscription_id, voided, gone)
         for subscription_id, group in of_subscription
     ]
     entity_id = voided.legal_entity_id
@@ -223,15 +227,24 @@ async def _bundle_again(
     lines: Sequence[InvoiceLine],
     subscription_id: UUID | None,
     voided: Invoice,
+    gone: Mapping[UUID, TakeBack],
 ) -> Bundle:
     known = {line.id: line for line in voided.lines}
     take_backs = []
     for line in lines:
         if line.takes_back is None:
+            take_backs += [gone[line.id]] if line.id in gone else []
             continue
         original = known.get(line.takes_back) or await uow.invoices.line(line.takes_back)
         if original is not None:
-            take_backs.append(_take_back_again(line, original))
+            take_backs.append(
+                _take_back_again(
+                    original,
+                    since=line.period_start,
+                    description=line.description,
+                    why=line.why,
+                )
+            )
     return Bundle(
         tuple(_charge_again(line, voided) for line in lines if line.takes_back is None),
         (),
@@ -240,19 +253,53 @@ async def _bundle_again(
     )
 
 
-def _take_back_again(line: InvoiceLine, original: InvoiceLine) -> TakeBack:
+async def _taken_back_of(uow: InvoicingUnitOfWork, voided: Invoice) -> dict[UUID, TakeBack]:
+    """By line, what its subscription took back of it: by credit notes, by lines, or since."""
+    lines = {line.id: line for line in voided.lines}
+    found: dict[UUID, list[TakeBack]] = defaultdict(list)
+    for note in await uow.credit_notes.list_of(voided.id):
+        for part in note.lines:
+            if part.starts_at is not None:
+                again = _take_back_again(
+                    lines[part.invoice_line_id],
+                    since=part.starts_at,
+                    description=part.description,
+                    why=part.why or {},
+                )
+                found[part.invoice_line_id].append(again)
+    for negative in await uow.invoices.lines_that_take_back(voided):
+        if negative.takes_back is not None:
+            again = _take_back_again(
+                lines[negative.takes_back],
+                since=negative.period_start,
+                description=negative.description,
+                why=negative.why,
+            )
+            found[negative.takes_back].append(again)
+    for kept in voided.basis:
+        for one in Bundle.from_json(kept).take_backs:
+            if one.charge_id in lines:
+                line = lines[one.charge_id]
+                named = one.model_copy(update={"charge_id": line.charge_id or line.id})
+                found[line.id].append(named)
+    return {line_id: min(every, key=lambda one: one.starts_at) for line_id, every in found.items()}
+
+
+def _take_back_again(
+    original: InvoiceLine, *, since: datetime, description: str, why: Mapping[str, Any]
+) -> TakeBack:
     return TakeBack.model_validate(
         {
             "id": new_id(),
             # Of an earlier release's line, which does not know its charge, the rest tells it.
             "charge_id": original.charge_id or original.id,
-            "starts_at": line.period_start,
+            "starts_at": since,
             "kind": original.kind,
             "price_id": original.price_id,
             "period_start": original.period_start,
             "period_end": original.period_end,
-            "description": line.description,
-            "why": line.why,
+            "description": description,
+            "why": dict(why),
         }
     )
 
@@ -261,7 +308,7 @@ def _charge_again(line: InvoiceLine, voided: Invoice) -> Charge:
     """The line as it was charged, its discount taken off."""
     return Charge.model_validate(
         {
-            "id": line.charge_id or new_id(),
+            "id": line.charge_id or line.id,
             "kind": line.kind,
             "description": line.description,
             "quantity": f"{line.quantity:f}",

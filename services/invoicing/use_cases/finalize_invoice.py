@@ -106,7 +106,7 @@ async def fill_invoice(
     if at is None:
         returns = await foresee_returns(uow, wanted)
     else:
-        returns = await find_returns(uow, invoice.account_id, wanted, at=at, leave_drafts=may_lapse)
+        returns = await find_returns(uow, invoice.account_id, wanted, at=at, may_lapse=may_lapse)
     filled = _with_returns(totals, returns, invoice)
     invoice.fill(filled.totals)
     invoice.index()

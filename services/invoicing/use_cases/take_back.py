@@ -69,12 +69,12 @@ async def find_returns(
     wanted: Sequence[Wanted],
     *,
     at: datetime,
-    leave_drafts: bool = False,
+    may_lapse: bool = False,
 ) -> list[Return]:
     """What these come to, under the locks of their invoices, the oldest first.
 
-    What is billed by a draft is taken back there: the draft is computed again. `leave_drafts`:
-    not yet.
+    What is billed by a draft is taken back there: the draft is computed again; and what was billed
+    by a void invoice, by what replaces it. `may_lapse`: not yet.
     """
     if not wanted:
         return []
@@ -88,10 +88,14 @@ async def find_returns(
         known = {invoice_id: await uow.invoices.get(invoice_id) for invoice_id in sorted(found)}
     returns = []
     for invoice_id, invoice in known.items():
-        if invoice.status is Status.DRAFT and leave_drafts:
+        if may_lapse and invoice.status in {Status.DRAFT, Status.VOID}:
             continue
         if invoice.status is Status.DRAFT:
             await _take_back_in_draft(uow, invoice, found[invoice_id], at=at)
+        elif invoice.status is Status.VOID:
+            for one, line_id in found[invoice_id]:
+                named = one.take_back.model_copy(update={"charge_id": line_id})
+                invoice.take_back_when_made_again(one.subscription_id, named)
         else:
             returns += await _return_of(uow, invoice, found[invoice_id])
     return returns

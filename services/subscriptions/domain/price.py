@@ -71,14 +71,11 @@ class Quote:
 def plain(number: Decimal | Fraction | int) -> str:
     """The shortest decimal text without an exponent: 650, 0.05; an endless one keeps its form."""
     if isinstance(number, Fraction):
-        if number.denominator == 1:
-            return str(number.numerator)
-        digits = 0
-        while digits <= 12 and (number * 10**digits).denominator != 1:  # noqa: PLR2004
-            digits += 1
-        if (scaled := number * 10**digits).denominator != 1:
+        # It ends where its denominator has no factor but 2 and 5; each digit takes one of them off.
+        digits = number.denominator.bit_length()
+        if 10**digits % number.denominator:
             return str(number)
-        return plain(Decimal(scaled.numerator).scaleb(-digits))
+        number = Decimal(f"{number.numerator * (10**digits // number.denominator)}E-{digits}")
     text = f"{Decimal(number):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
