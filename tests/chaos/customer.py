@@ -95,6 +95,7 @@ class Customer(Subscriber, Payer):
         if self.clock is not None:
             self.clock.advance(timedelta(days=10))
             self.look_and_change()
+            self.have_more_billed_later()
         for _ in range(self.rng.randint(*DOINGS) + self.count // 2):
             self._do_something()
         self._part()

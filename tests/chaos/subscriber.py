@@ -48,6 +48,16 @@ class Subscriber(Person):
                 body = {"price_id": self.rng.choice(others).id, "proration": "prorate_now"}
                 self._do("change", held, "change", body, preview=body, by=self.desk, looks=True)
 
+    def have_more_billed_later(self) -> None:
+        """Staff add something in the middle of a period that waits for the next invoice."""
+        more = {"addon_id": self.catalog.addons["support"], "quantity": self.rng.randint(4, 6)}
+        for held in self.held:
+            found = self.look_at(held)
+            if found["status"] == "active" and found["price_id"] != self.catalog.metered.id:
+                body = {"addons": [more], "proration": "prorate_next"}
+                if self.ask_for("add for later", f"{held.path}/change", body, by=self.desk):
+                    return
+
     def _what_to_hold(self) -> dict[str, Any]:
         draw = self.rng.random()
         if draw < 0.6:
