@@ -466,6 +466,7 @@ class Books:
         invoice = self.pending_changes.get(change_id)
         if invoice is None:
             return
+        invoice.when_paid = None
         if invoice.status == "open":
             self.void(invoice)
         elif invoice.status in {"paid", "uncollectible"}:

@@ -22,7 +22,7 @@ SELECT i.*, coalesce((SELECT sum(r.applied) FROM invoicing.received_payments r
   FROM invoicing.invoices i WHERE i.account_id = $1 AND i.status <> 'draft'
 """
 LINES = """
-SELECT l.*, i.status, i.number, i.amount_unnoted + i.amount_disputed + i.amount_withheld > 0
+SELECT l.*, i.status, i.number, i.amount_brought, i.amount_unnoted + i.amount_disputed + i.amount_withheld > 0
        AS unsettled FROM invoicing.invoice_lines l
   JOIN invoicing.invoices i ON i.id = l.invoice_id
  WHERE i.account_id = $1 AND i.status <> 'draft'
@@ -60,8 +60,11 @@ def _of_lines(
         by_all[row["invoice_line_id"]] += row["net"]
         if row["starts_at"] is not None:
             by_system[row["invoice_line_id"]] += row["net"]
+    beside = {line["id"]: line["invoice_id"] for line in lines}
     for row in lines:
-        if row["takes_back"] is not None and row["status"] != "void":
+        # Of a change that lapsed the lines stand where they stood, and take nothing back.
+        counts = row["amount_brought"] > 0 or beside.get(row["takes_back"]) == row["invoice_id"]
+        if row["takes_back"] is not None and row["status"] != "void" and counts:
             by_all[row["takes_back"]] -= row["net"]
             by_system[row["takes_back"]] -= row["net"]
     found = []

@@ -50,6 +50,12 @@ FOUND = {
         Act(0, "change", {"of": 0, "quantity": 4, "proration": "prorate_now", "once_paid": True}),
         Act(48, "reissue", {"of": 0}),
     ),
+    "a change that lapsed when its invoice was given up takes nothing back": a_story(
+        a_start("basic", price=1),
+        Act(384, "card", {"card": "stops"}),
+        a_change("seats", price=1, wait=600, quantity=3, once_paid=True),
+        Act(1, "give_up", {"of": -1}),
+    ),
     "what was reduced and voided is made again as it was reduced": a_story(
         a_start("seats", price=1, quantity=3),
         Act(24 * 40, "card", {"card": "declines"}),

@@ -14,7 +14,7 @@ from tests.chaos.topology import Topology
 #: Seconds from one fault to the next, drawn evenly from this.
 GAP = (0.2, 2.0)
 #: So long, at most, it waits for customers that are behind, to strike them all evenly.
-LONGEST_WAIT = 3.0
+LONGEST_WAIT = 20.0
 #: So far the faults may be ahead of the customers, as a share of all.
 AHEAD = 0.1
 

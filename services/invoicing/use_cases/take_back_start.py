@@ -32,6 +32,8 @@ async def take_back_change(uow: InvoicingUnitOfWork, event: SubscriptionChangeLa
         return
     await uow.settle_invoices(event.account_id)
     invoice, others = await uow.invoices.with_those_it_takes_from(invoice_id)
+    # Reduced to nothing it would count as paid, and what is held after all be given back.
+    invoice.basis = []
     if invoice.status is Status.OPEN:
         await void_invoice(uow, invoice.id, at=event.occurred_at)
     elif invoice.status in (Status.PAID, Status.UNCOLLECTIBLE):
