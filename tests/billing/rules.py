@@ -77,7 +77,7 @@ def _of_lines(
             unused = _share(charge, charge.covers_until) * line["net"]
             owed_back = _share(charge, charge.taken_back or charge.ends) * line["net"]
             if (
-                by_all[line["id"]] < int(owed_back) - 1
+                by_all[line["id"]] < int(owed_back) - 2
                 and line["status"] in {"open", "paid"}
                 and not line["unsettled"]
             ):
@@ -85,7 +85,8 @@ def _of_lines(
                     f"B2: only {by_all[line['id']]} went back of {about}, {charge}, and taken back"
                     f" was {float(owed_back):.1f}"
                 )
-            if by_system[line["id"]] > unused + 1:
+            # Of an inclusive price the gross is shared and the net rounded on its own, twice.
+            if by_system[line["id"]] > unused + (2 if line["tax_behavior"] == "inclusive" else 1):
                 found.append(
                     f"B3: {by_system[line['id']]} was given back of {about}, {charge}, and unused"
                     f" is {float(unused):.1f}"
