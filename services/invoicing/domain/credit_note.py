@@ -11,7 +11,8 @@ from typing import Any
 from uuid import UUID
 
 from services.invoicing.domain.invoice import Invoice, InvoiceLine
-from services.invoicing.domain.totals import round_fraction, why_taken_back
+from services.invoicing.domain.totals import CARRIED_OVER, round_fraction, why_taken_back
+from services.invoicing.domain.unnamed import gives_back_unnamed, is_unnamed, taken_beside
 from shared.errors import Conflict, Invalid, NotFound
 from shared.events.invoicing import CreditNoteIssued
 from shared.events.subscriptions import TakeBack
@@ -156,6 +157,15 @@ class Earlier:
                 groups[group["category"], Decimal(group["rate"])] += group["tax"]
         return cls(lines, groups)
 
+    def plus(self, taken: "Taken") -> "Earlier":
+        """And what is taken back now."""
+        lines, groups = defaultdict(int, self.net_of_line), defaultdict(int, self.tax_of_group)
+        for line, net in taken.lines:
+            lines[line.id] += net
+        for group in taken.taxes:
+            groups[group["category"], Decimal(group["rate"])] += group["tax"]
+        return Earlier(lines, groups)
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -175,6 +185,21 @@ class Taken:
     @property
     def total(self) -> int:
         return self.net + self.tax
+
+    def plus(self, other: "Taken") -> "Taken":
+        """Both, of one invoice."""
+        nets: dict[UUID, int] = defaultdict(int)
+        lines = {line.id: line for line, _ in (*self.lines, *other.lines)}
+        for line, net in (*self.lines, *other.lines):
+            nets[line.id] += net
+        taxes: dict[Group, dict[str, Any]] = {}
+        for group in (*self.taxes, *other.taxes):
+            key = (group["category"], Decimal(group["rate"]))
+            before = taxes.get(key, {"taxable": 0, "tax": 0})
+            more = {name: before[name] + group[name] for name in ("taxable", "tax")}
+            taxes[key] = {**group, **more}
+        in_order = sorted(lines.values(), key=lambda line: line.position)
+        return Taken([(line, nets[line.id]) for line in in_order], list(taxes.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +249,9 @@ def take_all(invoice: Invoice, earlier: Earlier) -> Taken:
 
     What its negative lines brought was not asked for here, and is not taken back.
     """
-    if invoice.amount_brought:
-        return take_amount(invoice, earlier, invoice.amount_left)
+    if invoice.amount_brought or gives_back_unnamed(invoice):
+        left = invoice.amount_left
+        return take_amount(invoice, earlier, left) if left else Taken([], [])
     # A group of which nothing is left is not on the note, not even with a zero.
     groups = [group for group in groups_of(invoice, earlier) if any(group.left.values())]
     return taken_of(
@@ -267,7 +293,7 @@ def _require_lines(invoice: Invoice, wanted: Mapping[UUID, int]) -> None:
     for line_id, amount in wanted.items():
         if line_id not in known:
             raise CreditLineInvalid(f"The invoice has no line {line_id}.", field="lines")
-        if known[line_id].takes_back is not None:
+        if known[line_id].takes_back is not None or is_unnamed(known[line_id]):
             raise CreditLineInvalid("A line that takes another one back stays.", field="lines")
         if amount <= 0:
             raise CreditLineInvalid("Take back more than nothing of a line.", field="lines")
@@ -443,33 +469,71 @@ def groups_of(invoice: Invoice, earlier: Earlier) -> list[LineGroup]:
     """The tax groups of an invoice, and what is left of them.
 
     A line that takes back another one is no part of a group: it counts on the line that it takes
-    back. What it brought from an earlier invoice has paid a part of this one, tax included.
+    back. What it brought from an earlier invoice has paid a part of this one, tax included; so has
+    what an earlier release gave back without a name.
     """
     groups = []
-    beside = {line.id: 0 for line in invoice.lines}
+    beside = taken_beside(invoice)
+    taken: dict[UUID, int] = defaultdict(int)
     for line in invoice.lines:
-        if line.takes_back in beside:
-            beside[line.takes_back] -= line.net
+        if line.id in beside:
+            taken[beside[line.id]] -= line.net
     for original in invoice.taxes:
         key = (original["category"], Decimal(original["rate"]))
         every = [line for line in invoice.lines if (line.tax_code, line.tax_rate) == key]
-        lines = [line for line in every if not _counts_elsewhere(invoice, line, beside)]
-        left = {
-            line.id: line.net - beside[line.id] - earlier.net_of_line.get(line.id, 0)
-            for line in lines
-        }
-        tax = original["tax"]
-        if invoice.amount_brought:
-            tax += sum(line.takes_back_tax or 0 for line in every)
-        tax_left = tax - earlier.tax_of_group.get(key, 0)
+        lines = [
+            line for line in every if line.id not in beside and not _counts_elsewhere(invoice, line)
+        ]
+        gone = _gone(every, lines, earlier)
+        left = {line.id: line.net - taken[line.id] - gone[line.id] for line in lines}
+        tax_left = _tax_of(invoice, original, every, beside) - earlier.tax_of_group.get(key, 0)
         groups.append(LineGroup(original=original, lines=lines, left=left, tax_left=tax_left))
     return groups
 
 
-def _counts_elsewhere(invoice: Invoice, line: InvoiceLine, beside: Mapping[UUID, int]) -> bool:
+def _counts_elsewhere(invoice: Invoice, line: InvoiceLine) -> bool:
     if line.takes_back is None:
-        return False
-    return line.takes_back in beside or invoice.amount_brought > 0
+        return line.kind == CARRIED_OVER or is_unnamed(line)
+    return invoice.amount_brought > 0
+
+
+def _gone(
+    every: Sequence[InvoiceLine], lines: Sequence[InvoiceLine], earlier: Earlier
+) -> dict[UUID, int]:
+    """What went back of each line.
+
+    A note of an earlier release on all of an invoice took its negative lines as well: so much less
+    it took of the others.
+    """
+    gone = {line.id: earlier.net_of_line.get(line.id, 0) for line in lines}
+    again = -sum(earlier.net_of_line.get(line.id, 0) for line in every if is_unnamed(line))
+    if again > 0 and any(gone.values()):
+        shares = allocate(again, list(gone.values()))
+        return {
+            line_id: net - share for (line_id, net), share in zip(gone.items(), shares, strict=True)
+        }
+    return gone
+
+
+def _tax_of(
+    invoice: Invoice,
+    original: Mapping[str, Any],
+    every: Sequence[InvoiceLine],
+    beside: Mapping[UUID, UUID],
+) -> int:
+    """The tax on what a group charges, also where what was given back elsewhere made it less."""
+    if any(is_unnamed(line) and line.id not in beside for line in every):
+        charged = [
+            line for line in every if line.id in beside or not _counts_elsewhere(invoice, line)
+        ]
+        net = sum(line.net for line in charged)
+        if all(line.tax_behavior == "inclusive" for line in charged):
+            return sum(line.amount - line.discount for line in charged) - net
+        return round_fraction(net * Fraction(Decimal(original["rate"])) / 100)
+    tax: int = original["tax"]
+    if invoice.amount_brought:
+        tax += sum(line.takes_back_tax or 0 for line in every)
+    return tax
 
 
 def taken_of(invoice: Invoice, nets: Mapping[UUID, int], taxes: list[dict[str, Any]]) -> Taken:

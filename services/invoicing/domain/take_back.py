@@ -28,7 +28,9 @@ from services.invoicing.domain.totals import (
     share_left,
     why_taken_back,
 )
+from services.invoicing.domain.unnamed import Origin
 from shared.events.subscriptions import TakeBack
+from shared.ids import new_id
 from shared.money import allocate
 
 
@@ -42,6 +44,8 @@ class Return:
     #: By the line that each takes back.
     take_backs: Mapping[UUID, TakeBack]
     settle: Settle
+    #: Which take-backs this answers: of other lines, where those had paid a part of what was meant.
+    answers: frozenset[UUID] = frozenset()
     #: Why, where no subscription says it in its own words.
     because: str | None = None
 
@@ -49,6 +53,11 @@ class Return:
     def is_plain(self) -> bool:
         """Whether all of it was paid and is here: it may stand on another invoice."""
         return self.split.given == self.taken.total
+
+    def without(self, amount: int) -> "Return":
+        """So much less."""
+        taken, _ = part_of(self.invoice, self.taken, self.taken.total - amount)
+        return replace(self, taken=taken, split=Split.of(self.invoice, taken.total))
 
     def divide(self) -> tuple[Taken, Taken]:
         """What a credit note says now, and what waits until a dispute is decided."""
@@ -65,6 +74,62 @@ class Return:
             return self.because
         words = "; ".join(dict.fromkeys(one.description for one in self.take_backs.values()))
         return words[:200]
+
+
+@dataclass
+class Shortfall:
+    """What an invoice charged, is to give back, and was never asked to be paid for.
+
+    What an earlier release gave back on it, without saying of which line, had paid that part; less
+    what became account credit at the time.
+    """
+
+    amount: int
+    credited_before: int
+    settle: Settle
+    answers: frozenset[UUID]
+
+    def claim(self, most: int) -> int:
+        """So much of what is left of a line that was given back pays for it."""
+        before = min(self.credited_before, most)
+        self.credited_before -= before
+        claimed = min(self.amount, most - before)
+        self.amount -= claimed
+        return claimed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A line of which a part is given back since it had paid for what is taken back."""
+
+    shortfall: Shortfall
+    origin: Origin
+    invoice_number: str
+
+    @property
+    def take_back(self) -> TakeBack:
+        credit, billed = self.origin.credit, self.origin.billed
+        text = f"{credit.description}. It had paid a part of {self.invoice_number}."
+        return TakeBack.model_validate(
+            {
+                "id": new_id(),
+                "charge_id": billed.charge_id or billed.id,
+                "starts_at": credit.period_start,
+                "kind": billed.kind,
+                "price_id": billed.price_id,
+                "period_start": billed.period_start,
+                "period_end": billed.period_end,
+                "description": credit.description,
+                "why": {"text": text, "quantity": billed.why.get("quantity"), "steps": []},
+            }
+        )
+
+    def take(self, invoice: Invoice, earlier: Earlier) -> Taken:
+        """The part of the line that is not given back yet, and is wanted."""
+        whole = take_shares(invoice, earlier, {self.origin.billed.id: [self.take_back]})
+        most = min(whole.total, self.origin.gross)
+        amount = self.shortfall.claim(most) if most > 0 else 0
+        return part_of(invoice, whole, amount)[0]
 
 
 def take_shares(

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.invoicing.domain.invoice import Invoice, InvoiceLine, InvoiceNotFound, Status
 from services.invoicing.domain.pending import PendingCharges
+from services.invoicing.domain.unnamed import UNNAMED, Origin, billed_by
 from services.invoicing.repository.locked import Locked, is_dry, locking
 from services.invoicing.tables import (
     gathered_periods,
@@ -113,6 +114,54 @@ class Invoices(Locked):
         for whose in (of_one, of_several):
             found += await self._session.scalars(_lines(take_backs).where(whose))
         return _match(take_backs, sorted(found, key=lambda line: line.invoice_id, reverse=True))
+
+    async def unnamed_credits(self, invoice_ids: Collection[UUID]) -> list[InvoiceLine]:
+        """What these give back without a name, as releases before take-backs did."""
+        if not invoice_ids:
+            return []
+        found = await self._session.scalars(
+            select(InvoiceLine)
+            .where(
+                invoice_lines.c.invoice_id.in_(invoice_ids),
+                invoice_lines.c.kind.in_(UNNAMED),
+                invoice_lines.c.amount < 0,
+                invoice_lines.c.takes_back.is_(None),
+            )
+            .order_by(invoice_lines.c.invoice_id, invoice_lines.c.position)
+        )
+        return list(found)
+
+    async def origins(self, credits_: Sequence[InvoiceLine]) -> list[Origin]:
+        """By which lines of earlier invoices what these give back was billed; each is one's."""
+        if not credits_:
+            return []
+        invoice_id, line = invoices.c.id, invoice_lines.c
+        subscription_ids = {credit.subscription_id for credit in credits_} - {None}
+        found = await self._session.scalars(
+            select(InvoiceLine)
+            .join(Invoice, invoice_id == line.invoice_id)
+            .where(
+                or_(
+                    invoices.c.subscription_id.in_(subscription_ids),
+                    and_(
+                        invoices.c.subscription_ids.overlap(list(subscription_ids)),
+                        invoices.c.subscription_ids != literal_column("'{}'"),
+                    ),
+                ),
+                invoice_id < max(credit.invoice_id for credit in credits_),
+                line.price_id.in_({credit.price_id for credit in credits_}),
+                line.amount > 0,
+            )
+            .order_by(line.invoice_id.desc(), line.position.desc())
+        )
+        newest_first = list(found)
+        origins: list[Origin] = []
+        for credit in credits_:
+            before = [one for one in newest_first if one.invoice_id < credit.invoice_id]
+            billed = billed_by(credit, before, {origin.billed.id for origin in origins})
+            if billed is not None:
+                origins.append(Origin(credit, billed))
+        return origins
 
     async def lines_that_take_back(self, invoice: Invoice) -> list[InvoiceLine]:
         """The negative lines of later invoices that take back lines of this one."""

@@ -17,9 +17,11 @@ from services.invoicing.use_cases.finalize_invoice import Filled, fill_invoice, 
 from services.invoicing.use_cases.gather_charges import gather_charges
 from services.invoicing.use_cases.take_back import (
     find_lines,
+    find_origins,
     take_back,
     take_back_at_last,
     wanted_of,
+    with_origins,
 )
 from shared.events.invoicing import BillingReason
 from shared.events.subscriptions import (
@@ -89,7 +91,8 @@ async def prepare_billing(uow: InvoicingUnitOfWork, events: Sequence[Subscriptio
     await uow.invoices.know_billed({billing_key(event) for event in billable if event.charges})
     # Invoices before credit, as everywhere.
     bundles = [_bundle(event) for event in billable if event.take_backs]
-    await uow.invoices.hold(await find_lines(uow, wanted_of(bundles), quietly=True))
+    found = await find_lines(uow, wanted_of(bundles), quietly=True)
+    await uow.invoices.hold(with_origins(found, await find_origins(uow, found)))
     await uow.credits.hold({(event.account_id, event.currency) for event in billable})
 
 
@@ -180,7 +183,7 @@ async def _finalize_pending_change(
     filled: Filled,
 ) -> None:
     """What is no negative line of it is taken back once it is paid: it may lapse."""
-    here = {one.id for back in filled.as_lines for one in back.take_backs.values()}
+    here = {one for back in filled.as_lines for one in back.answers}
     if any(one.id not in here for bundle in bundles for one in bundle.take_backs):
         invoice.basis = [
             {**replace(bundle, charges=(), discounts=()).as_json(), "when_paid": True}

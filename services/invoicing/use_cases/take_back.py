@@ -1,15 +1,16 @@
 """Take back what was billed: find the lines, say what they are worth, and write it down."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from services.invoicing.domain.credit_note import CreditNote, Earlier, Settle, Split, Taken
 from services.invoicing.domain.invoice import Invoice, Status
-from services.invoicing.domain.take_back import Return, take_shares
+from services.invoicing.domain.take_back import Claim, Return, Shortfall, take_shares
 from services.invoicing.domain.totals import Bundle, split_take_backs
+from services.invoicing.domain.unnamed import Origin, carried_over, taken_beside
 from services.invoicing.repository import InvoicingUnitOfWork
 from services.invoicing.use_cases.write_credit_note import write_credit_note
 from shared.events.subscriptions import TakeBack
@@ -63,6 +64,38 @@ async def find_lines(
     return found
 
 
+async def find_origins(
+    uow: InvoicingUnitOfWork, invoice_ids: Collection[UUID]
+) -> dict[UUID, list[Origin]]:
+    """By invoice, by which earlier lines what it gives back without a name was billed; and so on.
+
+    Only what releases before take-backs wrote does that; for all others one look tells so.
+    """
+    origins: dict[UUID, list[Origin]] = defaultdict(list)
+    looked_at: set[UUID] = set()
+    while invoice_ids := set(invoice_ids) - looked_at:
+        looked_at |= invoice_ids
+        unnamed = await uow.invoices.unnamed_credits(invoice_ids)
+        if not unnamed:
+            break
+        of_these = {line.invoice_id for line in unnamed}
+        beside = {
+            credit
+            for invoice in await uow.invoices.peek(of_these)
+            for credit in taken_beside(invoice)
+        }
+        found = await uow.invoices.origins([one for one in unnamed if one.id not in beside])
+        for one in found:
+            origins[one.credit.invoice_id].append(one)
+        invoice_ids = {one.billed.invoice_id for one in found}
+    return origins
+
+
+def with_origins(found: Collection[UUID], origins: Mapping[UUID, Sequence[Origin]]) -> set[UUID]:
+    """All invoices of which something may be taken back."""
+    return {*found, *(one.billed.invoice_id for of_one in origins.values() for one in of_one)}
+
+
 async def find_returns(
     uow: InvoicingUnitOfWork,
     account_id: UUID,
@@ -80,13 +113,15 @@ async def find_returns(
         return []
     await uow.settle_invoices(account_id)
     found = await find_lines(uow, wanted)
-    await uow.invoices.hold(found)
+    origins = await find_origins(uow, found)
+    await uow.invoices.hold(with_origins(found, origins))
     known = {invoice_id: await uow.invoices.get(invoice_id) for invoice_id in sorted(found)}
     if any(line_id not in _line_ids(known[key]) for key, of in found.items() for _, line_id in of):
         # It was computed again while its lock was waited for.
         found = await find_lines(uow, wanted)
+        origins = await find_origins(uow, found)
         known = {invoice_id: await uow.invoices.get(invoice_id) for invoice_id in sorted(found)}
-    returns = []
+    due: dict[UUID, list[tuple[Wanted, UUID]]] = {}
     for invoice_id, invoice in known.items():
         if may_lapse and invoice.status in {Status.DRAFT, Status.VOID}:
             continue
@@ -97,18 +132,53 @@ async def find_returns(
                 named = one.take_back.model_copy(update={"charge_id": line_id})
                 invoice.take_back_when_made_again(one.subscription_id, named)
         else:
-            returns += await _return_of(uow, invoice, found[invoice_id])
-    return returns
+            due[invoice_id] = found[invoice_id]
+    for invoice_id in with_origins(due, origins) - set(known):
+        known[invoice_id] = await uow.invoices.get(invoice_id)
+    return await _returns_of(uow, known, due, origins)
 
 
 async def foresee_returns(uow: InvoicingUnitOfWork, wanted: Sequence[Wanted]) -> list[Return]:
     """What these would come to if they were taken back now; nothing is locked or changed."""
     found = await find_lines(uow, wanted) if wanted else {}
+    origins = await find_origins(uow, found)
+    invoices = await uow.invoices.peek(with_origins(found, origins))
+    known = {invoice.id: invoice for invoice in invoices}
+    due = {key: of for key, of in found.items() if key in known}
+    return await _returns_of(uow, known, due, origins)
+
+
+async def _returns_of(
+    uow: InvoicingUnitOfWork,
+    invoices: Mapping[UUID, Invoice],
+    found: Mapping[UUID, Sequence[tuple[Wanted, UUID]]],
+    origins: Mapping[UUID, Sequence[Origin]],
+) -> list[Return]:
+    """What is taken back of each, the oldest first.
+
+    What the newest of them cannot give, since something that names no line had paid a part of it,
+    is claimed of the older ones that had billed that.
+    """
+    claims: dict[UUID, list[Claim]] = defaultdict(list)
     returns = []
-    for invoice in await uow.invoices.peek(found):
-        if invoice.status is not Status.DRAFT:
-            returns += await _return_of(uow, invoice, found[invoice.id])
-    return returns
+    for invoice_id in sorted(with_origins(found, origins), reverse=True):
+        invoice, of_these = invoices[invoice_id], origins.get(invoice_id, ())
+        if invoice.status in {Status.DRAFT, Status.VOID}:
+            continue
+        one = await _return_of(uow, invoice, found.get(invoice_id, ()), claims[invoice_id])
+        if one is None:
+            continue
+        missing = one.taken.total - one.split.noted - one.split.withheld
+        if missing > 0 and of_these:
+            settle, answers = one.settle, one.answers
+            shortfall = Shortfall(missing, carried_over(invoice), settle, answers)
+            for origin in of_these:
+                claim = Claim(shortfall, origin, invoice.number or "")
+                claims[origin.billed.invoice_id].append(claim)
+            one = one.without(missing)
+        if one.taken.total:
+            returns.append(one)
+    return returns[::-1]
 
 
 async def earlier_of(uow: InvoicingUnitOfWork, invoice: Invoice) -> Earlier:
@@ -195,27 +265,37 @@ async def take_back(
 
 
 async def _return_of(
-    uow: InvoicingUnitOfWork, invoice: Invoice, found: Sequence[tuple[Wanted, UUID]]
-) -> list[Return]:
+    uow: InvoicingUnitOfWork,
+    invoice: Invoice,
+    found: Sequence[tuple[Wanted, UUID]],
+    claims: Sequence[Claim],
+) -> Return | None:
     """What is taken back of one invoice, if that is anything."""
-    if invoice.status is Status.VOID:
-        return []
     of_line: dict[UUID, list[TakeBack]] = defaultdict(list)
     for one, line_id in found:
         of_line[line_id].append(one.take_back)
-    taken = take_shares(invoice, await earlier_of(uow, invoice), of_line)
-    if taken.total <= 0:
-        return []
+    earlier = await earlier_of(uow, invoice)
+    taken = take_shares(invoice, earlier, of_line)
     refund = any(one.settle is Settle.REFUND for one, _ in found)
-    return [
-        Return(
-            invoice=invoice,
-            taken=taken,
-            split=Split.of(invoice, taken.total),
-            take_backs={line: _earliest(take_backs) for line, take_backs in of_line.items()},
-            settle=Settle.REFUND if refund else Settle.CREDIT,
-        )
-    ]
+    answers = {one.take_back.id for one, _ in found}
+    for claim in claims:
+        part = claim.take(invoice, earlier.plus(taken))
+        if not part.total:
+            continue
+        taken = taken.plus(part)
+        of_line.setdefault(claim.origin.billed.id, [claim.take_back])
+        refund = refund or claim.shortfall.settle is Settle.REFUND
+        answers |= claim.shortfall.answers
+    if taken.total <= 0:
+        return None
+    return Return(
+        invoice=invoice,
+        taken=taken,
+        split=Split.of(invoice, taken.total),
+        take_backs={line: _earliest(take_backs) for line, take_backs in of_line.items()},
+        settle=Settle.REFUND if refund else Settle.CREDIT,
+        answers=frozenset(answers),
+    )
 
 
 async def _take_back_in_draft(
