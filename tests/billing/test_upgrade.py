@@ -297,6 +297,39 @@ async def test_what_was_dropped_for_nothing_stays_in_its_place(accounts: Account
     assert abs(await life.kept() - 834) <= 1  # a third of 25.00
 
 
+# It gave the rest of the old price back on the invoice of the change, and said of no line.
+
+
+async def test_what_a_dearer_price_charged_comes_back_as_previewed(accounts: Accounts) -> None:
+    life = await accounts("upgraded")
+    assert await life.totals() == [1000, 1500 - 500]
+
+    await life.does(life.path, "cancel", at_period_end=False, credit=True)
+
+    assert await life.credit() == 1400  # 14 of 15 days
+
+
+async def test_what_a_cheaper_price_charged_comes_back_and_nothing_twice(
+    accounts: Accounts,
+) -> None:
+    life = await accounts("downgraded")
+    assert await life.totals() == [3000, 0]
+    assert await life.credit() == 1500 - 500
+
+    await life.cancel()
+
+    assert await life.credit() == 1000 + 467
+
+
+async def test_what_a_year_charged_comes_back(accounts: Accounts) -> None:
+    life = await accounts("to-the-year")
+    assert await life.totals() == [1000, 10_000 - 500]
+
+    await life.cancel()
+
+    assert await life.credit() == 9973  # 364 of 365 days
+
+
 # ---- what waits ---------------------------------------------------------------------------------
 
 
