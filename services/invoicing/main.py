@@ -20,6 +20,8 @@ from shared.service import Service
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from shared.web.key_rules import KeyRules
+
 
 InvoicingRuntime = Runtime[InvoicingUnitOfWork, InvoicingSettings]
 
@@ -51,6 +53,12 @@ def routers() -> "Sequence[APIRouter]":
     return routers
 
 
+def key_rules() -> "KeyRules":
+    from services.invoicing.api.key_rules import KEY_RULES  # noqa: PLC0415 -- as above
+
+    return KEY_RULES
+
+
 service = Service(
     name="invoicing",
     description="What is owed and why: invoices, tax, numbers and documents.",
@@ -58,6 +66,7 @@ service = Service(
     metadata=metadata,
     unit_of_work=InvoicingUnitOfWork,
     routers=routers,
+    key_rules=key_rules,
     consumers=consumers,
     schedule=schedule,
     resources=resources,

@@ -14,7 +14,12 @@ import pytest
 from sqlalchemy import select, update
 
 from services.invoicing.tables import invoice_lines, invoices
-from shared.events.subscriptions import Charge, SubscriptionChangeLapsed, SubscriptionChangePending
+from shared.events.subscriptions import (
+    Charge,
+    SubscriptionChangeLapsed,
+    SubscriptionChangePending,
+    SubscriptionUsageBilled,
+)
 from shared.ids import new_id
 from tests.eventlog import EventLog
 from tests.harness import Running
@@ -285,6 +290,27 @@ async def test_what_was_given_back_on_its_own_invoice_is_found_there(before: Bef
     assert await before.credit() == 833 + 167
     again = await before.staff_note(changed, settle="credit")
     assert again.status_code == 409
+
+
+@pytest.mark.parametrize("again", [800, 0])
+async def test_usage_that_was_corrected_before_is_worth_what_was_left(
+    before: Before, again: int
+) -> None:
+    """Of 12.00 that release gave 2.00 back; now it is to be what is owed, or nothing."""
+    window = {"kind": "usage", "price_id": new_id(), "period_start": START, "period_end": END}
+    used = a_charge(1200, **window)
+    later = {"period_start": END, "period_end": END + (END - START)}
+    await before.pay(await before.begins(used))
+    corrected = await before.changes(a_charge(-200, **window), held(3000, **later), **later)
+    assert corrected["total"]["amount"] == 2800
+    await before.pay(corrected)
+
+    charges = (a_charge(again, **window),) if again else ()
+    await before.bill(
+        before.event(SubscriptionUsageBilled, charges=charges, take_backs=(a_take_back(used),))
+    )
+
+    assert await before.credit() == 1000 - again
 
 
 async def test_a_note_on_all_of_it_left_what_was_paid_before(before: Before) -> None:

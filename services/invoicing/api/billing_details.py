@@ -125,7 +125,6 @@ class GrantRequest(RequestModel):
 )
 async def read_billing_details(query: Query) -> Response:
     """Whom the account's invoices are made out to."""
-    query.caller.require_scope("billing:read")
     async with query.begin() as uow:
         account = await queries.read_account(uow, query.account_id)
         return query.reply(BillingDetailsView.of(account))
@@ -139,7 +138,6 @@ async def read_billing_details(query: Query) -> Response:
 async def put_billing_details(request: BillingDetailsRequest, command: Command) -> Response:
     """Say whom to bill from the next invoice on. Finalized invoices keep what they have."""
     command.caller.require_role("admin", "billing")
-    command.caller.require_scope("billing:write")
     if request.exemption_reason or request.legal_entity_id or request.consolidated_billing:
         command.caller.require_staff("finance")
     async with command.begin() as uow:
@@ -158,7 +156,6 @@ async def put_billing_details(request: BillingDetailsRequest, command: Command) 
 @router.get("/account-credit")
 async def read_account_credit(query: Query) -> CreditView:
     """What the account has in credit."""
-    query.caller.require_scope("billing:read")
     async with query.begin() as uow:
         credits_ = await queries.list_credits(uow, query.account_id)
         return CreditView(balances=[Money(c.balance, c.currency) for c in credits_])
@@ -167,7 +164,6 @@ async def read_account_credit(query: Query) -> CreditView:
 @router.get("/account-credit/entries")
 async def list_account_credit_entries(query: Query, page: Paging) -> Page[CreditEntryView]:
     """How the credit came and went, newest first."""
-    query.caller.require_scope("billing:read")
     async with query.begin() as uow:
         entries = await queries.list_credit_entries(uow, page, query.account_id)
         return page.page(entries, CreditEntryView.of, lambda entry: entry.id)

@@ -53,7 +53,6 @@ async def list_exchange_rates(
     query: Query, page: Paging, base: str | None = None, quote: str | None = None
 ) -> Page[ExchangeRateView]:
     """Rates on file, the last added first."""
-    query.caller.require_scope("invoices:read")
     async with query.begin() as uow:
         found = await queries.list_exchange_rates(uow, page, base=base, quote=quote)
         return page.page(found, ExchangeRateView.of, lambda rate: rate.id)

@@ -132,6 +132,14 @@ class Claim:
         return part_of(invoice, whole, amount)[0]
 
 
+def given_back_by(origin: Origin) -> Taken:
+    """What of a line went back by one that does not name it."""
+    billed, net = origin.billed, min(-origin.credit.net, origin.billed.net)
+    key = {"category": billed.tax_code, "rate": billed.tax_rate}
+    tax = round_fraction(net * Fraction(billed.tax_rate) / 100)
+    return Taken([(billed, net)], [{**key, "taxable": net, "tax": tax}])
+
+
 def take_shares(
     invoice: Invoice, earlier: Earlier, take_backs: Mapping[UUID, Sequence[TakeBack]]
 ) -> Taken:

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import Select, and_, insert, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, and_, insert, literal_column, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.invoicing.domain.invoice import Invoice, InvoiceLine, InvoiceNotFound, Status
 from services.invoicing.domain.pending import PendingCharges
-from services.invoicing.domain.unnamed import UNNAMED, Origin, billed_by
+from services.invoicing.domain.unnamed import UNNAMED, Origin, billed_by, is_unnamed
 from services.invoicing.repository.locked import Locked, is_dry, locking
 from services.invoicing.tables import (
     gathered_periods,
@@ -136,18 +136,11 @@ class Invoices(Locked):
         if not credits_:
             return []
         invoice_id, line = invoices.c.id, invoice_lines.c
-        subscription_ids = {credit.subscription_id for credit in credits_} - {None}
         found = await self._session.scalars(
             select(InvoiceLine)
             .join(Invoice, invoice_id == line.invoice_id)
             .where(
-                or_(
-                    invoices.c.subscription_id.in_(subscription_ids),
-                    and_(
-                        invoices.c.subscription_ids.overlap(list(subscription_ids)),
-                        invoices.c.subscription_ids != literal_column("'{}'"),
-                    ),
-                ),
+                _of_subscriptions({credit.subscription_id for credit in credits_}),
                 invoice_id < max(credit.invoice_id for credit in credits_),
                 line.price_id.in_({credit.price_id for credit in credits_}),
                 line.amount > 0,
@@ -160,6 +153,38 @@ class Invoices(Locked):
             before = [one for one in newest_first if one.invoice_id < credit.invoice_id]
             billed = billed_by(credit, before, {origin.billed.id for origin in origins})
             if billed is not None:
+                origins.append(Origin(credit, billed))
+        return origins
+
+    async def usage_given_back(self, lines: Sequence[InvoiceLine]) -> list[Origin]:
+        """What an earlier release gave back of these windows of usage without a name.
+
+        Of several lines that billed one, the last before it was corrected counts.
+        """
+        unnamed = [line for line in lines if line.kind == "usage" and line.charge_id is None]
+        if not unnamed:
+            return []
+        line, status = invoice_lines.c, invoices.c.status
+        found = await self._session.scalars(
+            select(InvoiceLine)
+            .join(Invoice, invoices.c.id == line.invoice_id)
+            .where(
+                _of_subscriptions({one.subscription_id for one in unnamed}),
+                status.not_in((Status.DRAFT, Status.VOID)),
+                line.kind == "usage",
+                line.takes_back.is_(None),
+                tuple_(line.price_id, line.period_start).in_(
+                    {(one.price_id, one.period_start) for one in unnamed}
+                ),
+            )
+            .order_by(line.invoice_id.desc(), line.position.desc())
+        )
+        newest_first = list(found)
+        origins = []
+        for credit in newest_first:
+            before = [one for one in newest_first if one.invoice_id <= credit.invoice_id]
+            billed = billed_by(credit, before, ()) if is_unnamed(credit) else None
+            if billed in unnamed:
                 origins.append(Origin(credit, billed))
         return origins
 
@@ -299,6 +324,19 @@ class Pending:
             for pending in self._known[subscription_id]
             if pending.currency == currency and pending.invoice_id is None
         ]
+
+
+def _of_subscriptions(subscription_ids: Collection[UUID | None]) -> ColumnElement[bool]:
+    """Invoices that bill one of these, alone or with others."""
+    ids, gathered = [one for one in subscription_ids if one is not None], invoices.c
+    return or_(
+        gathered.subscription_id.in_(ids),
+        # Told apart as the index tells them.
+        and_(
+            gathered.subscription_ids.overlap(ids),
+            gathered.subscription_ids != literal_column("'{}'"),
+        ),
+    )
 
 
 def _lines(take_backs: Sequence[TakeBack]) -> Select[InvoiceLine]:

@@ -8,7 +8,13 @@ from uuid import UUID
 
 from services.invoicing.domain.credit_note import CreditNote, Earlier, Settle, Split, Taken
 from services.invoicing.domain.invoice import Invoice, Status
-from services.invoicing.domain.take_back import Claim, Return, Shortfall, take_shares
+from services.invoicing.domain.take_back import (
+    Claim,
+    Return,
+    Shortfall,
+    given_back_by,
+    take_shares,
+)
 from services.invoicing.domain.totals import Bundle, split_take_backs
 from services.invoicing.domain.unnamed import Origin, carried_over, taken_beside
 from services.invoicing.repository import InvoicingUnitOfWork
@@ -275,6 +281,9 @@ async def _return_of(
     for one, line_id in found:
         of_line[line_id].append(one.take_back)
     earlier = await earlier_of(uow, invoice)
+    usage = [line for line in invoice.lines if line.id in of_line]
+    for origin in await uow.invoices.usage_given_back(usage):
+        earlier = earlier.plus(given_back_by(origin))
     taken = take_shares(invoice, earlier, of_line)
     refund = any(one.settle is Settle.REFUND for one, _ in found)
     answers = {one.take_back.id for one, _ in found}
