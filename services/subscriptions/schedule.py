@@ -72,6 +72,15 @@ async def _one_by_one(runtime: SubscriptionsRuntime, due: Due) -> int:
     return len(waiting)
 
 
+@schedule.job(every=600.0)
+async def plan_what_was_left(runtime: SubscriptionsRuntime, due: Due) -> int:
+    """What an earlier release, which may still run, stopped looking at although something waits."""
+    if due.account_id is not None:
+        return 0  # real time is soon enough
+    async with runtime.begin() as uow:
+        return len(await uow.subscriptions.claim_left_waiting(most=500))
+
+
 async def next_token_expiry(uow: SubscriptionsUnitOfWork, account_id: UUID) -> datetime | None:
     return await uow.tokens.next_expiry(account_id)
 

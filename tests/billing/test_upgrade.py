@@ -20,14 +20,21 @@ import asyncpg
 import pytest
 
 from infra.postgres import provision
+from services.subscriptions.schedule import plan_what_was_left
 from shared import migrations
-from shared.events.subscriptions import Charge, SubscriptionRenewed
+from shared.clock import utc_now
+from shared.events.subscriptions import (
+    Charge,
+    SubscriptionCancellationWithdrawn,
+    SubscriptionRenewed,
+)
 from shared.ids import new_id
+from shared.schedule import Due
 from tests.billing.previewed import Json, Life, Services, total
 from tests.databases import FreshDatabase, fresh_database
 from tests.harness import Deployment
 from tests.servers import Servers
-from tests.subscriptions.conftest import Shop, until
+from tests.subscriptions.conftest import Client, Shop, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
@@ -590,3 +597,141 @@ async def test_what_the_release_before_had_wait_happens(
 
     held = await life.subscriptions.get(path)
     assert (held["status"], held["cancel_reason"]) == ("canceled", "Enough")
+
+
+async def written_by_the_release_before(
+    services: Services, database: Any, path: str, **columns: Any
+) -> None:
+    """A write of its own, which knows nothing of what this release keeps, and its event."""
+    row = await row_of(database, path)
+    told = SubscriptionCancellationWithdrawn(
+        occurred_at=row["updated_at"],
+        account_id=row["account_id"],
+        sequence=row["version"] + 1,
+        subscription_id=row["id"],
+    )
+    async with services.subscriptions.runtime.begin() as uow:
+        uow.emit(told)
+    named = ["version = version + 1", *(f"{name} = ${i}" for i, name in enumerate(columns, 2))]
+    await database.execute(
+        f"UPDATE subscriptions.subscriptions SET {', '.join(named)} WHERE id = $1",  # noqa: S608
+        row["id"],
+        *columns.values(),
+    )
+
+
+async def exempt(begin: Begin) -> Life:
+    life = await begin(at=APRIL)
+    await life.bill_to(address={"country": "DE"}, exemption_reason="Tried without tax")
+    return life
+
+
+async def credit_of(life: Life) -> int:
+    balances = (await life.invoicing.get("/v1/account-credit"))["balances"]
+    return sum(int(one["amount"]) for one in balances)
+
+
+@pytest.mark.long
+async def test_what_waited_for_its_payment_and_counts_is_known_after_the_release_before_wrote(
+    begin: Begin, services: Services, shop: Shop, database: Any
+) -> None:
+    life = await exempt(begin)
+    path = await life.subscribe(await shop.price(unit_amount=1000))
+    dear = await shop.price(unit_amount=3000)
+    await life.advance(days(16))
+    await life.subscriptions.post(
+        f"{path}/change", price_id=dear["id"], payment_behavior="pending_if_unpaid"
+    )
+    await life.settle()
+    assert (await life.subscriptions.get(path))["price_id"] == dear["id"]
+    await written_by_the_release_before(services, database, path)
+
+    await life.subscriptions.post(f"{path}/cancel", at_period_end=False, credit=True)
+    await life.settle()
+
+    assert abs(await credit_of(life) - 1400) <= 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lapses", [True, False])
+async def test_what_still_waits_for_its_payment_or_lapsed_was_never_billed(
+    begin: Begin, services: Services, shop: Shop, database: Any, *, lapses: bool
+) -> None:
+    life = await exempt(begin)
+    path = await life.subscribe(await shop.price(unit_amount=1000))
+    dear = await shop.price(unit_amount=3000)
+    await life.advance(days(16))
+    await life.pay_with("tok_insufficient_funds")
+    await life.subscriptions.post(
+        f"{path}/change", price_id=dear["id"], payment_behavior="pending_if_unpaid"
+    )
+    await life.settle()
+    if lapses:
+        await life.advance(days(17.5))
+    await written_by_the_release_before(services, database, path)
+
+    await life.subscriptions.post(f"{path}/cancel", at_period_end=False, credit=True)
+    await life.settle()
+
+    assert abs(await credit_of(life) - (417 if lapses else 467)) <= 1
+
+
+@pytest.mark.long
+async def test_a_cancellation_happens_although_the_release_before_had_it_unpaid(
+    begin: Begin, services: Services, shop: Shop, database: Any
+) -> None:
+    """It forgot that an end waits for what is not paid for."""
+    life = await exempt(begin)
+    path = await life.subscribe(await shop.price(unit_amount=1000))
+    await life.subscriptions.post(f"{path}/cancel")
+    await life.settle()
+    await written_by_the_release_before(services, database, path, status="unpaid", due_at=None)
+
+    runtime = services.subscriptions.runtime
+    assert await plan_what_was_left(runtime, Due(utc_now(), runtime.database.platform)) >= 1
+    await life.advance(days(31))
+
+    assert (await life.subscriptions.get(path))["status"] == "canceled"
+
+
+@pytest.mark.long
+async def test_a_window_of_the_release_before_is_corrected_twice(
+    begin: Begin, shop: Shop, staff: Client, database: Any
+) -> None:
+    """Down, and down again: each time to what was used."""
+    life = await exempt(begin)
+    meter = await staff.post("/v1/meters", code=f"m-{new_id()}", name="Calls", grace_hours=240)
+    price = await shop.price(
+        type="metered", unit_amount=10, meter_id=meter["id"], aggregation="sum", interval="day"
+    )
+    path = await life.subscribe(price)
+    about = path.rpartition("/")[2]
+    await life.advance(days(0.5))
+    for number in range(4):
+        await life.subscriptions.post(
+            "/v1/usage-events",
+            id=f"{about}-{number}",
+            meter=meter["code"],
+            value=25,
+            at=(APRIL + timedelta(hours=number + 1)).isoformat(),
+        )
+    await life.advance(days(2.1))
+    assert await kept_of(life) == 1000
+    await database.execute(
+        "UPDATE subscriptions.usage_windows SET charge_ids = '{}', discounts = '[]'"
+        " WHERE subscription_id = $1",
+        about,
+    )
+
+    for number, left in ((0, 750), (1, 500)):
+        voided = await life.subscriptions.ask("DELETE", f"/v1/usage-events/{about}-{number}")
+        assert voided.is_success, voided.text
+        await life.advance(days(3.1 + number))
+        assert await kept_of(life) == left
+
+
+async def kept_of(life: Life) -> int:
+    """What was billed and not taken back."""
+    notes = (await life.invoicing.get("/v1/credit-notes", limit=100))["data"]
+    billed = sum(total(one) for one in (await life.invoicing.get("/v1/invoices"))["data"])
+    return billed - sum(int(note["total"]["amount"]) for note in notes)

@@ -36,6 +36,9 @@ BILLING = (
     "subscription.changed",
     "subscription.resumed",
 )
+#: Events of this release that billed time ahead for a change which may not count, and that it will
+#: not. An earlier release may write the row after them.
+PENDING = ("subscription.change_pending", "subscription.change_lapsed")
 #: Events of an earlier release that billed usage.
 BILLING_USAGE = ("subscription.renewed", "subscription.changed", "subscription.canceled")
 #: So far back the outbox is looked through for what the timeline does not have yet.
@@ -153,7 +156,9 @@ async def _reported(
     """What each reported that billed something, in its order."""
     rows = await session.execute(
         select(
-            entries.subject, entries.sequence, case((entries.name.in_(BILLING), entries.data))
+            entries.subject,
+            entries.sequence,
+            case((entries.name.in_(BILLING + PENDING), entries.data)),
         ).where(
             entries.subscription_id.in_([one.id for one in behind]),
             entries.subject == entries.subscription_id,
@@ -168,9 +173,19 @@ async def _reported(
         async for subject, sequence, data in _under_way(session, late):
             known[subject].setdefault(sequence, data)
     return {
-        one.id: [data for _, data in sorted(known[one.id].items()) if data is not None]
+        one.id: _that_count(
+            one, [data for _, data in sorted(known[one.id].items()) if data is not None]
+        )
         for one in behind
     }
+
+
+def _that_count(subscription: Subscription, reported: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what a change would have billed that lapsed, or still waits for its payment."""
+    pending = subscription.pending_change
+    idle = {str(pending.id)} if pending is not None else set()
+    idle |= {data["change_id"] for data in reported if "charges" not in data}
+    return [data for data in reported if "charges" in data and data.get("change_id") not in idle]
 
 
 async def _under_way(
@@ -181,7 +196,7 @@ async def _under_way(
         select(outbox.body).where(
             outbox.id >= first_id(utc_now() - UNDER_WAY),
             outbox.aggregate_id.in_(ids),
-            outbox.routing_key.in_(BILLING),
+            outbox.routing_key.in_(BILLING + PENDING),
         )
     )
     for body in rows:

@@ -118,6 +118,24 @@ class Subscriptions:
             statement = statement.where(subscriptions.id > after)
         return await catch_up(self._session, (await self._session.scalars(statement)).all())
 
+    async def claim_left_waiting(self, *, most: int) -> Sequence[Subscription]:
+        """Those that an earlier release found nothing to do for, although they are to end.
+
+        It did not look again at what is unpaid or rests; caught up with, they are due again.
+        """
+        statement = (
+            select(Subscription)
+            .where(
+                subscriptions.due_at.is_(None),
+                subscriptions.parked_at.is_(None),
+                subscriptions.cancel_at_period_end,
+                subscriptions.status.in_(("unpaid", "paused")),
+            )
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        )
+        return await catch_up(self._session, (await self._session.scalars(statement)).all())
+
     async def next_due(self, account_id: UUID) -> datetime | None:
         statement = select(func.min(subscriptions.due_at)).where(
             subscriptions.account_id == account_id

@@ -102,6 +102,15 @@ subscriptions = Table(
     Index("ix_subscriptions_account_id", "account_id", "id"),
     # A bulk move: who holds this price?
     Index("ix_subscriptions_price_id", "price_id", "id"),
+    # What an earlier release stopped looking at; empty, once it runs no more.
+    Index(
+        "ix_subscriptions_left_waiting",
+        "id",
+        postgresql_where=text(
+            "due_at IS NULL AND parked_at IS NULL AND cancel_at_period_end"
+            " AND status IN ('unpaid', 'paused')"
+        ),
+    ),
     # GET /v1/ops/stuck.
     Index("ix_subscriptions_parked", "id", postgresql_where=text("parked_at IS NOT NULL")),
 )
