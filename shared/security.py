@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
+from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import urljoin
 from uuid import UUID
@@ -21,6 +22,7 @@ from shared.db import Scope
 from shared.errors import Forbidden, Unauthenticated, Unavailable
 from shared.http import HttpClient
 from shared.runtime import Runtime
+from shared.secret_keys import is_secret_key, is_well_formed
 
 #: The only algorithm; `none`, HMAC and RSA are refused whatever a header says.
 ALGORITHMS = ["ES256"]
@@ -37,22 +39,45 @@ MOST_VERIFIED = 10_000
 
 
 class KeyScope(StrEnum):
-    """What an API key may be for; each operation that a key may ask for needs one of these."""
+    """What a key may be for; the key rules of each service say which operation needs which."""
 
     ACCOUNTS_READ = "accounts:read"
     ACCOUNTS_WRITE = "accounts:write"
     BILLING_READ = "billing:read"
     BILLING_WRITE = "billing:write"
+    CATALOG_READ = "catalog:read"
+    CATALOG_WRITE = "catalog:write"
+    CREDIT_WRITE = "credit:write"
     INVOICES_READ = "invoices:read"
     INVOICES_WRITE = "invoices:write"
+    LEDGER_READ = "ledger:read"
     PAYMENTS_READ = "payments:read"
     PAYMENTS_WRITE = "payments:write"
     PROJECTS_READ = "projects:read"
     PROJECTS_WRITE = "projects:write"
+    REFUNDS_WRITE = "refunds:write"
+    SETTINGS_READ = "settings:read"
+    SETTINGS_WRITE = "settings:write"
     SUBSCRIPTIONS_READ = "subscriptions:read"
     SUBSCRIPTIONS_WRITE = "subscriptions:write"
+    TEST_CLOCKS_WRITE = "test-clocks:write"
     TOKENS_WRITE = "tokens:write"
     USAGE_WRITE = "usage:write"
+
+
+#: What only the operator does: keys of an account cannot have these.
+OPERATOR_SCOPES = frozenset(
+    {
+        KeyScope.CATALOG_READ,
+        KeyScope.CATALOG_WRITE,
+        KeyScope.CREDIT_WRITE,
+        KeyScope.LEDGER_READ,
+        KeyScope.REFUNDS_WRITE,
+        KeyScope.SETTINGS_READ,
+        KeyScope.SETTINGS_WRITE,
+        KeyScope.TEST_CLOCKS_WRITE,
+    }
+)
 
 
 FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
@@ -60,9 +85,21 @@ FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
 Exchange = Callable[[str], Awaitable[str]]
 
 
+class KeyMistyped(Unauthenticated):
+    """The key cannot be one: a letter is wrong, or a part is missing. Copy it again."""
+
+    code = "key-mistyped"
+
+
+class AddressNotAllowed(Forbidden):
+    """The key may be used from some addresses alone, and this request came from another one."""
+
+    code = "address-not-allowed"
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: a person or a key of one account, or staff of the operator."""
+    """Who is asking: a person or a key of one account, or staff or a key of the operator."""
 
     subject: str
     account_id: UUID | None
@@ -73,6 +110,15 @@ class Caller:
     #: A person's log-in: which, and when they gave their password.
     session_id: UUID | None = None
     authenticated_at: datetime | None = None
+    #: A key of the operator: it stands where staff do, as far as its scopes go.
+    operator_key: bool = False
+    #: From which networks (CIDR) a key may be used; from everywhere when there are none.
+    networks: tuple[str, ...] = ()
+
+    @property
+    def is_operator(self) -> bool:
+        """Staff, or a key of the operator: whoever may act for every account."""
+        return self.staff is not None or self.operator_key
 
     @property
     def actor(self) -> str:
@@ -80,13 +126,18 @@ class Caller:
         return f"{'user' if self.scopes is None else 'key'}:{self.subject}"
 
     def require_staff(self, *roles: str) -> None:
-        """Only staff, of one of these roles when any is named; `admin` may do all."""
+        """Only staff, of one of these roles when any is named; `admin` may do all.
+
+        What a key of the operator may do is in its scopes, which were looked at before.
+        """
+        if self.operator_key:
+            return
         if self.staff is None or (roles and self.staff not in {*roles, "admin"}):
             raise Forbidden("This needs a staff user" + (f" ({' or '.join(roles)})." * bool(roles)))
 
     def require_role(self, *roles: str) -> None:
-        """One of these roles in the account (an owner may do all), or staff."""
-        if self.staff is None and self.role not in {*roles, "owner"}:
+        """One of these roles in the account (an owner may do all), or the operator."""
+        if not self.is_operator and self.role not in {*roles, "owner"}:
             raise Forbidden(f"This needs the role {' or '.join(roles)} in the account.")
 
     def require_scope(self, scope: str) -> None:
@@ -94,13 +145,27 @@ class Caller:
         if self.scopes is not None and scope not in self.scopes:
             raise Forbidden(f"This API key lacks the scope {scope}.")
 
+    def require_address(self, address: str | None) -> None:
+        """A key that is bound to networks is good from there alone, wherever its token went."""
+        if self.networks and not _lies_in(address, self.networks):
+            raise AddressNotAllowed("This key may not be used from this address.")
+
     def scope(self, act_for: UUID | None = None) -> Scope:
-        """Whose rows the caller's transactions see. Staff may act for one account."""
-        if self.staff is not None:
+        """Whose rows the caller's transactions see. The operator may act for one account."""
+        if self.is_operator:
             return Scope(account_id=act_for, actor=self.actor)
         if self.account_id is None:
             raise Forbidden("This token belongs to no account.")
         return Scope(account_id=self.account_id, actor=self.actor)
+
+
+def _lies_in(address: str | None, networks: tuple[str, ...]) -> bool:
+    try:
+        found = ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return any((mapped or found) in ip_network(network) for network in networks)
 
 
 def fetch_from(url: str) -> FetchKeys:
@@ -167,6 +232,8 @@ class Verifier:
 
     async def verify(self, token: str) -> Caller:
         """Who the token, or the API key, speaks for. Raises `Unauthenticated` for any other."""
+        if is_secret_key(token) and not is_well_formed(token):
+            raise KeyMistyped("This is not a whole key: its checksum does not fit. Copy it again.")
         if token.startswith(API_KEY_PREFIX) and self.exchange is not None:
             token = await self._traded(token, self.exchange)
         keys = await self._current(older_than=KEYS_TTL_SECONDS)
@@ -242,6 +309,8 @@ def _caller(claims: dict[str, Any]) -> Caller:
         role=claims.get("role"),
         staff=claims.get("staff"),
         scopes=frozenset(str(scopes).split()) if scopes is not None else None,
+        operator_key=claims.get("operator") is True,
+        networks=tuple(claims.get("networks") or ()),
         session_id=UUID(claims["sid"]) if "sid" in claims else None,
         authenticated_at=(
             datetime.fromtimestamp(int(claims["auth_time"]), UTC) if "auth_time" in claims else None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
     from shared.security import Verifier
+    from shared.web.key_rules import KeyRules
 
 U = TypeVar("U", bound=UnitOfWork)
 S = TypeVar("S", bound=Settings)
@@ -37,7 +38,8 @@ def _nothing(_runtime: Any) -> AbstractAsyncContextManager[None]:
 class Service(Generic[U, S]):
     """Everything a service is made of; the only place that wires it together.
 
-    `routers()` imports and returns the API's routers; a worker never asks for them.
+    `routers()` imports and returns the API's routers, `key_rules()` what keys may ask of them; a
+    worker never asks for them.
     `resources(runtime)` fills `runtime.own` for the time that a process runs. `verifier` is
     for auth, which checks tokens without asking itself over HTTP. `commands` are further verbs of
     `python -m services.<name>`: each gets the runtime and the rest of the command line, and
@@ -52,6 +54,7 @@ class Service(Generic[U, S]):
     routers: Callable[[], "Sequence[APIRouter]"]
     consumers: Consumers
     schedule: Schedule
+    key_rules: Callable[[], "KeyRules"] = dict
     resources: Callable[[Runtime[U, S]], AbstractAsyncContextManager[None]] = _nothing
     verifier: Callable[[Runtime[U, S]], "Verifier"] | None = None
     commands: Mapping[str, Callable[[Runtime[U, S], list[str]], Awaitable[int]]] = field(
@@ -87,7 +90,7 @@ class Service(Generic[U, S]):
             make = self.verifier or verifier_over_http
             runtime.verifier = make(runtime)
         routers = [*self.routers(), ops_router(self.name)]
-        return create_app(self.name, self.description, runtime, routers)
+        return create_app(self.name, self.description, runtime, routers, self.key_rules())
 
     def create_worker(self, runtime: Runtime[U, S]) -> "Worker":
         """Consumers, relay and schedule, as the settings switch them."""

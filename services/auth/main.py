@@ -14,12 +14,20 @@ from shared.service import Service
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from shared.web.key_rules import KeyRules
+
 
 def routers() -> "Sequence[APIRouter]":
     """Imported when asked for: the worker does without, and with less memory."""
     from services.auth.api import routers  # noqa: PLC0415
 
     return routers
+
+
+def key_rules() -> "KeyRules":
+    from services.auth.api.key_rules import KEY_RULES  # noqa: PLC0415 -- as above
+
+    return KEY_RULES
 
 
 async def staff(runtime: AuthRuntime, arguments: list[str]) -> int:
@@ -47,6 +55,7 @@ service = Service(
     metadata=metadata,
     unit_of_work=AuthUnitOfWork,
     routers=routers,
+    key_rules=key_rules,
     consumers=consumers,
     schedule=schedule,
     resources=resources,

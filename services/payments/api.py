@@ -89,7 +89,6 @@ class PayRequest(Body):
 async def attach(body: AttachRequest, edge: Command) -> Response:
     """Attach a way to pay. What is unpaid is retried with it at once."""
     edge.caller.require_role("admin", "billing")
-    edge.caller.require_scope("payments:write")
     settings: PaymentsSettings = edge.runtime.settings
     if body.provider not in settings.enabled_providers:
         raise ProviderUnknown("This payment provider is not in use here.", field="provider")
@@ -115,7 +114,6 @@ async def attach(body: AttachRequest, edge: Command) -> Response:
 @router.get("/v1/payment-methods", tags=["payment methods"])
 async def list_methods(edge: Read, page: Paging) -> Page[PaymentMethodView]:
     """The attached ways to pay, newest first."""
-    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return await methods.list_payment_methods(uow.session, page)
 
@@ -128,7 +126,6 @@ async def list_methods(edge: Read, page: Paging) -> Page[PaymentMethodView]:
 )
 async def show_method(method_id: UUID, edge: Read) -> Response:
     """One way to pay."""
-    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return edge.reply(await methods.show_payment_method(uow.session, method_id))
 
@@ -142,7 +139,6 @@ async def show_method(method_id: UUID, edge: Read) -> Response:
 async def detach(method_id: UUID, edge: Command) -> Response:
     """Charge it no more."""
     edge.caller.require_role("admin", "billing")
-    edge.caller.require_scope("payments:write")
     async with edge.begin() as uow:
         method = await detach_payment_method(uow, method_id)
         answer = await edge.answer(uow, status=204)
@@ -160,7 +156,6 @@ async def detach(method_id: UUID, edge: Command) -> Response:
 async def prefer(method_id: UUID, edge: Command) -> Response:
     """Charge it from now on where nothing else is named."""
     edge.caller.require_role("admin", "billing")
-    edge.caller.require_scope("payments:write")
     async with edge.begin() as uow:
         method = await prefer_payment_method(uow, method_id)
         return await edge.answer(uow, PaymentMethodView.of(method))
@@ -175,7 +170,6 @@ async def list_payments(
     status: PaymentStatus | None = None,
 ) -> Page[PaymentView]:
     """Payments with their attempts, newest first."""
-    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return await payments.list_payments(
             uow.session,
@@ -194,7 +188,6 @@ async def list_payments(
 )
 async def show_payment(payment_id: UUID, edge: Read) -> Response:
     """One payment with its attempts, refunds and disputes."""
-    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         return edge.reply(await payments.show_payment(uow.session, payment_id))
 
@@ -208,7 +201,6 @@ async def show_payment(payment_id: UUID, edge: Read) -> Response:
 async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Response:
     """Collect an open invoice now. However often it is asked, it is charged once."""
     edge.caller.require_role("admin", "billing")
-    edge.caller.require_scope("payments:write")
     collector: Collector = edge.runtime.own["collector"]
     async with edge.begin() as uow:
         paying = await pay_invoice(
@@ -255,7 +247,6 @@ async def refund(payment_id: UUID, body: RefundRequest, edge: KeyedCommand) -> R
 )
 async def list_refunds(payment_id: UUID, edge: Read) -> Page[RefundView]:
     """What went back of a payment."""
-    edge.caller.require_scope("payments:read")
     async with edge.begin() as uow:
         await payments.show_payment(uow.session, payment_id)
         data = await payments.list_refunds(uow.session, payment_id)

@@ -18,6 +18,8 @@ from shared.service import Service
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from shared.web.key_rules import KeyRules
+
 
 @asynccontextmanager
 async def resources(runtime: Runtime[PaymentsUnitOfWork, PaymentsSettings]) -> AsyncIterator[None]:
@@ -44,6 +46,12 @@ def routers() -> "Sequence[APIRouter]":
     return [api.router, ops.router]
 
 
+def key_rules() -> "KeyRules":
+    from services.payments.key_rules import KEY_RULES  # noqa: PLC0415 -- as above
+
+    return KEY_RULES
+
+
 service = Service(
     name="payments",
     description="Payment methods, payments and attempts, refunds, disputes, dunning, the ledger.",
@@ -51,6 +59,7 @@ service = Service(
     metadata=metadata,
     unit_of_work=PaymentsUnitOfWork,
     routers=routers,
+    key_rules=key_rules,
     consumers=consumers,
     schedule=schedule,
     resources=resources,

@@ -18,12 +18,20 @@ from shared.service import Service
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from shared.web.key_rules import KeyRules
+
 
 def routers() -> "Sequence[APIRouter]":
     """Imported when asked for: the worker does without, and with less memory."""
     from services.subscriptions.api import routers  # noqa: PLC0415
 
     return routers
+
+
+def key_rules() -> "KeyRules":
+    from services.subscriptions.api.key_rules import KEY_RULES  # noqa: PLC0415 -- as above
+
+    return KEY_RULES
 
 
 @asynccontextmanager
@@ -44,6 +52,7 @@ service = Service(
     metadata=metadata,
     unit_of_work=SubscriptionsUnitOfWork,
     routers=routers,
+    key_rules=key_rules,
     consumers=consumers,
     schedule=schedule,
     resources=resources,

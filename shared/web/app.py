@@ -16,6 +16,7 @@ from shared.observability import logger
 from shared.runtime import Runtime
 from shared.web import problems
 from shared.web.edge import Replayed
+from shared.web.key_rules import KeyRules, install_key_rules
 from shared.web.openapi import describe
 
 log = logger(__name__)
@@ -100,7 +101,11 @@ async def _replay(_request: Request, replayed: Exception) -> Response:
 
 
 def create_app(
-    name: str, description: str, runtime: Runtime[Any, Any], routers: Sequence[APIRouter]
+    name: str,
+    description: str,
+    runtime: Runtime[Any, Any],
+    routers: Sequence[APIRouter],
+    key_rules: KeyRules,
 ) -> FastAPI:
     """The application. It serves its OpenAPI at `/openapi/<name>.json`."""
     app = FastAPI(
@@ -117,6 +122,7 @@ def create_app(
     app.add_exception_handler(Replayed, _replay)
     for router in routers:
         app.include_router(router)
+    install_key_rules(app, key_rules)
     app.router.routes.extend(health_routes(runtime))
     app.add_middleware(RequestContext)
     describe(app)

@@ -25,6 +25,7 @@ from shared.errors import (
 )
 from shared.runtime import Runtime
 from shared.security import Caller
+from shared.web.key_rules import check_key
 
 U = TypeVar("U", bound=UnitOfWork)
 
@@ -215,12 +216,17 @@ async def caller(
     runtime: Runtime[Any, Any] = request.app.state.runtime
     if runtime.verifier is None:
         raise RuntimeError("this process does not look at tokens")
-    return await runtime.verifier.verify(token)
+    asking = await runtime.verifier.verify(token)
+    check_key(request, asking)
+    return asking
 
 
 AccountHeader = Annotated[
     UUID | None,
-    Header(alias="Perennial-Account", description="The account that staff act for."),
+    Header(
+        alias="Perennial-Account",
+        description="The account that staff, or a key of the operator, act for.",
+    ),
 ]
 KeyHeader = Annotated[
     str | None,
@@ -258,6 +264,6 @@ async def public_command(request: Request, key: KeyHeader = None) -> Edge[Any]:
 
 
 def _acting(asking: Caller, act_for: UUID | None) -> UUID | None:
-    if act_for is not None and asking.staff is None and act_for != asking.account_id:
-        raise Forbidden("Only staff may act for another account.")
+    if act_for is not None and not asking.is_operator and act_for != asking.account_id:
+        raise Forbidden("Only staff and keys of the operator may act for another account.")
     return act_for

@@ -51,7 +51,7 @@ async def mood(probe: Probe) -> Mood:
 @pytest.fixture
 async def http(probe: Probe, issuer: TokenIssuer) -> AsyncIterator[httpx.AsyncClient]:
     probe.runtime.verifier = issuer.verifier(probe.settings)
-    app = create_app(probe.name, "a probe", probe.runtime, [ops_router(probe.name)])
+    app = create_app(probe.name, "a probe", probe.runtime, [ops_router(probe.name)], {})
     transport = httpx.ASGITransport(app)
     base = f"http://test/v1/ops/{probe.name}"
     async with httpx.AsyncClient(

@@ -40,7 +40,7 @@ async def list_accounts(
 ) -> Page[MyAccountView]:
     """The accounts I belong to; for staff, all of them. To work in another one, log in to it."""
     async with edge.begin() as uow:
-        if edge.caller.staff is not None:
+        if edge.caller.is_operator:
             everybody = await queries.all_accounts(uow, page)
             return page.page(everybody, lambda one: my_account(one, None), lambda one: one.id)
         mine = await queries.accounts_of_user(uow, edge.user_id, page)
@@ -78,7 +78,7 @@ async def open_another(body: OpenAccountRequest, edge: MyCommand) -> Response:
 async def read(edge: AccountReading) -> Response:
     """The account that the token is for."""
     async with edge.begin() as uow:
-        if edge.caller.staff is None:
+        if not edge.caller.is_operator:
             await role_of(uow, edge)
         return edge.reply(AccountView.of(await queries.account(uow, edge.account_id)))
 

@@ -63,7 +63,6 @@ async def list_projects(
     page: Annotated[PageRequest, Depends(page_request)],
     status: Annotated[ProjectStatus | None, Query()] = None,
 ) -> Page[ProjectView]:
-    edge.caller.require_scope("projects:read")
     async with edge.begin() as uow:
         found = await queries.projects(uow, edge.account_id, page, status=status)
         return page.page(found, _view, lambda one: one.id)
@@ -102,7 +101,6 @@ async def create(
 async def read(
     project_id: UUID, edge: Annotated[Reading[AuthUnitOfWork], Depends(reading)]
 ) -> Response:
-    edge.caller.require_scope("projects:read")
     async with edge.begin() as uow:
         return edge.reply(_view(await queries.project(uow, project_id)))
 
@@ -140,5 +138,4 @@ async def update(
 
 
 def _require_writer(edge: Reading[AuthUnitOfWork]) -> None:
-    edge.caller.require_scope("projects:write")
     edge.caller.require_role(Role.ADMIN, Role.MEMBER)

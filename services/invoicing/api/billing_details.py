@@ -144,7 +144,7 @@ async def put_billing_details(request: BillingDetailsRequest, command: Command) 
         details = BillingDetails(
             **request.model_dump(exclude={"address"}),
             address=request.address.model_dump(exclude_none=True),
-            by_staff=command.caller.staff is not None,
+            by_staff=command.caller.is_operator,
         )
         account = await change_billing_details(
             uow, command.account_id, details, require_version=command.require_version

@@ -250,7 +250,7 @@ async def list_plans(
         plans = await queries.list_plans(
             uow,
             page,
-            drafts=query.caller.staff is not None,
+            drafts=query.caller.is_operator,
             currency=currency,
             interval=interval,
             min_amount=min_amount,

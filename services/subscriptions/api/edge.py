@@ -36,11 +36,6 @@ def is_anonymous(query: Reading[Any]) -> bool:
 def may_write(edge: Edge[Any]) -> None:
     """Whoever may spend the account's money."""
     edge.caller.require_role("admin", "billing")
-    edge.caller.require_scope("subscriptions:write")
-
-
-def may_read(query: Reading[Any]) -> None:
-    query.caller.require_scope("subscriptions:read")
 
 
 class RequestModel(BaseModel):

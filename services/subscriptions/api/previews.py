@@ -181,10 +181,13 @@ async def price_next(
 
 
 def headers_for(query: Reading[Any], account_id: UUID) -> dict[str, str]:
-    """By what invoicing knows who asks, and for which account."""
+    """By what invoicing knows who asks, from where, and for which account."""
+    client = query.request.client
     return {
         "Authorization": query.request.headers["Authorization"],
         "Perennial-Account": str(account_id),
+        # As the gateway tells it: a key may be bound to addresses.
+        **({"X-Forwarded-For": client.host} if client else {}),
     }
 
 

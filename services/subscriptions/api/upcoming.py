@@ -34,7 +34,6 @@ async def read_upcoming(subscription_id: UUID, query: Query) -> PricedInvoice:
     Usage is in it as far as it has happened. Where the account has one invoice for all its
     subscriptions, what the others renew on that day is in it as well.
     """
-    query.caller.require_scope("invoices:read")
     async with query.begin() as uow:
         try:
             subscription = await queries.read_subscription(uow, subscription_id)
