@@ -1,11 +1,10 @@
 """The HTTP surface of payments."""
 
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Depends, Query, Request, Response
+from pydantic import Field
 
 from services.payments.collector import Collector
 from services.payments.domain.methods import PaymentMethodNotFound
@@ -38,11 +37,24 @@ from shared.errors import BadRequest, Unavailable
 from shared.ids import new_id
 from shared.money import Money
 from shared.runtime import Runtime
-from shared.web import Edge, Page, PageRequest, Reading, command, keyed_command, page_request
+from shared.web import (
+    Edge,
+    Instant,
+    Page,
+    PageRequest,
+    Reading,
+    RequestModel,
+    Router,
+    command,
+    for_role,
+    for_staff,
+    keyed_command,
+    page_request,
+)
 from shared.web import problems as refusals
 from shared.web import reading as read
 
-router = APIRouter()
+router = Router()
 
 Command = Annotated[Edge[PaymentsUnitOfWork], Depends(command)]
 KeyedCommand = Annotated[Edge[PaymentsUnitOfWork], Depends(keyed_command)]
@@ -57,11 +69,7 @@ class WebhookTooLarge(BadRequest):
     code = "webhook-too-large"
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class AttachRequest(Body):
+class AttachRequest(RequestModel):
     """A provider's token; a card number is refused."""
 
     provider: str = "sandbox"
@@ -69,13 +77,13 @@ class AttachRequest(Body):
     make_default: bool | None = None
 
 
-class RefundRequest(Body):
+class RefundRequest(RequestModel):
     """Without an amount, all that is left goes back."""
 
     amount: Money | None = None
 
 
-class PayRequest(Body):
+class PayRequest(RequestModel):
     payment_method_id: UUID | None = None
 
 
@@ -85,10 +93,10 @@ class PayRequest(Body):
     tags=["payment methods"],
     response_model=PaymentMethodView,
     responses=refusals(MethodRefused, ProviderUnknown, Unavailable),
+    dependencies=[for_role("admin", "billing")],
 )
 async def attach(body: AttachRequest, edge: Command) -> Response:
     """Attach a way to pay. What is unpaid is retried with it at once."""
-    edge.caller.require_role("admin", "billing")
     settings: PaymentsSettings = edge.runtime.settings
     if body.provider not in settings.enabled_providers:
         raise ProviderUnknown("This payment provider is not in use here.", field="provider")
@@ -135,10 +143,10 @@ async def show_method(method_id: UUID, edge: Read) -> Response:
     status_code=204,
     tags=["payment methods"],
     responses=refusals(PaymentMethodNotFound),
+    dependencies=[for_role("admin", "billing")],
 )
 async def detach(method_id: UUID, edge: Command) -> Response:
     """Charge it no more."""
-    edge.caller.require_role("admin", "billing")
     async with edge.begin() as uow:
         method = await detach_payment_method(uow, method_id)
         answer = await edge.answer(uow, status=204)
@@ -152,10 +160,10 @@ async def detach(method_id: UUID, edge: Command) -> Response:
     tags=["payment methods"],
     response_model=PaymentMethodView,
     responses=refusals(PaymentMethodNotFound),
+    dependencies=[for_role("admin", "billing")],
 )
 async def prefer(method_id: UUID, edge: Command) -> Response:
     """Charge it from now on where nothing else is named."""
-    edge.caller.require_role("admin", "billing")
     async with edge.begin() as uow:
         method = await prefer_payment_method(uow, method_id)
         return await edge.answer(uow, PaymentMethodView.of(method))
@@ -197,10 +205,10 @@ async def show_payment(payment_id: UUID, edge: Read) -> Response:
     tags=["payments"],
     response_model=PaymentView,
     responses=refusals(PaymentNotFound, PaymentNotCollectible, PaymentMethodNotFound),
+    dependencies=[for_role("admin", "billing")],
 )
 async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Response:
     """Collect an open invoice now. However often it is asked, it is charged once."""
-    edge.caller.require_role("admin", "billing")
     collector: Collector = edge.runtime.own["collector"]
     async with edge.begin() as uow:
         paying = await pay_invoice(
@@ -223,10 +231,10 @@ async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Respons
     tags=["refunds"],
     response_model=RefundView,
     responses=refusals(PaymentNotFound, PaymentNotRefundable, RefundAboveCharge),
+    dependencies=[for_staff("support", "finance")],
 )
 async def refund(payment_id: UUID, body: RefundRequest, edge: KeyedCommand) -> Response:
     """Send money back, all of it or a part; never more than was taken."""
-    edge.caller.require_staff("support", "finance")
     async with edge.begin() as uow:
         payment = await uow.payments.get(payment_id)
         if body.amount is not None and body.amount.currency != payment.currency:
@@ -278,20 +286,18 @@ async def take_webhook(name: str, request: Request) -> dict[str, bool]:
     return {"received": True}
 
 
-@router.get("/v1/ledger/balances", tags=["ledger"])
-async def balances(edge: Read, at: datetime | None = None) -> BalancesView:
+@router.get("/v1/ledger/balances", tags=["ledger"], dependencies=[for_staff("finance")])
+async def balances(edge: Read, at: Instant | None = None) -> BalancesView:
     """What every account of the books stands at, or stood at an instant. For finance."""
-    edge.caller.require_staff("finance")
     async with edge.begin() as uow:
         return await ledger.ledger_balances(uow.session, at=at, account_id=edge.scope.account_id)
 
 
-@router.get("/v1/ledger/entries", tags=["ledger"])
+@router.get("/v1/ledger/entries", tags=["ledger"], dependencies=[for_staff("finance")])
 async def entries(
     edge: Read, page: Paging, reference: Annotated[str | None, Query(max_length=200)] = None
 ) -> Page[EntryView]:
     """The movements of money, newest first. For finance."""
-    edge.caller.require_staff("finance")
     async with edge.begin() as uow:
         return await ledger.list_ledger_entries(uow.session, page, reference=reference)
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import BaseModel
 from sqlalchemy import update
 
@@ -25,10 +25,10 @@ from services.payments.use_cases.audit_books import audit_books
 from services.payments.use_cases.refund_payments import dismiss_refund, send_again
 from shared.clock import utc_now
 from shared.stuck import NothingStuck, StuckView
-from shared.web import Edge, Page, Reading, command, problems
+from shared.web import Edge, Instant, Page, Reading, Router, command, for_staff, problems
 from shared.web import reading as read
 
-router = APIRouter()
+router = Router()
 
 Command = Annotated[Edge[PaymentsUnitOfWork], Depends(command)]
 Read = Annotated[Reading[PaymentsUnitOfWork], Depends(read)]
@@ -69,20 +69,18 @@ class ReconciliationView(BaseModel):
         )
 
 
-@router.get("/v1/reconciliation", tags=["ledger"])
-async def reconciliation(edge: Read, since: datetime | None = None) -> ReconciliationView:
+@router.get("/v1/reconciliation", tags=["ledger"], dependencies=[for_staff("finance")])
+async def reconciliation(edge: Read, since: Instant | None = None) -> ReconciliationView:
     """Invoices, payments, ledger and providers compared now; every difference. For finance."""
-    edge.caller.require_staff("finance")
     settings: PaymentsSettings = edge.runtime.settings
     now = utc_now()
     audit = await audit_books(edge.runtime.begin, settings.enabled_providers, now=now, since=since)
     return ReconciliationView.of(audit, at=now, since=since)
 
 
-@router.get("/v1/ops/payments/stuck", tags=["operations"])
+@router.get("/v1/ops/payments/stuck", tags=["operations"], dependencies=[for_staff()])
 async def list_stuck(edge: Read) -> Page[StuckView]:
     """Charges, refunds and webhooks that wait for a person. For staff."""
-    edge.caller.require_staff()
     async with edge.begin() as uow:
         return Page(data=await stuck.list_stuck(uow.session), next_cursor=None)
 
@@ -92,13 +90,13 @@ async def list_stuck(edge: Read) -> Page[StuckView]:
     status_code=204,
     tags=["operations"],
     responses=problems(NothingStuck, PaymentNotRefundable, RefundAboveCharge),
+    dependencies=[for_staff("finance", "support")],
 )
 async def ask_again(stuck_id: UUID, edge: Command) -> Response:
     """Have the provider asked once more, from the start of the schedule; staff.
 
     A refund that failed is made anew, under a key of its own.
     """
-    edge.caller.require_staff("finance", "support")
     now = utc_now()
     async with edge.begin() as uow:
         session = uow.session
@@ -132,10 +130,10 @@ async def ask_again(stuck_id: UUID, edge: Command) -> Response:
     status_code=204,
     tags=["operations"],
     responses=problems(NothingStuck),
+    dependencies=[for_staff("finance", "support")],
 )
 async def dismiss(stuck_id: UUID, edge: Command) -> Response:
     """Say that the money of a failed refund went another way, or need not go; staff."""
-    edge.caller.require_staff("finance", "support")
     async with edge.begin() as uow:
         if not await dismiss_refund(uow, stuck_id, real_now=utc_now()):
             raise NothingStuck("No failed refund of this id waits for a person.")

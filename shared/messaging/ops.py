@@ -6,15 +6,27 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AwareDatetime, BaseModel, Field, StrictBool
+from fastapi import Depends, Query, Response
+from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 
 from shared.db import UnitOfWork
 from shared.errors import Invalid
 from shared.messaging import dead_letters
 from shared.messaging import replay as replays
-from shared.web import Edge, Page, PageRequest, Reading, command, page_request, problems, reading
+from shared.web import (
+    Edge,
+    Page,
+    PageRequest,
+    Reading,
+    RequestModel,
+    Router,
+    command,
+    for_staff,
+    page_request,
+    problems,
+    reading,
+)
 
 Staff = Annotated[Reading[UnitOfWork], Depends(reading)]
 Command = Annotated[Edge[UnitOfWork], Depends(command)]
@@ -45,16 +57,16 @@ class OutboxView(BaseModel):
     latest_refused: list[RefusedEventView]
 
 
-class ReplayRequest(BaseModel, extra="forbid"):
+class ReplayRequest(RequestModel):
     """A range of published events. Handlers that took an event before drop the repeat."""
 
-    since: AwareDatetime
-    until: AwareDatetime
+    since: datetime
+    until: datetime
     types: list[str] = Field(default_factory=list, max_length=200)
     account_id: UUID | None = None
     aggregate_id: UUID | None = None
     consumer: str | None = Field(None, description="Only this handler's queue; null is all.")
-    dry_run: StrictBool = Field(default=True, description="Count, and send nothing.")
+    dry_run: bool = Field(default=True, description="Count, and send nothing.")
 
 
 class ReplayView(BaseModel):
@@ -137,13 +149,13 @@ class CausesView(BaseModel):
     data: list[CauseView]
 
 
-class EditRequest(BaseModel, extra="forbid"):
+class EditRequest(RequestModel):
     """The event's payload as it should have been; the copy is a new event, caused by the old."""
 
     data: dict[str, Any]
 
 
-class ManyRequest(BaseModel, extra="forbid"):
+class ManyRequest(RequestModel):
     """Which open letters are meant: those that match all that is given."""
 
     consumer: str | None = None
@@ -151,7 +163,7 @@ class ManyRequest(BaseModel, extra="forbid"):
     reason: str | None = None
     cause: str | None = None
     account_id: UUID | None = None
-    dry_run: StrictBool = Field(default=True, description="Count, and do nothing.")
+    dry_run: bool = Field(default=True, description="Count, and do nothing.")
 
     def filter(self) -> dead_letters.Filter:
         return dead_letters.Filter(
@@ -166,19 +178,22 @@ class ManyView(BaseModel):
     count: int
 
 
-router = APIRouter(tags=["operations"])
+router = Router(tags=["operations"])
 
 
-@router.get("/outbox", response_model=OutboxView)
+@router.get("/outbox", response_model=OutboxView, dependencies=[for_staff()])
 async def show_outbox(staff: Staff) -> Response:
-    staff.caller.require_staff()
     async with staff.begin() as uow:
         return staff.reply(await _outbox(uow))
 
 
-@router.post("/outbox/replay", response_model=ReplayView, responses=problems(Invalid))
+@router.post(
+    "/outbox/replay",
+    response_model=ReplayView,
+    responses=problems(Invalid),
+    dependencies=[for_staff("admin")],
+)
 async def replay_outbox(body: ReplayRequest, edge: Command) -> Response:
-    edge.caller.require_staff("admin")
     selection = replays.Selection(
         since=body.since.astimezone(UTC),
         until=body.until.astimezone(UTC),
@@ -202,13 +217,12 @@ async def replay_outbox(body: ReplayRequest, edge: Command) -> Response:
         return await edge.answer(uow, view)
 
 
-@router.get("/dead-letters", response_model=Page[DeadLetterView])
+@router.get("/dead-letters", response_model=Page[DeadLetterView], dependencies=[for_staff()])
 async def list_dead_letters(
     staff: Staff,
     pages: Pages,
     wanted: Annotated[LetterQuery, Query()],
 ) -> Response:
-    staff.caller.require_staff()
     async with staff.begin() as uow:
         letters = dead_letters.table(uow)
         statement = pages.narrow(wanted.filter().narrow(uow, select(letters)), letters.c.id)
@@ -217,20 +231,19 @@ async def list_dead_letters(
     return staff.reply(page)
 
 
-@router.get("/dead-letters/causes", response_model=CausesView)
+@router.get("/dead-letters/causes", response_model=CausesView, dependencies=[for_staff()])
 async def count_dead_letters_by_cause(staff: Staff) -> Response:
-    staff.caller.require_staff()
     async with staff.begin() as uow:
         found = await dead_letters.by_cause(uow)
     return staff.reply(CausesView(data=[CauseView.model_validate(row) for row in found]))
 
 
-@router.post("/dead-letters/replay", response_model=ManyView)
+@router.post("/dead-letters/replay", response_model=ManyView, dependencies=[for_staff("admin")])
 async def replay_many_dead_letters(body: ManyRequest, edge: Command) -> Response:
     return await _decide_many(body, edge, dead_letters.replay)
 
 
-@router.post("/dead-letters/discard", response_model=ManyView)
+@router.post("/dead-letters/discard", response_model=ManyView, dependencies=[for_staff("admin")])
 async def discard_many_dead_letters(body: ManyRequest, edge: Command) -> Response:
     return await _decide_many(body, edge, dead_letters.discard)
 
@@ -239,9 +252,9 @@ async def discard_many_dead_letters(body: ManyRequest, edge: Command) -> Respons
     "/dead-letters/{letter_id}",
     response_model=DeadLetterDetailView,
     responses=problems(dead_letters.DeadLetterNotFound),
+    dependencies=[for_staff()],
 )
 async def show_dead_letter(letter_id: UUID, staff: Staff) -> Response:
-    staff.caller.require_staff()
     async with staff.begin() as uow:
         return staff.reply(await _detail(uow, letter_id))
 
@@ -253,9 +266,9 @@ REFUSALS = problems(dead_letters.DeadLetterNotFound, dead_letters.DeadLetterClos
     "/dead-letters/{letter_id}/replay",
     response_model=DeadLetterDetailView,
     responses=REFUSALS,
+    dependencies=[for_staff("admin")],
 )
 async def replay_dead_letter(letter_id: UUID, edge: Command) -> Response:
-    edge.caller.require_staff("admin")
     async with edge.begin() as uow:
         await dead_letters.replay(uow, letter_id)
         return await edge.answer(uow, await _detail(uow, letter_id))
@@ -265,11 +278,11 @@ async def replay_dead_letter(letter_id: UUID, edge: Command) -> Response:
     "/dead-letters/{letter_id}/edit-replay",
     response_model=DeadLetterDetailView,
     responses=REFUSALS,
+    dependencies=[for_staff("admin")],
 )
 async def edit_and_replay_dead_letter(
     letter_id: UUID, body: EditRequest, edge: Command
 ) -> Response:
-    edge.caller.require_staff("admin")
     async with edge.begin() as uow:
         await dead_letters.replay(uow, letter_id, data=body.data)
         return await edge.answer(uow, await _detail(uow, letter_id))
@@ -279,17 +292,17 @@ async def edit_and_replay_dead_letter(
     "/dead-letters/{letter_id}/discard",
     response_model=DeadLetterDetailView,
     responses=REFUSALS,
+    dependencies=[for_staff("admin")],
 )
 async def discard_dead_letter(letter_id: UUID, edge: Command) -> Response:
-    edge.caller.require_staff("admin")
     async with edge.begin() as uow:
         await dead_letters.discard(uow, letter_id)
         return await edge.answer(uow, await _detail(uow, letter_id))
 
 
-def ops_router(service: str) -> APIRouter:
+def ops_router(service: str) -> Router:
     """`/v1/ops/<service>/…`, for staff alone. Whatever changes something is audited."""
-    made = APIRouter(prefix=f"/v1/ops/{service}")
+    made = Router(prefix=f"/v1/ops/{service}")
     made.include_router(router)
     return made
 
@@ -297,7 +310,6 @@ def ops_router(service: str) -> APIRouter:
 async def _decide_many(
     body: ManyRequest, edge: Edge[UnitOfWork], decide: Callable[[UnitOfWork, UUID], Awaitable[Any]]
 ) -> Response:
-    edge.caller.require_staff("admin")
     async with edge.begin() as uow:
         if body.dry_run:
             number = await dead_letters.count_open(uow, body.filter())

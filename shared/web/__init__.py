@@ -2,6 +2,7 @@
 
 from shared.pages import Cursor, Page, PageRequest
 from shared.web.app import create_app
+from shared.web.bodies import Instant, RequestModel
 from shared.web.edge import (
     Edge,
     Reading,
@@ -13,16 +14,23 @@ from shared.web.edge import (
 )
 from shared.web.pages import page_request
 from shared.web.problems import problems
+from shared.web.rights import for_role, for_staff
+from shared.web.routing import Router
 
 __all__ = [
     "Cursor",
     "Edge",
+    "Instant",
     "Page",
     "PageRequest",
     "Reading",
+    "RequestModel",
+    "Router",
     "caller",
     "command",
     "create_app",
+    "for_role",
+    "for_staff",
     "keyed_command",
     "page_request",
     "problems",

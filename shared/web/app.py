@@ -18,6 +18,7 @@ from shared.web import problems
 from shared.web.edge import Replayed
 from shared.web.key_rules import KeyRules, install_key_rules
 from shared.web.openapi import describe
+from shared.web.routing import close_doors
 
 log = logger(__name__)
 
@@ -116,12 +117,15 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        # A redirect would go to whatever name the Host header holds.
+        redirect_slashes=False,
     )
     app.state.runtime = runtime
     problems.install(app)
     app.add_exception_handler(Replayed, _replay)
     for router in routers:
         app.include_router(router)
+    close_doors(app)
     install_key_rules(app, key_rules)
     app.router.routes.extend(health_routes(runtime))
     app.add_middleware(RequestContext)

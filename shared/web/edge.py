@@ -166,6 +166,9 @@ class Edge(Reading[U]):
     @property
     def _key_scope(self) -> str:
         who = f"{self.caller.subject}/{self.scope.account_id or ''}"
+        if self.caller is ANONYMOUS:
+            # Strangers share nothing but perhaps an address: a key that another chose says nothing.
+            who = f"{who}@{self.request.client.host if self.request.client else ''}"
         return f"{who} {self.request.method} {self.request.url.path}"
 
     async def _claim(self, uow: U, key: str) -> None:

@@ -27,6 +27,7 @@ from shared.errors import (
 )
 from shared.messaging.outages import is_outage
 from shared.observability import logger
+from shared.web.routing import methods_of
 
 log = logger(__name__)
 
@@ -174,13 +175,18 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
     title = TITLES.get(error.status_code, "Error")
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Each route knows its own method only; clients are told those of the path (RFC 9110).
+        allowed = methods_of(request.app, request.url.path)
+        headers["Allow"] = ", ".join(sorted(allowed))
     return problem_response(
         request,
         status=error.status_code,
         code=title.lower().replace(" ", "-"),
         title=title,
         detail=f"{error.detail}." if error.detail == title else str(error.detail),
-        headers=dict(error.headers or {}),
+        headers=headers,
     )
 
 

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, ConfigDict
+from fastapi import Depends, Response
+from pydantic import BaseModel
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
@@ -25,18 +25,17 @@ from shared.schedule import Schedule
 from shared.service import Service
 from shared.settings import Settings
 from shared.testclock import record_clock
-from shared.web import Edge, Reading, command, keyed_command, reading
+from shared.web import Edge, Reading, RequestModel, Router, command, keyed_command, reading
+from shared.web.key_rules import ANY_KEY
 from tests.harness import Deployment, Running, running
 from tests.tokens import TokenIssuer
 
-router = APIRouter(prefix="/v1/probes")
+router = Router(prefix="/v1/probes")
 gates: dict[str, asyncio.Event] = {}
 entered = asyncio.Event()
 
 
-class ProbeRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class ProbeRequest(RequestModel):
     amount: int
     wait_for: str | None = None
     about: UUID | None = None
@@ -134,6 +133,17 @@ async def crowded() -> Response:
     raise TooManyRequests("Slow down.", retry_after_seconds=7)
 
 
+OPERATIONS = (
+    "POST /v1/probes",
+    "GET /v1/probes/{probe_id}",
+    "PATCH /v1/probes/{probe_id}",
+    "GET /v1/probes/{probe_id}/now",
+    "POST /v1/probes/{probe_id}/now",
+    "POST /v1/probes/{probe_id}/break",
+    "GET /v1/probes/{probe_id}/refused",
+)
+
+
 @pytest.fixture(scope="module")
 async def probe(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Running]:
     """A service of one endpoint or two, on the tables that auth was deployed with."""
@@ -146,6 +156,7 @@ async def probe(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Ru
         routers=lambda: [router],
         consumers=Consumers("auth"),
         schedule=Schedule(),
+        key_rules=lambda: dict.fromkeys(OPERATIONS, ANY_KEY),
     )
     async with running(service, deployment, issuer, worker=False) as it:
         yield it

@@ -1,10 +1,8 @@
 """Accounts: mine, and for staff everybody's."""
 
-# ruff: noqa: FAST003 -- the dependency of the edge takes `account_id` from the path
-
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import Field
 
 from services.auth import queries
@@ -29,9 +27,9 @@ from services.auth.domain.accounts import (
 from services.auth.domain.roles import Role
 from services.auth.use_cases.register_user import open_account
 from services.auth.use_cases.update_account import close_account, update_account
-from shared.web import Page, PageRequest, page_request, problems
+from shared.web import Page, PageRequest, Router, page_request, problems
 
-router = APIRouter(prefix="/v1/accounts", tags=["accounts"])
+router = Router(prefix="/v1/accounts", tags=["accounts"])
 
 
 @router.get("")

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 from pydantic import BaseModel
 
 from services.auth import queries
@@ -23,9 +23,9 @@ from services.auth.use_cases.administer_users import (
     reactivate_user,
     suspend_user,
 )
-from shared.web import Page, PageRequest, page_request, problems
+from shared.web import Page, PageRequest, Router, for_staff, page_request, problems
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"])
+router = Router(prefix="/v1/admin", tags=["admin"])
 
 
 class AdminUserView(BaseModel):
@@ -52,7 +52,7 @@ def _view(user: User, details: PersonalDetails | None) -> AdminUserView:
     )
 
 
-@router.get("/users")
+@router.get("/users", dependencies=[for_staff(StaffRole.SUPPORT)])
 async def list_users(
     edge: MyReading,
     page: Annotated[PageRequest, Depends(page_request)],
@@ -60,15 +60,18 @@ async def list_users(
     status: Annotated[UserStatus | None, Query()] = None,
     staff: Annotated[bool | None, Query(description="Only staff, or only others.")] = None,
 ) -> Page[AdminUserView]:
-    edge.caller.require_staff(StaffRole.SUPPORT)
     async with edge.begin() as uow:
         found = await queries.users(uow, page, beginning=q, status=status, staff=staff)
         return page.page(found, lambda row: _view(row[0], row[1]), lambda row: row[0].id)
 
 
-@router.get("/users/{user_id}", response_model=AdminUserView, responses=problems(UserNotFound))
+@router.get(
+    "/users/{user_id}",
+    response_model=AdminUserView,
+    responses=problems(UserNotFound),
+    dependencies=[for_staff(StaffRole.SUPPORT)],
+)
 async def read_user(user_id: UUID, edge: MyReading) -> Response:
-    edge.caller.require_staff(StaffRole.SUPPORT)
     async with edge.begin() as uow:
         user = await uow.users.get(user_id)
         return edge.reply(_view(user, await uow.users.details(user_id)))
@@ -80,10 +83,14 @@ class UpdateUserRequest(Strict):
     staff: StaffRole | None = None
 
 
-@router.patch("/users/{user_id}", response_model=AdminUserView, responses=problems(UserNotFound))
+@router.patch(
+    "/users/{user_id}",
+    response_model=AdminUserView,
+    responses=problems(UserNotFound),
+    dependencies=[for_staff(StaffRole.ADMIN)],
+)
 async def update_user(user_id: UUID, body: UpdateUserRequest, edge: MyCommand) -> Response:
     """Make somebody staff, or not any more. For staff of the role admin."""
-    edge.caller.require_staff(StaffRole.ADMIN)
     async with edge.begin() as uow:
         user = await uow.users.get(user_id)
         edge.require_version(user.version)
@@ -96,10 +103,10 @@ async def update_user(user_id: UUID, body: UpdateUserRequest, edge: MyCommand) -
     "/users/{user_id}/suspend",
     response_model=AdminUserView,
     responses=problems(UserNotFound, IllegalUserTransition),
+    dependencies=[for_staff(StaffRole.SUPPORT)],
 )
 async def suspend(user_id: UUID, edge: MyCommand) -> Response:
     """Keep somebody out. Their sessions end; access tokens die within a quarter of an hour."""
-    edge.caller.require_staff(StaffRole.SUPPORT)
     async with edge.begin() as uow:
         user = await uow.users.get(user_id)
         edge.require_version(user.version)
@@ -111,10 +118,10 @@ async def suspend(user_id: UUID, edge: MyCommand) -> Response:
     "/users/{user_id}/reactivate",
     response_model=AdminUserView,
     responses=problems(UserNotFound, IllegalUserTransition),
+    dependencies=[for_staff(StaffRole.SUPPORT)],
 )
 async def reactivate(user_id: UUID, edge: MyCommand) -> Response:
     """Let somebody in again."""
-    edge.caller.require_staff(StaffRole.SUPPORT)
     async with edge.begin() as uow:
         user = await uow.users.get(user_id)
         edge.require_version(user.version)
@@ -136,7 +143,7 @@ class AuditEntryView(BaseModel):
     request_id: str
 
 
-@router.get("/audit-log")
+@router.get("/audit-log", dependencies=[for_staff(StaffRole.SUPPORT, StaffRole.FINANCE)])
 async def read_audit_log(
     edge: MyReading,
     page: Annotated[PageRequest, Depends(page_request)],
@@ -145,7 +152,6 @@ async def read_audit_log(
     actor: Annotated[str | None, Query(max_length=100)] = None,
 ) -> Page[AuditEntryView]:
     """What people and keys changed in auth, newest first."""
-    edge.caller.require_staff(StaffRole.SUPPORT, StaffRole.FINANCE)
     async with edge.begin() as uow:
         found = await queries.audit_log(
             uow, page, account_id=account_id, subject=subject, actor=actor

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from services.auth import queries
@@ -15,9 +15,9 @@ from services.auth.domain.api_keys import ApiKey, ApiKeyNotFound, ExpiryPassed
 from services.auth.domain.roles import Role
 from services.auth.use_cases.manage_api_keys import create_api_key, revoke_api_key
 from shared.security import KeyScope
-from shared.web import Page, PageRequest, page_request, problems
+from shared.web import Page, PageRequest, Router, page_request, problems
 
-router = APIRouter(prefix="/v1/accounts/{account_id}/api-keys", tags=["accounts"])
+router = Router(prefix="/v1/accounts/{account_id}/api-keys", tags=["accounts"])
 
 
 class ApiKeyView(BaseModel):

@@ -1,12 +1,10 @@
 """Invitations to an account, and accepting them."""
 
-# ruff: noqa: FAST003 -- the dependency of the edge takes `account_id` from the path
-
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import BaseModel
 
 from services.auth import queries
@@ -36,9 +34,9 @@ from services.auth.domain.users import PasswordRefused
 from services.auth.passwords import check_strength
 from services.auth.use_cases.invite import accept_invitation, invite, withdraw_invitation
 from shared.locks import limit
-from shared.web import Page, PageRequest, page_request, problems
+from shared.web import Page, PageRequest, Router, page_request, problems
 
-router = APIRouter(tags=["accounts"])
+router = Router(tags=["accounts"])
 
 #: Mails that one account may have us send to strangers in a day.
 INVITATIONS_A_DAY = 100

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from services.auth.api.edges import Auth
 from shared.clock import utc_now
+from shared.web import Router
 
-router = APIRouter(tags=["keys"])
+router = Router(tags=["keys"])
 
 
 @router.get("/.well-known/jwks.json")

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import BaseModel
 
 from services.auth import queries
@@ -27,9 +27,9 @@ from services.auth.use_cases.change_email import ask_to_change_email, change_ema
 from services.auth.use_cases.change_password import change_password
 from services.auth.use_cases.erase_user import erase_user
 from services.auth.use_cases.update_profile import update_profile
-from shared.web import Page, PageRequest, page_request, problems
+from shared.web import Page, PageRequest, Router, page_request, problems
 
-router = APIRouter(prefix="/v1/me", tags=["me"])
+router = Router(prefix="/v1/me", tags=["me"])
 
 
 class MeView(UserView):

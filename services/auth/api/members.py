@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import BaseModel
 
 from services.auth import queries
@@ -14,9 +14,9 @@ from services.auth.domain.accounts import LastOwner, MemberNotFound, Membership,
 from services.auth.domain.roles import Role
 from services.auth.domain.users import PersonalDetails
 from services.auth.use_cases.manage_members import change_member_role, remove_member
-from shared.web import Page, PageRequest, page_request, problems
+from shared.web import Page, PageRequest, Router, page_request, problems
 
-router = APIRouter(prefix="/v1/accounts/{account_id}/members", tags=["accounts"])
+router = Router(prefix="/v1/accounts/{account_id}/members", tags=["accounts"])
 
 
 class MemberView(BaseModel):

@@ -1,15 +1,15 @@
 """A second factor for my log-in."""
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, Field
 
 from services.auth.api.edges import MyCommand
 from services.auth.api.views import Strict
 from services.auth.domain.mfa import TotpAlreadyOn, TotpCodeRefused, TotpNotOn
 from services.auth.use_cases.second_factor import confirm_totp, enroll_totp, remove_totp
-from shared.web import problems
+from shared.web import Router, problems
 
-router = APIRouter(prefix="/v1/me/mfa/totp", tags=["me"])
+router = Router(prefix="/v1/me/mfa/totp", tags=["me"])
 
 
 class EnrolledView(BaseModel):

@@ -2,25 +2,24 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from sqlalchemy import select
 
 from services.auth.domain.mail import MailStatus
 from services.auth.tables import mails
 from shared.db import UnitOfWork
 from shared.stuck import StuckView
-from shared.web import Page, PageRequest, Reading, page_request, reading
+from shared.web import Page, PageRequest, Reading, Router, for_staff, page_request, reading
 
-router = APIRouter(prefix="/v1/ops/auth", tags=["operations"])
+router = Router(prefix="/v1/ops/auth", tags=["operations"])
 
 
-@router.get("/stuck")
+@router.get("/stuck", dependencies=[for_staff()])
 async def list_stuck(
     query: Annotated[Reading[UnitOfWork], Depends(reading)],
     page: Annotated[PageRequest, Depends(page_request)],
 ) -> Page[StuckView]:
     """Mails that were tried in vain and wait for a person (staff)."""
-    query.caller.require_staff()
     given_up = select(mails).where(mails.c.status == MailStatus.FAILED)
     async with query.begin() as uow:
         rows = (await uow.session.execute(page.narrow(given_up, mails.c.id))).all()

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from services.auth import queries
@@ -24,13 +24,18 @@ from shared.web import (
     Page,
     PageRequest,
     Reading,
+    Router,
     command,
+    for_role,
     page_request,
     problems,
     reading,
 )
 
-router = APIRouter(prefix="/v1/projects", tags=["projects"])
+router = Router(prefix="/v1/projects", tags=["projects"])
+
+#: Who may make and change projects.
+WRITER = for_role(Role.ADMIN, Role.MEMBER)
 
 Description = Annotated[str, Field(max_length=2000)]
 
@@ -79,12 +84,12 @@ class CreateProjectRequest(Strict):
     status_code=201,
     response_model=ProjectView,
     responses=problems(ProjectNameTaken, IllegalProjectTransition),
+    dependencies=[WRITER],
 )
 async def create(
     body: CreateProjectRequest, edge: Annotated[Edge[AuthUnitOfWork], Depends(command)]
 ) -> Response:
     """A new project, as a draft or active at once."""
-    _require_writer(edge)
     async with edge.begin() as uow:
         project = await create_project(
             uow,
@@ -115,6 +120,7 @@ class UpdateProjectRequest(Strict):
     "/{project_id}",
     response_model=ProjectView,
     responses=problems(ProjectNotFound, ProjectNameTaken, IllegalProjectTransition),
+    dependencies=[WRITER],
 )
 async def update(
     project_id: UUID,
@@ -122,7 +128,6 @@ async def update(
     edge: Annotated[Edge[AuthUnitOfWork], Depends(command)],
 ) -> Response:
     """Rename it, or move it: draft → active ⇄ archived."""
-    _require_writer(edge)
     async with edge.begin() as uow:
         project = await uow.projects.get(project_id)
         edge.require_version(project.version)
@@ -135,7 +140,3 @@ async def update(
             now=edge.now,
         )
         return await edge.answer(uow, _view(project))
-
-
-def _require_writer(edge: Reading[AuthUnitOfWork]) -> None:
-    edge.caller.require_role(Role.ADMIN, Role.MEMBER)

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, Field
 
 from services.auth.addresses import Address
@@ -35,9 +35,9 @@ from services.auth.use_cases.register_user import register_user
 from services.auth.use_cases.reset_password import check_reset, reset_password
 from services.auth.use_cases.verify_email import verify_email
 from shared.clock import utc_now
-from shared.web import problems
+from shared.web import Router, problems
 
-router = APIRouter(prefix="/v1/auth", tags=["sign-in"])
+router = Router(prefix="/v1/auth", tags=["sign-in"])
 
 
 class RegisterRequest(Strict):

@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from services.auth.domain.accounts import Account, AccountStatus
 from services.auth.domain.roles import Role, StaffRole
 from services.auth.domain.users import PersonalDetails, User, UserStatus
+from shared.web import RequestModel
 
 #: A name that people gave: anything but control characters.
 Name = Annotated[
@@ -23,10 +24,8 @@ Token = Annotated[str, Field(min_length=1, max_length=200)]
 Password = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class Strict(BaseModel):
-    """A request body: an unknown field is refused."""
-
-    model_config = ConfigDict(extra="forbid")
+class Strict(RequestModel):
+    """A request body of auth."""
 
 
 class UserView(BaseModel):

@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, EmailStr, Field, StringConstraints
 
 from services.invoicing import queries
-from services.invoicing.api.edge import Command, Paging, Query, RequestModel
+from services.invoicing.api.edge import Command, Paging, Query
 from services.invoicing.domain.account import (
     Account,
     AccountNotFound,
@@ -21,9 +21,9 @@ from services.invoicing.use_cases.change_billing_details import (
     change_billing_details,
 )
 from shared.money import AmountTooLarge, Money, require_billable
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_role, for_staff, problems
 
-router = APIRouter(prefix="/v1", tags=["billing details"])
+router = Router(prefix="/v1", tags=["billing details"])
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
@@ -134,10 +134,10 @@ async def read_billing_details(query: Query) -> Response:
     "/billing-details",
     response_model=BillingDetailsView,
     responses=problems(AccountNotFound, VatNumberInvalid),
+    dependencies=[for_role("admin", "billing")],
 )
 async def put_billing_details(request: BillingDetailsRequest, command: Command) -> Response:
     """Say whom to bill from the next invoice on. Finalized invoices keep what they have."""
-    command.caller.require_role("admin", "billing")
     if request.exemption_reason or request.legal_entity_id or request.consolidated_billing:
         command.caller.require_staff("finance")
     async with command.begin() as uow:
@@ -169,10 +169,13 @@ async def list_account_credit_entries(query: Query, page: Paging) -> Page[Credit
         return page.page(entries, CreditEntryView.of, lambda entry: entry.id)
 
 
-@router.post("/account-credit", responses=problems(AccountNotFound, AmountTooLarge))
+@router.post(
+    "/account-credit",
+    responses=problems(AccountNotFound, AmountTooLarge),
+    dependencies=[for_staff("finance")],
+)
 async def grant_account_credit(request: GrantRequest, command: Command) -> CreditView:
     """Give the account credit (staff, acting for it), or take credit back."""
-    command.caller.require_staff("finance")
     require_billable(request.amount.amount, field="amount")
     async with command.begin() as uow:
         account_id = command.account_id

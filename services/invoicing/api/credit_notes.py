@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from services.invoicing import queries
-from services.invoicing.api.edge import KeyedCommand, Paging, Query, RequestModel
+from services.invoicing.api.edge import KeyedCommand, Paging, Query
 from services.invoicing.api.views import TaxView, plain
 from services.invoicing.domain.credit_note import (
     CreditExceedsPaid,
@@ -22,9 +22,9 @@ from services.invoicing.domain.invoice import InvoiceNotFound
 from services.invoicing.domain.payment import ReturnState
 from services.invoicing.use_cases.issue_credit_note import NewCreditNote, issue_credit_note
 from shared.money import AmountTooLarge, Money, require_billable
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/credit-notes", tags=["credit notes"])
+router = Router(prefix="/v1/credit-notes", tags=["credit notes"])
 
 
 RefundStatus = Literal["none", "pending", "succeeded", "failed"]
@@ -179,13 +179,13 @@ async def read_credit_note(note_id: UUID, query: Query) -> Response:
     status_code=201,
     response_model=CreditNoteView,
     responses=problems(InvoiceNotFound, CreditExceedsPaid, CreditLineInvalid, AmountTooLarge),
+    dependencies=[for_staff("finance", "support")],
 )
 async def add_credit_note(request: CreditNoteRequest, command: KeyedCommand) -> Response:
     """Take back part of an invoice (staff): tax as on the original, never more than there is.
 
     What is not paid is taken back first, and not owed any more; then what was paid.
     """
-    command.caller.require_staff("finance", "support")
     for line in request.lines or ():
         require_billable(line.amount, field="lines")
     require_billable(request.amount or 0, field="amount")

@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from services.invoicing import queries
-from services.invoicing.api.edge import Command, Query, RequestModel
+from services.invoicing.api.edge import Command, Query
 from services.invoicing.domain.attachment import (
     Attachment,
     AttachmentComplete,
@@ -33,10 +33,10 @@ from services.invoicing.use_cases.render_document import PDF, XML, make_again
 from shared.clock import utc_now
 from shared.ids import new_id
 from shared.observability import logger
-from shared.web import problems
+from shared.web import RequestModel, Router, for_staff, problems
 
 log = logger(__name__)
-router = APIRouter(prefix="/v1", tags=["documents"])
+router = Router(prefix="/v1", tags=["documents"])
 
 #: How long a download waits for a file that is being made, and how often it looks.
 WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.1
@@ -137,10 +137,10 @@ class DocumentView(BaseModel):
     status_code=202,
     tags=["operations"],
     responses=problems(DocumentNotFound),
+    dependencies=[for_staff()],
 )
 async def render_again(document_id: UUID, command: Command) -> DocumentView:
     """Make a document again, after what stopped it was mended (staff)."""
-    command.caller.require_staff()
     async with command.begin() as uow:
         document = await make_again(uow, document_id, at=command.now)
         uow.audit("document.render", document_id, account_id=document.account_id)

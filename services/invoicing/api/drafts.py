@@ -6,11 +6,11 @@ from decimal import Decimal
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field, StringConstraints, model_validator
 
 from services.invoicing.api.billing_details import Text
-from services.invoicing.api.edge import Command, KeyedCommand, RequestModel
+from services.invoicing.api.edge import Command, KeyedCommand
 from services.invoicing.api.views import InvoiceView
 from services.invoicing.domain.account import AccountNotFound
 from services.invoicing.domain.invoice import (
@@ -33,9 +33,9 @@ from shared.events.subscriptions import Discount
 from shared.ids import new_id
 from shared.money import AmountTooLarge, Currency, require_billable
 from shared.tax_category import TaxCategory
-from shared.web import problems
+from shared.web import RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/invoices", tags=["invoices"])
+router = Router(prefix="/v1/invoices", tags=["invoices"])
 
 DecimalText = Annotated[str, StringConstraints(pattern=r"^-?\d{1,15}(\.\d{1,12})?$")]
 
@@ -131,10 +131,10 @@ class DraftChanges(RequestModel):
     status_code=201,
     response_model=InvoiceView,
     responses=problems(AccountNotFound, NothingToInvoice, AmountTooLarge),
+    dependencies=[for_staff("finance")],
 )
 async def add_invoice(request: InvoiceRequest, command: KeyedCommand) -> Response:
     """Invoice an account by hand (staff)."""
-    command.caller.require_staff("finance")
     if request.discount and request.discount.amount:
         require_billable(request.discount.amount, field="discount.amount")
     async with command.begin() as uow:
@@ -168,10 +168,10 @@ async def add_invoice(request: InvoiceRequest, command: KeyedCommand) -> Respons
     "/{invoice_id}",
     response_model=InvoiceView,
     responses=problems(InvoiceNotFound, InvoiceFrozen, NothingToInvoice, AmountTooLarge),
+    dependencies=[for_staff("finance")],
 )
 async def change_invoice(invoice_id: UUID, request: DraftChanges, command: Command) -> Response:
     """Change a draft (staff). A finalized invoice never changes."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         invoice = await uow.invoices.get(invoice_id)
         command.require_version(invoice.version)
@@ -186,10 +186,10 @@ async def change_invoice(invoice_id: UUID, request: DraftChanges, command: Comma
     "/{invoice_id}/finalize",
     response_model=InvoiceView,
     responses=problems(InvoiceNotFound, InvoiceFrozen),
+    dependencies=[for_staff("finance")],
 )
 async def finalize(invoice_id: UUID, command: Command) -> Response:
     """Number a draft and freeze it: from here on it is owed (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         invoice = await uow.invoices.get(invoice_id)
         command.require_version(invoice.version)
@@ -209,10 +209,10 @@ async def finalize(invoice_id: UUID, command: Command) -> Response:
     status_code=201,
     response_model=InvoiceView,
     responses=problems(InvoiceNotFound, IllegalInvoiceTransition, InvoiceReissuedAlready),
+    dependencies=[for_staff("finance")],
 )
 async def reissue(invoice_id: UUID, command: KeyedCommand) -> Response:
     """A draft with the lines of a voided invoice, to correct and finalize (staff); once."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         voided = await uow.invoices.get(invoice_id)
         invoice = await reissue_invoice(uow, invoice_id, at=await uow.now(voided.account_id))

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import Depends
-from pydantic import BaseModel, ConfigDict
 
 from services.invoicing.repository import InvoicingUnitOfWork
 from shared.web import Edge, PageRequest, Reading, command, keyed_command, page_request, reading
@@ -12,9 +11,3 @@ Command = Annotated[Edge[InvoicingUnitOfWork], Depends(command)]
 KeyedCommand = Annotated[Edge[InvoicingUnitOfWork], Depends(keyed_command)]
 Query = Annotated[Reading[InvoicingUnitOfWork], Depends(reading)]
 Paging = Annotated[PageRequest, Depends(page_request)]
-
-
-class RequestModel(BaseModel):
-    """A request body: what is not known is refused."""
-
-    model_config = ConfigDict(extra="forbid")

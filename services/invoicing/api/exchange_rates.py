@@ -5,18 +5,18 @@ from decimal import Decimal
 from typing import Annotated, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, StringConstraints
 
 from services.invoicing import queries
-from services.invoicing.api.edge import Command, Paging, Query, RequestModel
+from services.invoicing.api.edge import Command, Paging, Query
 from services.invoicing.api.views import plain
 from services.invoicing.domain.exchange import ExchangeRate, ExchangeRateExists
 from services.invoicing.use_cases.set_exchange_rate import set_exchange_rate
 from shared.money import Currency
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/exchange-rates", tags=["exchange rates"])
+router = Router(prefix="/v1/exchange-rates", tags=["exchange rates"])
 
 
 class ExchangeRateRequest(RequestModel):
@@ -59,11 +59,14 @@ async def list_exchange_rates(
 
 
 @router.post(
-    "", status_code=201, response_model=ExchangeRateView, responses=problems(ExchangeRateExists)
+    "",
+    status_code=201,
+    response_model=ExchangeRateView,
+    responses=problems(ExchangeRateExists),
+    dependencies=[for_staff("finance")],
 )
 async def add_exchange_rate(request: ExchangeRateRequest, command: Command) -> Response:
     """Put a rate on file (staff). A day's rate is never replaced: invoices may have used it."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         rate = await set_exchange_rate(
             uow,

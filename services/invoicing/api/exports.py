@@ -1,17 +1,16 @@
 """Invoices and lines for bookkeeping, as files."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter
 from fastapi import Query as Param
 from fastapi.responses import StreamingResponse
 
 from services.invoicing.api.edge import Query
 from services.invoicing.exports import MEDIA_TYPES, Format, Of, export
+from shared.web import Instant, Router
 
-router = APIRouter(prefix="/v1/exports", tags=["exports"])
+router = Router(prefix="/v1/exports", tags=["exports"])
 
 
 @router.get("/{of}", response_class=StreamingResponse)
@@ -19,8 +18,8 @@ async def export_invoices(
     *,
     of: Of,
     query: Query,
-    since: Annotated[datetime, Param(alias="from")],
-    until: Annotated[datetime, Param(alias="to")],
+    since: Annotated[Instant, Param(alias="from")],
+    until: Annotated[Instant, Param(alias="to")],
     form: Annotated[Format, Param(alias="format")] = Format.CSV,
 ) -> StreamingResponse:
     """What was issued in a period, with one row of sums per currency at the end."""

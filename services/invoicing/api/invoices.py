@@ -4,12 +4,12 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
 from fastapi import Query as Param
+from fastapi import Response
 from pydantic import Field
 
 from services.invoicing import queries
-from services.invoicing.api.edge import Command, Paging, Query, RequestModel
+from services.invoicing.api.edge import Command, Paging, Query
 from services.invoicing.api.views import InvoiceView
 from services.invoicing.domain.invoice import IllegalInvoiceTransition, InvoiceNotFound, Status
 from services.invoicing.domain.payment import Means
@@ -19,9 +19,9 @@ from services.invoicing.use_cases.void_invoice import void_invoice
 from shared.errors import Invalid
 from shared.ids import new_id
 from shared.money import AmountTooLarge, Money, require_billable
-from shared.web import Page, problems
+from shared.web import Instant, Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/invoices", tags=["invoices"])
+router = Router(prefix="/v1/invoices", tags=["invoices"])
 
 
 class MarkPaidRequest(RequestModel):
@@ -39,8 +39,8 @@ async def list_invoices(
     page: Paging,
     status: Status | None = None,
     subscription_id: UUID | None = None,
-    created_from: Annotated[datetime | None, Param(alias="from")] = None,
-    created_to: Annotated[datetime | None, Param(alias="to")] = None,
+    created_from: Annotated[Instant | None, Param(alias="from")] = None,
+    created_to: Annotated[Instant | None, Param(alias="to")] = None,
     q: Annotated[str | None, Param(max_length=200)] = None,
 ) -> Page[InvoiceView]:
     """Invoices, newest first. `q` searches numbers, names and line texts."""
@@ -68,10 +68,10 @@ async def read_invoice(invoice_id: UUID, query: Query) -> Response:
     "/{invoice_id}/void",
     response_model=InvoiceView,
     responses=problems(InvoiceNotFound, IllegalInvoiceTransition),
+    dependencies=[for_staff("finance")],
 )
 async def void(invoice_id: UUID, command: Command) -> Response:
     """Take back an open invoice (staff). Its number stays used, its credit is returned."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         invoice, _ = await uow.invoices.with_those_it_takes_from(invoice_id)
         command.require_version(invoice.version)
@@ -84,10 +84,10 @@ async def void(invoice_id: UUID, command: Command) -> Response:
     "/{invoice_id}/mark-uncollectible",
     response_model=InvoiceView,
     responses=problems(InvoiceNotFound, IllegalInvoiceTransition),
+    dependencies=[for_staff("finance")],
 )
 async def mark_uncollectible(invoice_id: UUID, command: Command) -> Response:
     """Expect the money no more (staff). It still counts when it comes."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         invoice = await uow.invoices.get(invoice_id)
         command.require_version(invoice.version)
@@ -100,10 +100,10 @@ async def mark_uncollectible(invoice_id: UUID, command: Command) -> Response:
     "/{invoice_id}/mark-paid",
     response_model=InvoiceView,
     responses=problems(InvoiceNotFound, IllegalInvoiceTransition, AmountTooLarge, Invalid),
+    dependencies=[for_staff("finance")],
 )
 async def mark_paid(invoice_id: UUID, request: MarkPaidRequest, command: Command) -> Response:
     """Count money that came another way (staff): all that is owed, or a part of it."""
-    command.caller.require_staff("finance")
     require_billable(request.amount or 0, field="amount")
     async with command.begin() as uow:
         invoice = await uow.invoices.get(invoice_id)

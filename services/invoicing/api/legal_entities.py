@@ -3,12 +3,12 @@
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import AfterValidator, BaseModel, EmailStr, Field, StringConstraints
 
 from services.invoicing import queries
 from services.invoicing.api.billing_details import Address, Country, Text
-from services.invoicing.api.edge import Command, Paging, Query, RequestModel
+from services.invoicing.api.edge import Command, Paging, Query
 from services.invoicing.domain.legal_entity import LegalEntity, LegalEntityNotFound
 from services.invoicing.domain.numbering import BadNumberPattern
 from services.invoicing.domain.vat import VatNumberInvalid
@@ -19,10 +19,10 @@ from services.invoicing.use_cases.set_legal_entity import (
     create_legal_entity,
 )
 from shared.money import Currency
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 from shared.zones import time_zones
 
-router = APIRouter(prefix="/v1/legal-entities", tags=["legal entities"])
+router = Router(prefix="/v1/legal-entities", tags=["legal entities"])
 
 
 def _known(name: str) -> str:
@@ -129,10 +129,9 @@ class LegalEntityView(BaseModel):
         )
 
 
-@router.get("")
+@router.get("", dependencies=[for_staff()])
 async def list_legal_entities(query: Query, page: Paging) -> Page[LegalEntityView]:
     """Who issues invoices (staff)."""
-    query.caller.require_staff()
     async with query.begin() as uow:
         found = await queries.list_legal_entities(uow, page)
         patterns = await queries.patterns_of(uow, found)
@@ -143,10 +142,14 @@ async def list_legal_entities(query: Query, page: Paging) -> Page[LegalEntityVie
         )
 
 
-@router.get("/{entity_id}", response_model=LegalEntityView, responses=problems(LegalEntityNotFound))
+@router.get(
+    "/{entity_id}",
+    response_model=LegalEntityView,
+    responses=problems(LegalEntityNotFound),
+    dependencies=[for_staff()],
+)
 async def read_legal_entity(entity_id: UUID, query: Query) -> Response:
     """One of them (staff)."""
-    query.caller.require_staff()
     async with query.begin() as uow:
         entity = await queries.read_legal_entity(uow, entity_id)
         patterns = await queries.patterns_of(uow, [entity])
@@ -158,10 +161,10 @@ async def read_legal_entity(entity_id: UUID, query: Query) -> Response:
     status_code=201,
     response_model=LegalEntityView,
     responses=problems(BadNumberPattern, VatNumberInvalid),
+    dependencies=[for_staff("finance")],
 )
 async def add_legal_entity(request: LegalEntityRequest, command: Command) -> Response:
     """Add one, with number series of its own (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         entity = await create_legal_entity(uow, request.details(), at=command.now)
         uow.audit("legal_entity.add", entity.id)
@@ -173,12 +176,12 @@ async def add_legal_entity(request: LegalEntityRequest, command: Command) -> Res
     "/{entity_id}",
     response_model=LegalEntityView,
     responses=problems(LegalEntityNotFound, BadNumberPattern, VatNumberInvalid),
+    dependencies=[for_staff("finance")],
 )
 async def put_legal_entity(
     entity_id: UUID, request: LegalEntityRequest, command: Command
 ) -> Response:
     """Change it from the next document on (staff); issued documents keep what they have."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         entity = await queries.read_legal_entity(uow, entity_id)
         command.require_version(entity.version)

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from sqlalchemy import ColumnElement, Select, literal, select, text, union_all
 
 from services.invoicing.api.edge import Command, Paging, Query
@@ -11,9 +11,9 @@ from services.invoicing.domain.invoice import InvoiceNotFound
 from services.invoicing.tables import OVERRETURNED, documents, invoices
 from shared.clock import utc_now
 from shared.stuck import NothingStuck, StuckView
-from shared.web import Page, problems
+from shared.web import Page, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/ops/invoicing", tags=["operations"])
+router = Router(prefix="/v1/ops/invoicing", tags=["operations"])
 
 NEXT_STEP = {
     "draft": "Change what the reason names, then finalize the draft.",
@@ -35,10 +35,9 @@ def _stuck(row: Any) -> StuckView:
     )
 
 
-@router.get("/stuck")
+@router.get("/stuck", dependencies=[for_staff()])
 async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     """Drafts and documents that failed, and what was given back twice (staff)."""
-    query.caller.require_staff()
     stuck = union_all(
         _rows("document", documents, documents.c.error).where(documents.c.error.is_not(None)),
         _rows("draft", invoices, invoices.c.parked_reason).where(
@@ -55,13 +54,17 @@ async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     return page.page(rows, _stuck, lambda row: row.id)
 
 
-@router.post("/stuck/{stuck_id}/dismiss", status_code=204, responses=problems(NothingStuck))
+@router.post(
+    "/stuck/{stuck_id}/dismiss",
+    status_code=204,
+    responses=problems(NothingStuck),
+    dependencies=[for_staff("finance", "support")],
+)
 async def dismiss(stuck_id: UUID, command: Command) -> Response:
     """Say that what was given back twice of an invoice is settled with the customer (staff).
 
     It is listed again when yet more goes back.
     """
-    command.caller.require_staff("finance", "support")
     async with command.begin() as uow:
         try:
             invoice = await uow.invoices.get(stuck_id)

@@ -3,11 +3,10 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.invoicing.api.credit_notes import CreditNoteView
-from services.invoicing.api.edge import Query, RequestModel
+from services.invoicing.api.edge import Query
 from services.invoicing.api.views import InvoiceView
 from services.invoicing.domain.account import AccountNotFound
 from services.invoicing.use_cases.preview_bill import Previewed, preview_bill
@@ -15,9 +14,9 @@ from shared.errors import Forbidden, Invalid
 from shared.events import catalog
 from shared.events.subscriptions import Billable
 from shared.money import AmountTooLarge, Money, require_billable
-from shared.web import problems
+from shared.web import RequestModel, Router, problems
 
-router = APIRouter(prefix="/v1/invoices", tags=["invoices"])
+router = Router(prefix="/v1/invoices", tags=["invoices"])
 
 MOST_EVENTS = 200
 

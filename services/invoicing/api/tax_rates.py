@@ -5,18 +5,18 @@ from decimal import Decimal
 from typing import Annotated, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, StringConstraints
 
 from services.invoicing import queries
-from services.invoicing.api.edge import Command, Paging, Query, RequestModel
+from services.invoicing.api.edge import Command, Paging, Query
 from services.invoicing.api.views import plain
 from services.invoicing.domain.tax import TaxRate, TaxRateOverlaps
 from services.invoicing.use_cases.set_tax_rate import NewTaxRate, set_tax_rate
 from shared.tax_category import TaxCategory
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/tax-rates", tags=["tax rates"])
+router = Router(prefix="/v1/tax-rates", tags=["tax rates"])
 
 
 class TaxRateRequest(RequestModel):
@@ -61,10 +61,15 @@ async def list_tax_rates(
         return page.page(found, TaxRateView.of, lambda rate: rate.id)
 
 
-@router.post("", status_code=201, response_model=TaxRateView, responses=problems(TaxRateOverlaps))
+@router.post(
+    "",
+    status_code=201,
+    response_model=TaxRateView,
+    responses=problems(TaxRateOverlaps),
+    dependencies=[for_staff("finance")],
+)
 async def add_tax_rate(request: TaxRateRequest, command: Command) -> Response:
     """Put a rate on file (staff). A rate without an end gives way to one that begins later."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         new = NewTaxRate(
             country=request.country,

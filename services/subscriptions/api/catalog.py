@@ -5,8 +5,8 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Response
 from fastapi import Query as Param
+from fastapi import Response
 from pydantic import Field
 
 from services.subscriptions import queries
@@ -16,7 +16,6 @@ from services.subscriptions.api.edge import (
     Command,
     EditRequest,
     Paging,
-    RequestModel,
     is_anonymous,
 )
 from services.subscriptions.api.views import NewPriceView, PlanView, PriceView
@@ -70,9 +69,9 @@ from shared.events.subscriptions import DunningPolicy
 from shared.ids import new_id
 from shared.money import AmountTooLarge, Currency
 from shared.tax_category import TaxCategory
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1", tags=["catalog"])
+router = Router(prefix="/v1", tags=["catalog"])
 
 Code = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -212,10 +211,10 @@ class PriceRequest(RequestModel):
     status_code=201,
     response_model=PlanView,
     responses=problems(PlanCodeTaken, ProductNotFound, NotOnSale, DunningInvalid),
+    dependencies=[for_staff("finance")],
 )
 async def create_plan(body: PlanRequest, command: Command) -> Response:
     """A draft of a plan (staff). Give it prices, then publish it."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         plan = Plan(
             id=new_id(),
@@ -275,10 +274,10 @@ async def read_plan(plan_id: UUID, query: Browse) -> Response:
     "/plans/{plan_id}",
     response_model=PlanView,
     responses=problems(PlanNotFound, PreconditionFailed, DunningInvalid),
+    dependencies=[for_staff("finance")],
 )
 async def edit_plan(plan_id: UUID, body: PlanEdit, command: Command) -> Response:
     """Edit a plan (staff). Its code stays; what it costs is changed by a new price."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         plan = await _locked(uow, command, plan_id)
         await edit_entry(uow, plan, body.changes(), action="plan.edit")
@@ -289,10 +288,10 @@ async def edit_plan(plan_id: UUID, body: PlanEdit, command: Command) -> Response
     "/plans/{plan_id}/publish",
     response_model=PlanView,
     responses=problems(PlanNotFound, PreconditionFailed, IllegalPlanTransition, PlanHasNoPrice),
+    dependencies=[for_staff("finance")],
 )
 async def publish(plan_id: UUID, command: Command) -> Response:
     """Open a plan to subscribers (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         plan = await _locked(uow, command, plan_id)
         await publish_plan(uow, plan, now=command.now)
@@ -303,10 +302,10 @@ async def publish(plan_id: UUID, command: Command) -> Response:
     "/plans/{plan_id}/archive",
     response_model=PlanView,
     responses=problems(PlanNotFound, PreconditionFailed, IllegalPlanTransition),
+    dependencies=[for_staff("finance")],
 )
 async def archive(plan_id: UUID, command: Command) -> Response:
     """Close a plan to new subscribers (staff); those it has keep it."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         plan = await _locked(uow, command, plan_id)
         await archive_plan(uow, plan, now=command.now)
@@ -317,10 +316,10 @@ async def archive(plan_id: UUID, command: Command) -> Response:
     "/plans/{plan_id}/unarchive",
     response_model=PlanView,
     responses=problems(PlanNotFound, PreconditionFailed, IllegalPlanTransition, PlanHasNoPrice),
+    dependencies=[for_staff("finance")],
 )
 async def unarchive(plan_id: UUID, command: Command) -> Response:
     """Open an archived plan to new subscribers again (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         plan = await _locked(uow, command, plan_id)
         await unarchive_plan(uow, plan, now=command.now)
@@ -334,10 +333,10 @@ async def unarchive(plan_id: UUID, command: Command) -> Response:
     responses=problems(
         PlanNotFound, AddonNotFound, MeterNotFound, NotOnSale, PriceInvalid, AmountTooLarge
     ),
+    dependencies=[for_staff("finance")],
 )
 async def create_price(body: PriceRequest, command: Command) -> Response:
     """A price (staff). It replaces the one that sold the same thing in the same rhythm."""
-    command.caller.require_staff("finance")
     if body.unit_amount is not None and body.unit_amount_decimal is not None:
         raise Invalid("Send unit_amount or unit_amount_decimal, not both.", field="unit_amount")
     warnings = await tax_warnings(command, body.tax_category)
@@ -384,10 +383,10 @@ async def read_price(price_id: UUID, query: Browse) -> Response:
     "/prices/{price_id}/archive",
     response_model=PriceView,
     responses=problems(PriceNotFound, PreconditionFailed),
+    dependencies=[for_staff("finance")],
 )
 async def take_price_off_sale(price_id: UUID, command: Command) -> Response:
     """Sell one price no more (staff); who holds it keeps it."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         price = await uow.catalog.get_price(price_id)
         command.require_version(price.revision)
@@ -399,10 +398,10 @@ async def take_price_off_sale(price_id: UUID, command: Command) -> Response:
     "/prices/{price_id}/unarchive",
     response_model=PriceView,
     responses=problems(PriceNotFound, PreconditionFailed),
+    dependencies=[for_staff("finance")],
 )
 async def put_price_on_sale(price_id: UUID, command: Command) -> Response:
     """Sell a price again (staff), in the place of the version that is on sale now."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         price = await uow.catalog.get_price(price_id)
         command.require_version(price.revision)

@@ -5,11 +5,11 @@ import time
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import AwareDatetime
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import Command, Query, RequestModel
+from services.subscriptions.api.edge import Command, Query
 from services.subscriptions.api.views import ClockView
 from services.subscriptions.domain.account import AccountNotReady
 from services.subscriptions.domain.testclock import (
@@ -26,9 +26,9 @@ from services.subscriptions.use_cases.run_test_clock import (
     delete_clock,
 )
 from shared.errors import TestClockBusy
-from shared.web import Edge, problems
+from shared.web import Edge, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/test-clocks", tags=["test clocks"])
+router = Router(prefix="/v1/test-clocks", tags=["test clocks"])
 
 LOOK_EVERY_SECONDS = 0.03
 
@@ -56,10 +56,10 @@ class AdvanceRequest(RequestModel):
     status_code=201,
     response_model=ClockView,
     responses=problems(ClockExists, ClockInvalid, TestClocksOff, AccountNotReady),
+    dependencies=[for_staff("finance")],
 )
 async def create(body: ClockRequest, command: ClockCommand) -> Response:
     """Freeze an account at `now` (staff). Answers when all services have heard of it."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         clock = await create_clock(uow, body.account_id, now=body.now)
         view = ClockView.of(clock)
@@ -78,13 +78,13 @@ async def read(clock_id: UUID, query: Query) -> Response:
     "/{clock_id}/advance",
     response_model=ClockView,
     responses=problems(ClockNotFound, TestClockBusy, ClockInvalid, TestClocksOff),
+    dependencies=[for_staff("finance")],
 )
 async def advance(clock_id: UUID, body: AdvanceRequest, command: ClockCommand) -> Response:
     """Move the account's time (staff): all that falls due happens in order, everywhere.
 
     200 once it is there; 202 with the progress when that takes long: ask GET until `ready`.
     """
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         clock = await advance_clock(uow, clock_id, to=body.to)
         view = ClockView.of(clock)
@@ -92,10 +92,14 @@ async def advance(clock_id: UUID, body: AdvanceRequest, command: ClockCommand) -
     return await _when_ready(command, view) or answer
 
 
-@router.delete("/{clock_id}", status_code=204, responses=problems(ClockNotFound))
+@router.delete(
+    "/{clock_id}",
+    status_code=204,
+    responses=problems(ClockNotFound),
+    dependencies=[for_staff("finance")],
+)
 async def delete(clock_id: UUID, command: ClockCommand) -> Response:
     """Put the account back into real time (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         await delete_clock(uow, clock_id)
         return await command.answer(uow, status=204)

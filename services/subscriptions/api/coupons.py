@@ -5,12 +5,12 @@ from decimal import Decimal
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from services.subscriptions import queries, tables
 from services.subscriptions.api.catalog import Amount, AmountText, Code, Name
-from services.subscriptions.api.edge import Command, Paging, Query, RequestModel
+from services.subscriptions.api.edge import Command, Paging, Query
 from services.subscriptions.api.offers import Named, store
 from services.subscriptions.domain.catalog import CodeTaken
 from services.subscriptions.domain.coupon import (
@@ -25,9 +25,9 @@ from services.subscriptions.domain.price import Price, PriceNotFound
 from services.subscriptions.use_cases.redeem_coupon import a_new_code, give_out
 from shared.ids import new_id
 from shared.money import AmountTooLarge, Currency
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1", tags=["coupons"])
+router = Router(prefix="/v1", tags=["coupons"])
 
 
 Limit = Annotated[int, Field(ge=1, lt=2**31)]
@@ -105,10 +105,10 @@ class PromotionCodeView(BaseModel):
     status_code=201,
     response_model=CouponView,
     responses=problems(CodeTaken, CouponInvalid, PlanNotFound, PriceNotFound, AmountTooLarge),
+    dependencies=[for_staff("finance")],
 )
 async def create_coupon(body: CouponRequest, command: Command) -> Response:
     """A discount by code (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         if await uow.coupons.is_taken(body.code):
             raise CodeTaken(f"There is a coupon or a promotion code {body.code!r} already.")
@@ -122,10 +122,9 @@ async def create_coupon(body: CouponRequest, command: Command) -> Response:
         return await store(uow, command, coupon, CouponView)
 
 
-@router.get("/coupons")
+@router.get("/coupons", dependencies=[for_staff()])
 async def list_coupons(query: Query, page: Paging) -> Page[CouponView]:
     """Coupons, newest first (staff: a code is worth money)."""
-    query.caller.require_staff()
     async with query.begin() as uow:
         found = await queries.list_all(uow, page, Coupon, tables.coupons)
         return page.page(found, CouponView.of, lambda coupon: coupon.id)
@@ -136,10 +135,10 @@ async def list_coupons(query: Query, page: Paging) -> Page[CouponView]:
     status_code=201,
     response_model=PromotionCodeView,
     responses=problems(CodeTaken, CouponNotFound),
+    dependencies=[for_staff("finance", "support")],
 )
 async def create_promotion_code(body: PromotionCodeRequest, command: Command) -> Response:
     """A code for a coupon, with limits of its own (staff)."""
-    command.caller.require_staff("finance", "support")
     async with command.begin() as uow:
         wanted = {**body.model_dump(), "code": body.code or a_new_code()}
         made = PromotionCode(id=new_id(), created_at=command.now, **wanted)
@@ -147,12 +146,11 @@ async def create_promotion_code(body: PromotionCodeRequest, command: Command) ->
         return await command.answer(uow, PromotionCodeView.of(promotion), status=201)
 
 
-@router.get("/promotion-codes")
+@router.get("/promotion-codes", dependencies=[for_staff()])
 async def list_promotion_codes(
     query: Query, page: Paging, coupon_id: UUID | None = None
 ) -> Page[PromotionCodeView]:
     """Promotion codes, newest first (staff)."""
-    query.caller.require_staff()
     async with query.begin() as uow:
         found = await queries.list_promotion_codes(uow, page, coupon_id=coupon_id)
         return page.page(found, PromotionCodeView.of, lambda promotion: promotion.id)

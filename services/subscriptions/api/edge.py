@@ -3,10 +3,20 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.subscriptions.repository import SubscriptionsUnitOfWork
-from shared.web import Edge, PageRequest, Reading, command, keyed_command, page_request, reading
+from shared.web import (
+    Edge,
+    PageRequest,
+    Reading,
+    RequestModel,
+    command,
+    for_role,
+    keyed_command,
+    page_request,
+    reading,
+)
 from shared.web.edge import ANONYMOUS, AccountHeader, caller
 
 Command = Annotated[Edge[SubscriptionsUnitOfWork], Depends(command)]
@@ -33,15 +43,8 @@ def is_anonymous(query: Reading[Any]) -> bool:
     return query.caller is ANONYMOUS
 
 
-def may_write(edge: Edge[Any]) -> None:
-    """Whoever may spend the account's money."""
-    edge.caller.require_role("admin", "billing")
-
-
-class RequestModel(BaseModel):
-    """A request body: what is not known is refused."""
-
-    model_config = ConfigDict(extra="forbid")
+#: Whoever may spend the account's money.
+PAYER = for_role("admin", "billing")
 
 
 class EditRequest(RequestModel):

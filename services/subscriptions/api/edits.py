@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import AwareDatetime, BaseModel
 
 from services.subscriptions import queries
@@ -47,22 +47,21 @@ from services.subscriptions.domain.coupon import (
 )
 from services.subscriptions.use_cases.edit_catalog import edit_entry
 from shared.errors import NotFound, PreconditionFailed
-from shared.web import problems
+from shared.web import Router, for_staff, problems
 
-router = APIRouter(prefix="/v1", tags=["catalog"])
+router = Router(prefix="/v1", tags=["catalog"])
 
 T = TypeVar("T", bound=Editable)
 
 
 @dataclass(frozen=True)
 class Shelf(Generic[T]):
-    """One kind of thing in the catalog, and who of the staff may change it."""
+    """One kind of thing in the catalog."""
 
     word: str
     kind: type[T]
     refusal: type[NotFound]
     view: Any
-    roles: tuple[str, ...] = ("finance",)
 
     async def read(self, query: Query, entry_id: UUID) -> Response:
         async with query.begin() as uow:
@@ -72,7 +71,6 @@ class Shelf(Generic[T]):
     async def edit(
         self, command: Command, entry_id: UUID, changes: Mapping[str, Any], *, verb: str = "edit"
     ) -> Response:
-        command.caller.require_staff(*self.roles)
         async with command.begin() as uow:
             entry = await uow.catalog.get(self.kind, entry_id, self.refusal)
             command.require_version(entry.revision)
@@ -93,10 +91,10 @@ METERS = Shelf("meter", Meter, MeterNotFound, MeterView)
 FEATURES = Shelf("feature", Feature, FeatureNotFound, FeatureView)
 BUNDLES = Shelf("bundle", Bundle, BundleNotFound, BundleView)
 COUPONS = Shelf("coupon", Coupon, CouponNotFound, CouponView)
-PROMOTION_CODES = Shelf(
-    *("promotion_code", PromotionCode, PromotionCodeNotFound, PromotionCodeView),
-    roles=("finance", "support"),
-)
+PROMOTION_CODES = Shelf("promotion_code", PromotionCode, PromotionCodeNotFound, PromotionCodeView)
+
+#: Who of the staff may edit the catalog, and who its promotion codes.
+EDITOR, CODE_EDITOR = for_staff("finance"), for_staff("finance", "support")
 
 PRODUCT = problems(ProductNotFound)
 PRODUCT_CHANGE = problems(ProductNotFound, PreconditionFailed)
@@ -159,20 +157,33 @@ async def read_product(product_id: UUID, query: Browse) -> Response:
     return await PRODUCTS.read(query, product_id)
 
 
-@router.patch("/products/{product_id}", response_model=ProductView, responses=PRODUCT_CHANGE)
+@router.patch(
+    "/products/{product_id}",
+    response_model=ProductView,
+    responses=PRODUCT_CHANGE,
+    dependencies=[EDITOR],
+)
 async def edit_product(product_id: UUID, body: ProductEdit, command: Command) -> Response:
     """Edit a product (staff)."""
     return await PRODUCTS.edit(command, product_id, body.changes())
 
 
-@router.post("/products/{product_id}/archive", response_model=ProductView, responses=PRODUCT_CHANGE)
+@router.post(
+    "/products/{product_id}/archive",
+    response_model=ProductView,
+    responses=PRODUCT_CHANGE,
+    dependencies=[EDITOR],
+)
 async def archive_product(product_id: UUID, command: Command) -> Response:
     """Take no more plans under it (staff); those that it has go on."""
     return await PRODUCTS.archive(command, product_id)
 
 
 @router.post(
-    "/products/{product_id}/unarchive", response_model=ProductView, responses=PRODUCT_CHANGE
+    "/products/{product_id}/unarchive",
+    response_model=ProductView,
+    responses=PRODUCT_CHANGE,
+    dependencies=[EDITOR],
 )
 async def unarchive_product(product_id: UUID, command: Command) -> Response:
     """Take plans under it again (staff)."""
@@ -185,19 +196,31 @@ async def read_addon(addon_id: UUID, query: Browse) -> Response:
     return await ADDONS.read(query, addon_id)
 
 
-@router.patch("/addons/{addon_id}", response_model=AddonView, responses=ADDON_CHANGE)
+@router.patch(
+    "/addons/{addon_id}", response_model=AddonView, responses=ADDON_CHANGE, dependencies=[EDITOR]
+)
 async def edit_addon(addon_id: UUID, body: AddonEdit, command: Command) -> Response:
     """Edit an add-on (staff)."""
     return await ADDONS.edit(command, addon_id, body.changes())
 
 
-@router.post("/addons/{addon_id}/archive", response_model=AddonView, responses=ADDON_CHANGE)
+@router.post(
+    "/addons/{addon_id}/archive",
+    response_model=AddonView,
+    responses=ADDON_CHANGE,
+    dependencies=[EDITOR],
+)
 async def archive_addon(addon_id: UUID, command: Command) -> Response:
     """Sell it no more (staff); who has it keeps it."""
     return await ADDONS.archive(command, addon_id)
 
 
-@router.post("/addons/{addon_id}/unarchive", response_model=AddonView, responses=ADDON_CHANGE)
+@router.post(
+    "/addons/{addon_id}/unarchive",
+    response_model=AddonView,
+    responses=ADDON_CHANGE,
+    dependencies=[EDITOR],
+)
 async def unarchive_addon(addon_id: UUID, command: Command) -> Response:
     """Sell it again (staff)."""
     return await ADDONS.unarchive(command, addon_id)
@@ -209,19 +232,31 @@ async def read_meter(meter_id: UUID, query: Browse) -> Response:
     return await METERS.read(query, meter_id)
 
 
-@router.patch("/meters/{meter_id}", response_model=MeterView, responses=METER_CHANGE)
+@router.patch(
+    "/meters/{meter_id}", response_model=MeterView, responses=METER_CHANGE, dependencies=[EDITOR]
+)
 async def edit_meter(meter_id: UUID, body: MeterEdit, command: Command) -> Response:
     """Edit what a meter and one of its units are called (staff)."""
     return await METERS.edit(command, meter_id, body.changes())
 
 
-@router.post("/meters/{meter_id}/archive", response_model=MeterView, responses=METER_CHANGE)
+@router.post(
+    "/meters/{meter_id}/archive",
+    response_model=MeterView,
+    responses=METER_CHANGE,
+    dependencies=[EDITOR],
+)
 async def archive_meter(meter_id: UUID, command: Command) -> Response:
     """Take no more prices and features on it (staff); what it counts for is counted on."""
     return await METERS.archive(command, meter_id)
 
 
-@router.post("/meters/{meter_id}/unarchive", response_model=MeterView, responses=METER_CHANGE)
+@router.post(
+    "/meters/{meter_id}/unarchive",
+    response_model=MeterView,
+    responses=METER_CHANGE,
+    dependencies=[EDITOR],
+)
 async def unarchive_meter(meter_id: UUID, command: Command) -> Response:
     """Take prices and features on it again (staff)."""
     return await METERS.unarchive(command, meter_id)
@@ -233,7 +268,12 @@ async def read_feature(feature_id: UUID, query: Browse) -> Response:
     return await FEATURES.read(query, feature_id)
 
 
-@router.patch("/features/{feature_id}", response_model=FeatureView, responses=FEATURE_CHANGE)
+@router.patch(
+    "/features/{feature_id}",
+    response_model=FeatureView,
+    responses=FEATURE_CHANGE,
+    dependencies=[EDITOR],
+)
 async def edit_feature(feature_id: UUID, body: NameEdit, command: Command) -> Response:
     """Edit what a feature is called (staff)."""
     return await FEATURES.edit(command, feature_id, body.changes())
@@ -245,33 +285,57 @@ async def read_bundle(bundle_id: UUID, query: Browse) -> Response:
     return await BUNDLES.read(query, bundle_id)
 
 
-@router.patch("/bundles/{bundle_id}", response_model=BundleView, responses=BUNDLE_CHANGE)
+@router.patch(
+    "/bundles/{bundle_id}",
+    response_model=BundleView,
+    responses=BUNDLE_CHANGE,
+    dependencies=[EDITOR],
+)
 async def edit_bundle(bundle_id: UUID, body: NameEdit, command: Command) -> Response:
     """Edit what a bundle is called (staff)."""
     return await BUNDLES.edit(command, bundle_id, body.changes())
 
 
-@router.post("/bundles/{bundle_id}/archive", response_model=BundleView, responses=BUNDLE_CHANGE)
+@router.post(
+    "/bundles/{bundle_id}/archive",
+    response_model=BundleView,
+    responses=BUNDLE_CHANGE,
+    dependencies=[EDITOR],
+)
 async def archive_bundle(bundle_id: UUID, command: Command) -> Response:
     """Sell it no more (staff)."""
     return await BUNDLES.archive(command, bundle_id)
 
 
-@router.post("/bundles/{bundle_id}/unarchive", response_model=BundleView, responses=BUNDLE_CHANGE)
+@router.post(
+    "/bundles/{bundle_id}/unarchive",
+    response_model=BundleView,
+    responses=BUNDLE_CHANGE,
+    dependencies=[EDITOR],
+)
 async def unarchive_bundle(bundle_id: UUID, command: Command) -> Response:
     """Sell it again (staff)."""
     return await BUNDLES.unarchive(command, bundle_id)
 
 
-@router.get("/coupons/{coupon_id}", response_model=CouponView, responses=COUPON, tags=["coupons"])
+@router.get(
+    "/coupons/{coupon_id}",
+    response_model=CouponView,
+    responses=COUPON,
+    tags=["coupons"],
+    dependencies=[for_staff()],
+)
 async def read_coupon(coupon_id: UUID, query: Query) -> Response:
     """One coupon (staff)."""
-    query.caller.require_staff()
     return await COUPONS.read(query, coupon_id)
 
 
 @router.patch(
-    "/coupons/{coupon_id}", response_model=CouponView, responses=COUPON_CHANGE, tags=["coupons"]
+    "/coupons/{coupon_id}",
+    response_model=CouponView,
+    responses=COUPON_CHANGE,
+    tags=["coupons"],
+    dependencies=[EDITOR],
 )
 async def edit_coupon(coupon_id: UUID, body: CouponEdit, command: Command) -> Response:
     """Edit a coupon's name and limits (staff); what was redeemed stays as it was."""
@@ -283,6 +347,7 @@ async def edit_coupon(coupon_id: UUID, body: CouponEdit, command: Command) -> Re
     response_model=CouponView,
     responses=COUPON_CHANGE,
     tags=["coupons"],
+    dependencies=[EDITOR],
 )
 async def archive_coupon(coupon_id: UUID, command: Command) -> Response:
     """Take no more redemptions (staff); what it gave stays."""
@@ -294,6 +359,7 @@ async def archive_coupon(coupon_id: UUID, command: Command) -> Response:
     response_model=CouponView,
     responses=COUPON_CHANGE,
     tags=["coupons"],
+    dependencies=[EDITOR],
 )
 async def unarchive_coupon(coupon_id: UUID, command: Command) -> Response:
     """Take redemptions again (staff), within its limits."""
@@ -305,10 +371,10 @@ async def unarchive_coupon(coupon_id: UUID, command: Command) -> Response:
     response_model=PromotionCodeView,
     responses=CODE,
     tags=["coupons"],
+    dependencies=[for_staff()],
 )
 async def read_promotion_code(promotion_code_id: UUID, query: Query) -> Response:
     """One promotion code (staff)."""
-    query.caller.require_staff()
     return await PROMOTION_CODES.read(query, promotion_code_id)
 
 
@@ -317,6 +383,7 @@ async def read_promotion_code(promotion_code_id: UUID, query: Query) -> Response
     response_model=PromotionCodeView,
     responses=CODE_CHANGE,
     tags=["coupons"],
+    dependencies=[CODE_EDITOR],
 )
 async def edit_promotion_code(
     promotion_code_id: UUID, body: PromotionCodeEdit, command: Command
@@ -330,6 +397,7 @@ async def edit_promotion_code(
     response_model=PromotionCodeView,
     responses=CODE_CHANGE,
     tags=["coupons"],
+    dependencies=[CODE_EDITOR],
 )
 async def archive_promotion_code(promotion_code_id: UUID, command: Command) -> Response:
     """Take no more redemptions under it (staff); what it gave stays."""
@@ -341,6 +409,7 @@ async def archive_promotion_code(promotion_code_id: UUID, command: Command) -> R
     response_model=PromotionCodeView,
     responses=CODE_CHANGE,
     tags=["coupons"],
+    dependencies=[CODE_EDITOR],
 )
 async def unarchive_promotion_code(promotion_code_id: UUID, command: Command) -> Response:
     """Take redemptions under it again (staff), within its limits."""

@@ -4,7 +4,6 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import BaseModel
 
 from services.subscriptions.api.edge import Query
@@ -12,8 +11,9 @@ from services.subscriptions.domain.price import plain
 from services.subscriptions.entitlement_cache import cache_of
 from services.subscriptions.use_cases.read_entitlements import Entitlement, read_entitlements
 from shared.runtime import Runtime
+from shared.web import Router
 
-router = APIRouter(prefix="/v1/entitlements", tags=["entitlements"])
+router = Router(prefix="/v1/entitlements", tags=["entitlements"])
 
 
 class EntitlementView(BaseModel):

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, Field
 
 from services.subscriptions import queries, tables
@@ -17,7 +17,7 @@ from services.subscriptions.api.catalog import (
     Name,
     granted,
 )
-from services.subscriptions.api.edge import Browse, Command, Paging, RequestModel
+from services.subscriptions.api.edge import Browse, Command, Paging
 from services.subscriptions.api.views import GrantView
 from services.subscriptions.api.warnings import tax_warnings
 from services.subscriptions.domain.catalog import (
@@ -38,9 +38,9 @@ from services.subscriptions.repository import SubscriptionsUnitOfWork
 from shared.ids import new_id
 from shared.money import AmountTooLarge, Currency
 from shared.tax_category import TaxCategory
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1", tags=["catalog"])
+router = Router(prefix="/v1", tags=["catalog"])
 
 
 #: What one of what a meter counts is called.
@@ -160,11 +160,14 @@ async def store(
 
 
 @router.post(
-    "/products", status_code=201, response_model=ProductView, responses=problems(CodeTaken)
+    "/products",
+    status_code=201,
+    response_model=ProductView,
+    responses=problems(CodeTaken),
+    dependencies=[for_staff("finance")],
 )
 async def create_product(body: ProductRequest, command: Command) -> Response:
     """What several plans are about (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         product = Product(id=new_id(), created_at=command.now, **body.model_dump())
         return await store(uow, command, product, ProductView)
@@ -178,10 +181,15 @@ async def list_products(query: Browse, page: Paging) -> Page[ProductView]:
         return page.page(found, ProductView.of, lambda product: product.id)
 
 
-@router.post("/addons", status_code=201, response_model=AddonView, responses=problems(CodeTaken))
+@router.post(
+    "/addons",
+    status_code=201,
+    response_model=AddonView,
+    responses=problems(CodeTaken),
+    dependencies=[for_staff("finance")],
+)
 async def create_addon(body: AddonRequest, command: Command) -> Response:
     """Something sold beside plans (staff). Its prices are made at /v1/prices."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         addon = Addon(
             id=new_id(),
@@ -202,10 +210,15 @@ async def list_addons(query: Browse, page: Paging) -> Page[AddonView]:
         return page.page(found, AddonView.of, lambda addon: addon.id)
 
 
-@router.post("/meters", status_code=201, response_model=MeterView, responses=problems(CodeTaken))
+@router.post(
+    "/meters",
+    status_code=201,
+    response_model=MeterView,
+    responses=problems(CodeTaken),
+    dependencies=[for_staff("finance")],
+)
 async def create_meter(body: MeterRequest, command: Command) -> Response:
     """Something that usage is counted of (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         meter = Meter(id=new_id(), created_at=command.now, **body.model_dump())
         return await store(uow, command, meter, MeterView)
@@ -224,10 +237,10 @@ async def list_meters(query: Browse, page: Paging) -> Page[MeterView]:
     status_code=201,
     response_model=FeatureView,
     responses=problems(CodeTaken, FeatureInvalid, MeterNotFound, NotOnSale),
+    dependencies=[for_staff("finance")],
 )
 async def create_feature(body: FeatureRequest, command: Command) -> Response:
     """Something that an account may or may not do (staff)."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         feature = Feature(id=new_id(), created_at=command.now, **body.model_dump())
         if feature.meter_id is not None:
@@ -248,10 +261,10 @@ async def list_features(query: Browse, page: Paging) -> Page[FeatureView]:
     status_code=201,
     response_model=NewBundleView,
     responses=problems(CodeTaken, AmountTooLarge),
+    dependencies=[for_staff("finance")],
 )
 async def create_bundle(body: BundleRequest, command: Command) -> Response:
     """So many tokens for an amount (staff)."""
-    command.caller.require_staff("finance")
     warnings = await tax_warnings(command, body.tax_category)
     async with command.begin() as uow:
         bundle = Bundle(id=new_id(), created_at=command.now, **body.model_dump())

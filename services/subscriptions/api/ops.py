@@ -2,19 +2,19 @@
 
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 
 from services.subscriptions import tables
-from services.subscriptions.api.edge import Command, Paging, Query, RequestModel
+from services.subscriptions.api.edge import Command, Paging, Query
 from services.subscriptions.api.views import SubscriptionView
 from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
 from services.subscriptions.entitlement_cache import NAMESPACE, cache_of
 from shared.stuck import StuckView
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/ops/subscriptions", tags=["operations"])
+router = Router(prefix="/v1/ops/subscriptions", tags=["operations"])
 
 
 class CacheView(BaseModel):
@@ -50,10 +50,9 @@ def _stuck(subscription: Subscription) -> StuckView:
     )
 
 
-@router.get("/stuck")
+@router.get("/stuck", dependencies=[for_staff()])
 async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     """Subscriptions that could not be billed and wait for a person (staff)."""
-    query.caller.require_staff()
     async with query.begin() as uow:
         parked = select(Subscription).where(tables.subscriptions.c.parked_at.is_not(None))
         found = (await uow.session.scalars(page.narrow(parked, tables.subscriptions.c.id))).all()
@@ -64,10 +63,10 @@ async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     "/stuck/{subscription_id}/release",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound),
+    dependencies=[for_staff("finance", "support")],
 )
 async def release(subscription_id: UUID, command: Command) -> Response:
     """Take a parked subscription up again (staff)."""
-    command.caller.require_staff("finance", "support")
     async with command.begin() as uow:
         subscription = await uow.subscriptions.get(subscription_id)
         await uow.require_clock_at_rest(subscription.account_id)
@@ -77,10 +76,9 @@ async def release(subscription_id: UUID, command: Command) -> Response:
         return await command.answer(uow, SubscriptionView.of(subscription))
 
 
-@router.get("/cache")
+@router.get("/cache", dependencies=[for_staff()])
 async def read_cache(query: Query) -> CacheView:
     """How well the entitlement cache does (staff)."""
-    query.caller.require_staff()
     cache = cache_of(query.runtime.own)
     return CacheView(
         hits=cache.counts["hit"],
@@ -90,8 +88,7 @@ async def read_cache(query: Query) -> CacheView:
     )
 
 
-@router.post("/cache/invalidate")
+@router.post("/cache/invalidate", dependencies=[for_staff("support")])
 async def invalidate_cache(body: InvalidateRequest, command: Command) -> InvalidatedView:
     """Drop cached entitlements by pattern (staff); they are read again when asked for."""
-    command.caller.require_staff("support")
     return InvalidatedView(dropped=await cache_of(command.runtime.own).clear(body.pattern))

@@ -3,10 +3,10 @@
 from datetime import datetime
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel
 
-from services.subscriptions.api.edge import Command, Query, RequestModel
+from services.subscriptions.api.edge import Command, Query
 from services.subscriptions.domain.price import PriceNotFound
 from services.subscriptions.domain.price_move import (
     MoveMakesNoSense,
@@ -16,9 +16,9 @@ from services.subscriptions.domain.price_move import (
 )
 from services.subscriptions.domain.subscription import Proration
 from services.subscriptions.use_cases.move_prices import preview_move, read_move, start_move
-from shared.web import problems
+from shared.web import RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/price-moves", tags=["catalog"])
+router = Router(prefix="/v1/price-moves", tags=["catalog"])
 
 
 class MoveRequest(RequestModel):
@@ -56,10 +56,13 @@ class MoveView(BaseModel):
         return cls(**{name: getattr(move, name) for name in cls.model_fields})
 
 
-@router.post("/preview", responses=problems(PriceNotFound, MoveMakesNoSense))
+@router.post(
+    "/preview",
+    responses=problems(PriceNotFound, MoveMakesNoSense),
+    dependencies=[for_staff("finance")],
+)
 async def preview(body: MoveRequest, command: Command) -> MovePreviewView:
     """How many would be moved and what that changes; nothing happens yet."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         found = await preview_move(uow, body.from_price_id, body.to_price_id)
         return MovePreviewView(**vars(found))
@@ -70,10 +73,10 @@ async def preview(body: MoveRequest, command: Command) -> MovePreviewView:
     status_code=202,
     response_model=MoveView,
     responses=problems(PriceNotFound, MoveMakesNoSense),
+    dependencies=[for_staff("finance")],
 )
 async def start(body: MoveRequest, command: Command) -> Response:
     """Move all subscribers of a price; ask GET for the progress."""
-    command.caller.require_staff("finance")
     async with command.begin() as uow:
         move = await start_move(
             uow,
@@ -85,9 +88,13 @@ async def start(body: MoveRequest, command: Command) -> Response:
         return await command.answer(uow, MoveView.of(move), status=202)
 
 
-@router.get("/{move_id}", response_model=MoveView, responses=problems(PriceMoveNotFound))
+@router.get(
+    "/{move_id}",
+    response_model=MoveView,
+    responses=problems(PriceMoveNotFound),
+    dependencies=[for_staff()],
+)
 async def read(move_id: UUID, query: Query) -> Response:
     """How far a move is."""
-    query.caller.require_staff()
     async with query.begin() as uow:
         return query.reply(MoveView.of(await read_move(uow, move_id)))

@@ -4,19 +4,12 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
 from fastapi import Query as Param
+from fastapi import Response
 from pydantic import AwareDatetime, Field
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import (
-    Command,
-    KeyedCommand,
-    Paging,
-    Query,
-    RequestModel,
-    may_write,
-)
+from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Paging, Query
 from services.subscriptions.api.previews import PreviewView, price_preview
 from services.subscriptions.api.views import SubscriptionView, TimelineEntryView
 from services.subscriptions.domain.account import (
@@ -76,9 +69,9 @@ from services.subscriptions.use_cases.start_subscription import RequestedStart, 
 from services.subscriptions.use_cases.who_may_ask import Asker
 from shared.errors import Invalid
 from shared.money import AmountTooLarge
-from shared.web import Cursor, Edge, Page, Reading, problems
+from shared.web import Cursor, Edge, Page, Reading, RequestModel, Router, problems
 
-router = APIRouter(prefix="/v1/subscriptions", tags=["subscriptions"])
+router = Router(prefix="/v1/subscriptions", tags=["subscriptions"])
 
 Quantity = Annotated[int, Field(ge=1, le=1_000_000)]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
@@ -224,10 +217,10 @@ CHOICE_REFUSALS = (
         AccountIsClosed,
         ProjectNotActive,
     ),
+    dependencies=[PAYER],
 )
 async def start(body: StartRequest, command: KeyedCommand) -> Response:
     """Subscribe the account to a price."""
-    may_write(command)
     by_staff = command.caller.is_operator
     if (body.imported or body.start_at is not None) and not by_staff:
         raise Invalid("Only staff start in the past or import.", field="start_at")
@@ -332,10 +325,10 @@ async def preview(subscription_id: UUID, body: PreviewRequest, query: Query) -> 
         DateInvalid,
         *CHOICE_REFUSALS,
     ),
+    dependencies=[PAYER],
 )
 async def change(subscription_id: UUID, body: ChangeRequest, command: KeyedCommand) -> Response:
     """Another price, quantity or other add-ons."""
-    may_write(command)
     requested = body.change(asker_of(command))
     if requested.is_empty:
         raise Invalid("Say what should change: price_id, quantity or addons.", field="price_id")
@@ -349,10 +342,10 @@ async def change(subscription_id: UUID, body: ChangeRequest, command: KeyedComma
     "/{subscription_id}/scheduled-change",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, NothingScheduled),
+    dependencies=[PAYER],
 )
 async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> Response:
     """Take back a change that waits for the period's end."""
-    may_write(command)
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
         await withdraw_change(uow, subscription, now=now)
@@ -363,12 +356,12 @@ async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> 
     "/{subscription_id}/cancel",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService),
+    dependencies=[PAYER],
 )
 async def cancel(
     subscription_id: UUID, command: Command, body: CancelRequest | None = None
 ) -> Response:
     """End it: when the paid period runs out (the default), at a date, or now."""
-    may_write(command)
     requested = (body or CancelRequest()).end(asker_of(command))
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
@@ -380,10 +373,10 @@ async def cancel(
     "/{subscription_id}/uncancel",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, NothingScheduled),
+    dependencies=[PAYER],
 )
 async def uncancel(subscription_id: UUID, command: Command) -> Response:
     """Take back a scheduled cancellation."""
-    may_write(command)
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
         await uncancel_subscription(uow, subscription, now=now)
@@ -394,12 +387,12 @@ async def uncancel(subscription_id: UUID, command: Command) -> Response:
     "/{subscription_id}/pause",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService),
+    dependencies=[PAYER],
 )
 async def pause(
     subscription_id: UUID, command: Command, body: PauseRequest | None = None
 ) -> Response:
     """Rest from the period's end on: no service and no bills."""
-    may_write(command)
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
         resumes_at = body.resumes_at if body else None
@@ -413,10 +406,10 @@ async def pause(
     "/{subscription_id}/resume",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, IllegalTransition, NotSelfService),
+    dependencies=[PAYER],
 )
 async def resume(subscription_id: UUID, command: Command) -> Response:
     """Wake it: a new period begins and is billed at once. Before the pause: take it back."""
-    may_write(command)
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
         await resume_subscription(uow, subscription, asker=asker_of(command), now=now)

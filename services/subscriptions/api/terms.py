@@ -3,10 +3,10 @@
 from typing import Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import AwareDatetime, Field
 
-from services.subscriptions.api.edge import Command, KeyedCommand, RequestModel, may_write
+from services.subscriptions.api.edge import PAYER, Command, KeyedCommand
 from services.subscriptions.api.subscriptions import asker_of, locked
 from services.subscriptions.api.views import SubscriptionView
 from services.subscriptions.domain.coupon import (
@@ -25,9 +25,9 @@ from services.subscriptions.domain.subscription import (
 )
 from services.subscriptions.use_cases.change_coupons import add_coupon, remove_coupon
 from services.subscriptions.use_cases.change_trial import change_trial
-from shared.web import problems
+from shared.web import RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/subscriptions", tags=["subscriptions"])
+router = Router(prefix="/v1/subscriptions", tags=["subscriptions"])
 
 
 class TrialRequest(RequestModel):
@@ -46,10 +46,10 @@ class CouponRequest(RequestModel):
     "/{subscription_id}/trial",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid),
+    dependencies=[for_staff("finance", "support")],
 )
 async def set_trial(subscription_id: UUID, body: TrialRequest, command: KeyedCommand) -> Response:
     """Make a trial longer or shorter, or end it now (staff)."""
-    command.caller.require_staff("finance", "support")
     trial_end = None if body.trial_end == "now" else body.trial_end
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
@@ -71,10 +71,10 @@ async def set_trial(subscription_id: UUID, body: TrialRequest, command: KeyedCom
         CouponNotForPlan,
         NotSelfService,
     ),
+    dependencies=[PAYER],
 )
 async def put_coupon(subscription_id: UUID, body: CouponRequest, command: KeyedCommand) -> Response:
     """Put a coupon on it, after those that it has; it counts from the next period on."""
-    may_write(command)
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
         await add_coupon(uow, subscription, body.coupon, asker=asker_of(command), now=now)
@@ -85,10 +85,10 @@ async def put_coupon(subscription_id: UUID, body: CouponRequest, command: KeyedC
     "/{subscription_id}/coupons/{coupon_id}",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, IllegalTransition, CouponNotFound, NotSelfService),
+    dependencies=[PAYER],
 )
 async def take_coupon_off(subscription_id: UUID, coupon_id: UUID, command: Command) -> Response:
     """Take a coupon off it: what is billed from now on is without it."""
-    may_write(command)
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
         await remove_coupon(uow, subscription, coupon_id, asker=asker_of(command), now=now)

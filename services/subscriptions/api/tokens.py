@@ -4,18 +4,11 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel, Field
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import (
-    Command,
-    KeyedCommand,
-    Paging,
-    Query,
-    RequestModel,
-    may_write,
-)
+from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Paging, Query
 from services.subscriptions.domain.account import AccountNotReady
 from services.subscriptions.domain.catalog import BundleNotFound, NotOnSale
 from services.subscriptions.domain.tokens import (
@@ -31,9 +24,9 @@ from services.subscriptions.use_cases.spend_tokens import (
     refund_order,
 )
 from shared.money import Money
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, for_staff, problems
 
-router = APIRouter(prefix="/v1/token-balance", tags=["tokens"])
+router = Router(prefix="/v1/token-balance", tags=["tokens"])
 
 
 class PurchaseRequest(RequestModel):
@@ -134,10 +127,10 @@ async def list_entries(query: Query, page: Paging) -> Page[EntryView]:
     status_code=201,
     response_model=PurchaseView,
     responses=problems(BundleNotFound, NotOnSale, AccountNotReady),
+    dependencies=[PAYER],
 )
 async def purchase(body: PurchaseRequest, command: KeyedCommand) -> Response:
     """Buy a bundle; its tokens are there once it is paid."""
-    may_write(command)
     async with command.begin() as uow:
         order = await order_tokens(
             uow,
@@ -161,10 +154,10 @@ async def list_purchases(query: Query, page: Paging) -> Page[PurchaseView]:
     "/purchases/{order_id}/refund",
     response_model=PurchaseView,
     responses=problems(TokenOrderNotFound, TokensUsed),
+    dependencies=[for_staff("finance", "support")],
 )
 async def refund(order_id: UUID, command: Command) -> Response:
     """Take back a purchase of which nothing was spent (staff)."""
-    command.caller.require_staff("finance", "support")
     async with command.begin() as uow:
         order = await uow.tokens.order(order_id)
         await refund_order(uow, order_id, now=await uow.now(order.account_id))

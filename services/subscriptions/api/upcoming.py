@@ -2,8 +2,6 @@
 
 from uuid import UUID
 
-from fastapi import APIRouter
-
 from services.subscriptions import queries
 from services.subscriptions.api.edge import Query
 from services.subscriptions.api.previews import (
@@ -16,9 +14,9 @@ from services.subscriptions.domain.subscription import SubscriptionNotFound
 from services.subscriptions.invoicing_client import InvoicingAway, invoicing_of
 from services.subscriptions.use_cases.preview_subscription import preview_next
 from shared.errors import NotFound
-from shared.web import problems
+from shared.web import Router, problems
 
-router = APIRouter(prefix="/v1/invoices", tags=["invoices"])
+router = Router(prefix="/v1/invoices", tags=["invoices"])
 
 
 class NothingUpcoming(NotFound):

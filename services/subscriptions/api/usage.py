@@ -7,11 +7,11 @@ from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Response
 from fastapi import Query as Param
+from fastapi import Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from services.subscriptions.api.edge import Command, Query, RequestModel
+from services.subscriptions.api.edge import Command, Query
 from services.subscriptions.domain.catalog import MeterNotFound
 from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import plain
@@ -43,9 +43,9 @@ from services.subscriptions.use_cases.record_usage import (
 from services.subscriptions.use_cases.void_usage import void_usage
 from shared.errors import Invalid
 from shared.money import AmountTooLarge
-from shared.web import Page, problems
+from shared.web import Page, RequestModel, Router, problems
 
-router = APIRouter(prefix="/v1", tags=["usage"])
+router = Router(prefix="/v1", tags=["usage"])
 
 MOST_AT_ONCE = 1000
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
