@@ -18,7 +18,7 @@ from services.subscriptions.domain.testclock import (
     behind,
     matches,
 )
-from services.subscriptions.domain.usage import Bucket, bucket_start, merged, reached
+from services.subscriptions.domain.usage import Bucket, Buckets, merged, reached
 from shared.errors import TestClockBusy
 from shared.events.clocks import TestClockReported
 from shared.ids import new_id
@@ -55,7 +55,7 @@ def test_a_bucket_never_reaches_over_a_periods_start(moment: datetime) -> None:
     if moment < subscription.period_start:
         return
 
-    start = bucket_start(subscription, moment)
+    start = Buckets.of(subscription).start_of(moment)
 
     assert start <= moment < start + timedelta(hours=1)
     assert start >= subscription.period_start
@@ -64,7 +64,7 @@ def test_a_bucket_never_reaches_over_a_periods_start(moment: datetime) -> None:
 def test_usage_after_an_overdue_renewal_goes_to_the_period_to_come() -> None:
     subscription = a_subscription(a_price(100), start=at(2024, 1, 1, 10, 17))
 
-    assert bucket_start(subscription, at(2024, 2, 1, 10, 30)) == at(2024, 2, 1, 10, 17)
+    assert Buckets.of(subscription).start_of(at(2024, 2, 1, 10, 30)) == at(2024, 2, 1, 10, 17)
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,13 @@ from services.subscriptions.domain.charges import Terms
 from services.subscriptions.domain.price import Aggregation, Price, PriceType, Tier
 from services.subscriptions.domain.subscription import Act, Status, Subscription
 from services.subscriptions.domain.usage import (
+    Buckets,
     UsageHasNoSubscription,
     UsageNotCounted,
     UsageTooLate,
     UsageValueInvalid,
     Window,
     bill_late_usage,
-    bucket_start,
-    cut_bucket,
     hour_of,
     is_worth_a_look,
     not_taken,
@@ -146,8 +145,7 @@ def test_a_bucket_is_cut_where_a_window_ended_within_its_hour() -> None:
     gone = Window(METER, FEBRUARY, at(2024, 2, 16, 10, 20), metered(), billed=True)
 
     def bucket(minute: int) -> datetime:
-        moment = at(2024, 2, 16, 10, minute)
-        return cut_bucket(bucket_start(subscription, moment), moment, [gone])
+        return Buckets.of(subscription, [gone]).start_of(at(2024, 2, 16, 10, minute))
 
     assert bucket(10) == at(2024, 2, 16, 10)
     assert bucket(20) == bucket(50) == at(2024, 2, 16, 10, 20)
@@ -167,7 +165,7 @@ def test_a_bucket_is_at_most_an_hour_and_holds_its_instant(moment: datetime, zon
     subscription, _ = one_that_holds(metered())
     subscription.time_zone = zone
 
-    start = bucket_start(subscription, moment)
+    start = Buckets.of(subscription).start_of(moment)
 
     assert start <= moment < start + timedelta(hours=1)
 

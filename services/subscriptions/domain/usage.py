@@ -9,7 +9,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from services.subscriptions.domain.charges import Terms
-from services.subscriptions.domain.period import zone_of
+from services.subscriptions.domain.period import Cadence, zone_of
 from services.subscriptions.domain.price import Aggregation, Price, PriceType
 from services.subscriptions.domain.subscription import RUNNING, SERVED, Status, Subscription
 from shared.errors import Conflict, DomainError, Invalid, NotFound
@@ -62,7 +62,7 @@ class UsageValueInvalid(Invalid):
     code = "usage-value-invalid"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UsageEvent:
     """`id` is the sender's, unique per account. `member` is what unique counts tell apart."""
 
@@ -70,35 +70,14 @@ class UsageEvent:
     meter_id: UUID
     subscription_id: UUID
     value: Decimal
-    at: datetime
-    bucket_start: datetime
-    member: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredUsage:
-    """An event as it was just stored, without reading it back."""
-
-    id: str
-    meter_id: UUID
-    subscription_id: UUID
-    value: Decimal
     member: str | None
     at: datetime
-    voided: bool = False
+    bucket_start: datetime
     received_at: datetime
+    voided: bool = False
 
-    @classmethod
-    def of(cls, event: UsageEvent, received_at: datetime) -> "StoredUsage":
-        return cls(
-            id=event.id,
-            meter_id=event.meter_id,
-            subscription_id=event.subscription_id,
-            value=event.value,
-            member=event.member,
-            at=event.at,
-            received_at=received_at,
-        )
+
+StoredUsage = UsageEvent
 
 
 @dataclass(slots=True)
@@ -176,6 +155,7 @@ class Window:
         return (self.end or END_OF_TIME) + grace
 
 
+BEGIN_OF_TIME = datetime.min.replace(tzinfo=UTC)
 END_OF_TIME = datetime.max.replace(tzinfo=UTC) - LONGEST_GRACE
 
 
@@ -237,29 +217,40 @@ def _hour_of(at: datetime, time_zone: str) -> datetime:
     return at - timedelta(minutes=wall.minute, seconds=wall.second)
 
 
-def bucket_start(subscription: Subscription, at: datetime) -> datetime:
-    """The hour of `at`, cut where a period or a metered price begins within it."""
-    start = hour_of(at, subscription.time_zone)
-    if start < subscription.period_start <= at:
-        start = subscription.period_start
-    if at >= subscription.period_end:
-        start = max(start, subscription.cadence.period_at(at).start)
-    for item in subscription.items:
-        if item.metered_from is not None and start < item.metered_from <= at:
-            start = item.metered_from
-    return start
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """When the buckets of a subscription begin: with each hour by its clock, and with each cut.
 
-
-def cut_bucket(start: datetime, at: datetime, billed: Iterable[Window]) -> datetime:
-    """The bucket, cut where windows billed before begin or end within it.
-
-    So each bucket lies within one window of each price, whatever is late and whatever goes.
+    Cuts are where a period, a metered price, or a window that was billed before begins or ends: so
+    each bucket lies within one window of each price, whatever is late and whatever goes.
     """
-    for window in billed:
-        for cut in (window.start, window.end):
-            if cut is not None and start < cut <= at:
+
+    cadence: Cadence
+    period_end: datetime
+    cuts: tuple[datetime, ...]
+    #: A bucket that begins no later may have more cuts, of windows billed before.
+    unsure_until: datetime
+
+    @classmethod
+    def of(cls, subscription: Subscription, billed: Sequence[Window] | None = None) -> "Buckets":
+        """By what it holds, and all windows billed before where they are known."""
+        cuts = [subscription.period_start]
+        cuts += [item.metered_from for item in subscription.items if item.metered_from is not None]
+        for window in billed or ():
+            cuts += [window.start] if window.end is None else [window.start, window.end]
+        # What ends a window changes the subscription: since then, nothing did.
+        unsure = subscription.updated_at if billed is None else BEGIN_OF_TIME
+        return cls(subscription.cadence, subscription.period_end, tuple(cuts), unsure)
+
+    def start_of(self, at: datetime) -> datetime:
+        """When the bucket began in which this instant is added up."""
+        start = hour_of(at, self.cadence.time_zone)
+        for cut in self.cuts:
+            if start < cut <= at:
                 start = cut
-    return start
+        if at >= self.period_end:
+            start = max(start, self.cadence.period_at(at).start)
+        return start
 
 
 def not_taken(
@@ -289,10 +280,12 @@ def require_member(event_id: str, member: str | None, windows: Sequence[Window])
     """Refuse what no price would ever count: a unique count of nobody."""
     if member is not None or not windows:
         return
-    if all(one.price and one.price.aggregation is Aggregation.UNIQUE for one in windows):
-        raise UsageValueInvalid(
-            f"The price counts members, and the event {event_id!r} names none.", field="member"
-        )
+    for one in windows:
+        if one.price is None or one.price.aggregation is not Aggregation.UNIQUE:
+            return
+    raise UsageValueInvalid(
+        f"The price counts members, and the event {event_id!r} names none.", field="member"
+    )
 
 
 def bill_late_usage(subscription: Subscription, at: datetime) -> None:
@@ -324,9 +317,9 @@ def is_worth_a_look(price: Price, values: Sequence[Decimal], *, removed: bool = 
                 return True
     match price.aggregation:
         case Aggregation.SUM:
-            units = sum((abs(value) for value in values), start=Decimal(0))
+            units = sum(map(abs, values), start=Decimal(0))
         case Aggregation.MAX | Aggregation.LATEST:
-            units = max(abs(value) for value in values)
+            units = max(map(abs, values))
         case _:
             units = Decimal(len(values))
     if price.package_size is not None:

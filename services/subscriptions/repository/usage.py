@@ -70,10 +70,8 @@ class UsageStore:
     async def meter(self, meter_id: UUID) -> Meter:
         return await self._session.get_one(Meter, meter_id)
 
-    async def insert(
-        self, account_id: UUID, new: Sequence[UsageEvent], *, received_at: datetime
-    ) -> set[str]:
-        """Store what is new, and add it up; returns the ids that were."""
+    async def insert(self, account_id: UUID, new: Sequence[UsageEvent]) -> set[str]:
+        """Store what is new of what was received at once, and add it up; the ids that were."""
         if not new:
             return set()
         rows = sorted(new, key=lambda event: event.id)
@@ -87,7 +85,7 @@ class UsageStore:
             "buckets": [event.bucket_start for event in rows],
         }
         result = await self._session.scalars(
-            INSERT_EVENTS, {"account": account_id, "received": received_at, **columns}
+            INSERT_EVENTS, {"account": account_id, "received": rows[0].received_at, **columns}
         )
         stored = set(result.all())
         await self._add_up([event for event in new if event.id in stored])

@@ -1,7 +1,7 @@
 """What of an account counts usage: which prices, from when to when, and what may still be late."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -10,11 +10,10 @@ from services.subscriptions.domain.catalog import Feature, Meter
 from services.subscriptions.domain.subscription import RUNNING, Subscription
 from services.subscriptions.domain.usage import (
     LONGEST_GRACE,
+    Buckets,
     UsageEvent,
     Window,
     bill_late_usage,
-    bucket_start,
-    cut_bucket,
     feature_window,
     open_windows,
 )
@@ -23,12 +22,12 @@ from services.subscriptions.use_cases.read_entitlements import grants_of, metere
 
 
 @dataclass(slots=True)
-class PlacedUsage:
-    """An event that can be stored, its meter, and what counts it."""
+class CountedUsage:
+    """A window of one subscription, and the events of a meter that it counts."""
 
-    event: UsageEvent
+    window: Window
     meter: Meter
-    windows: Sequence[Window]
+    events: list[UsageEvent]
 
 
 class UsageCounters:
@@ -52,6 +51,7 @@ class UsageCounters:
         self._priced: dict[tuple[UUID, UUID], list[Window]] = {}
         self._metering: dict[UUID, list[tuple[Subscription, list[Window]]]] = {}
         self._features: dict[UUID, list[tuple[Feature, int | None]]] = {}
+        self._buckets: dict[UUID, Buckets] = {}
         self._billed: dict[UUID, list[Window]] | None = None
         self._ended: dict[UUID, Subscription] = {}
 
@@ -79,7 +79,7 @@ class UsageCounters:
             self._metering[meter.id] = [
                 (subscription, windows)
                 for subscription in self.served.values()
-                if (windows := [w for w in await self.open(subscription) if w.meter_id == meter.id])
+                if (windows := await self.priced(subscription, meter))
             ]
         return self._metering[meter.id]
 
@@ -101,13 +101,9 @@ class UsageCounters:
             ]
         return self._features[subscription.id]
 
-    async def priced(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
-        """The held prices that count the meter at this instant."""
-        key = (subscription.id, meter.id)
-        if key not in self._priced:
-            windows = await self.open(subscription)
-            self._priced[key] = [one for one in windows if one.meter_id == meter.id]
-        return [window for window in self._priced[key] if at in window]
+    async def priced(self, subscription: Subscription, meter: Meter) -> list[Window]:
+        """Whatever it holds that counts the meter, at some time."""
+        return [one for one in await self.open(subscription) if one.meter_id == meter.id]
 
     async def late(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
         """The windows billed before that it can still be late for."""
@@ -126,18 +122,27 @@ class UsageCounters:
 
     async def taking(self, subscription: Subscription, meter: Meter, at: datetime) -> list[Window]:
         """Whatever takes usage of this instant; nothing does where it could not be billed."""
+        key = (subscription.id, meter.id)
+        priced = self._priced.get(key)
+        if priced is None:
+            priced = self._priced[key] = await self.priced(subscription, meter)
         return (
-            await self.priced(subscription, meter, at)
+            [window for window in priced if at in window]
             or await self.late(subscription, meter, at)
             or await self.limited(subscription, meter, at)
         )
 
     async def bucket(self, subscription: Subscription, at: datetime) -> datetime:
         """The bucket in which this instant is added up."""
-        start = bucket_start(subscription, at)
-        if subscription.updated_at < start:
-            return start  # nothing has ended within it: that would have changed the subscription
-        return cut_bucket(start, at, await self.billed(subscription))
+        buckets = self._buckets.get(subscription.id)
+        if buckets is None:
+            buckets = self._buckets[subscription.id] = Buckets.of(subscription)
+        start = buckets.start_of(at)
+        if start <= buckets.unsure_until:
+            billed = await self.billed(subscription)
+            buckets = self._buckets[subscription.id] = Buckets.of(subscription, billed)
+            start = buckets.start_of(at)
+        return start
 
     async def _look_back(self) -> dict[UUID, list[Window]]:
         if self._billed is not None:
@@ -156,16 +161,21 @@ class UsageCounters:
 
 
 async def bill_late(
-    uow: SubscriptionsUnitOfWork, counters: UsageCounters, changed: Sequence[PlacedUsage]
+    uow: SubscriptionsUnitOfWork,
+    counters: UsageCounters,
+    counted: Iterable[CountedUsage],
+    changed: Container[str],
 ) -> None:
-    """See to it that what changed in windows that were billed before is billed."""
+    """See to it that what changed in windows that were billed before is billed.
+
+    `changed`: the ids of the events that were stored, or voided.
+    """
     due: dict[UUID, datetime] = {}
-    for one in changed:
-        for window in one.windows:
-            if window.billed:
-                at = window.closes_at(grace_of(one.meter))
-                subscription_id = one.event.subscription_id
-                due[subscription_id] = min(due.get(subscription_id, at), at)
+    for one in counted:
+        if one.window.billed and any(event.id in changed for event in one.events):
+            at = one.window.closes_at(grace_of(one.meter))
+            subscription_id = one.events[0].subscription_id
+            due[subscription_id] = min(due.get(subscription_id, at), at)
     for subscription_id in sorted(due):
         subscription = await counters.find(subscription_id)
         if subscription is None:

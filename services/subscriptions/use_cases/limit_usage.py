@@ -1,7 +1,6 @@
 """Keep what a window's usage costs within what can be billed."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,12 +17,12 @@ from services.subscriptions.domain.usage import (
     is_worth_a_look,
 )
 from services.subscriptions.repository import SubscriptionsUnitOfWork
-from services.subscriptions.use_cases.count_usage import PlacedUsage
+from services.subscriptions.use_cases.count_usage import CountedUsage
 from shared.money import LARGEST_AMOUNT, AmountTooLarge
 
 
 async def limit_usage(
-    uow: SubscriptionsUnitOfWork, account_id: UUID, placed: Mapping[str, PlacedUsage]
+    uow: SubscriptionsUnitOfWork, account_id: UUID, counted: Iterable[CountedUsage]
 ) -> dict[str, AmountTooLarge]:
     """Refuse the events with which a window would cost more than the largest amount.
 
@@ -34,15 +33,9 @@ async def limit_usage(
     Quantities need no look: a value has at most 15 digits before its point and a sum has 26, so
     that it would take 10^11 events in one window.
     """
-    windows: dict[int, Window] = {}
-    events: dict[int, list[UsageEvent]] = defaultdict(list)
-    for one in placed.values():
-        for window in one.windows:
-            windows[id(window)] = window
-            events[id(window)].append(one.event)
     refused: dict[str, AmountTooLarge] = {}
-    for key, window in windows.items():
-        price, new = window.price, events[key]
+    for one in counted:
+        window, price, new = one.window, one.window.price, one.events
         if price is None or not is_worth_a_look(price, [event.value for event in new]):
             continue
         used = await _used(uow, new[0].subscription_id, window, price)

@@ -12,7 +12,6 @@ from services.subscriptions.domain.price import Aggregation, plain
 from services.subscriptions.domain.subscription import Subscription
 from services.subscriptions.domain.usage import (
     CLOCK_TOLERANCE,
-    StoredUsage,
     UsageEvent,
     UsageHasNoSubscription,
     UsageTooEarly,
@@ -24,7 +23,7 @@ from services.subscriptions.domain.usage import (
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.tables import UsageRow
 from services.subscriptions.use_cases.count_usage import (
-    PlacedUsage,
+    CountedUsage,
     UsageCounters,
     bill_late,
 )
@@ -52,7 +51,7 @@ class Outcome:
     """What became of one report: the stored event, or why it was refused."""
 
     id: str
-    row: UsageRow | StoredUsage | None
+    row: UsageRow | UsageEvent | None
     duplicate: bool = False
     refusal: DomainError | None = None
 
@@ -65,44 +64,48 @@ async def record_usage(
     counters = UsageCounters(uow, account_id, await uow.subscriptions.served(account_id), now)
     await uow.catalog.load(counters.served.values())
     refusals: dict[str, DomainError] = {}
-    placed: dict[str, PlacedUsage] = {}
+    new: dict[str, UsageEvent] = {}
+    counted: dict[int, CountedUsage] = {}
     for report in reports:
-        if report.id in placed:
+        if report.id in new:
             continue
         try:
-            meter = meters.get(report.meter)
-            if meter is None:
-                raise MeterNotFound(f"There is no meter {report.meter!r}.")
-            placed[report.id] = await _place(counters, report, meter)
+            new[report.id] = await _place(counters, report, meters.get(report.meter), counted)
         except DomainError as refusal:
             refusals[report.id] = refusal
-    for event_id, too_large in (await limit_usage(uow, account_id, placed)).items():
-        del placed[event_id]
+    for event_id, too_large in (await limit_usage(uow, account_id, counted.values())).items():
+        del new[event_id]
         refusals[event_id] = too_large
-    new = {event_id: one.event for event_id, one in placed.items()}
-    stored = await uow.usage.insert(account_id, list(new.values()), received_at=now)
+    stored = await uow.usage.insert(account_id, list(new.values()))
     if stored:
         await mark_stale(uow, {account_id})
-    await bill_late(uow, counters, [placed[event_id] for event_id in stored])
+    await bill_late(uow, counters, counted.values(), stored)
     await _alert(uow, counters, [new[event_id] for event_id in stored], now=now)
     # Whatever was not stored may have been before: then it is answered as it was then, also
     # where it would be refused by now.
-    known: dict[str, UsageRow | StoredUsage] = {}
+    known: dict[str, UsageRow | UsageEvent] = {}
     known |= await uow.usage.find(account_id, {report.id for report in reports} - stored)
     outcomes = []
     for report in reports:
         fresh = report.id in stored
         if fresh:
             stored.discard(report.id)
-            known[report.id] = StoredUsage.of(new[report.id], now)
+            known[report.id] = new[report.id]
         row = known.get(report.id)
         refused = None if row is not None else refusals.get(report.id)
         outcomes.append(Outcome(report.id, row, not fresh, refused))
     return outcomes
 
 
-async def _place(counters: UsageCounters, report: Report, meter: Meter) -> PlacedUsage:
-    """The subscription, the windows and the bucket that a report counts in, or a refusal."""
+async def _place(
+    counters: UsageCounters,
+    report: Report,
+    meter: Meter | None,
+    counted: dict[int, CountedUsage],
+) -> UsageEvent:
+    """The event with its subscription and its bucket, put to what its windows count."""
+    if meter is None:
+        raise MeterNotFound(f"There is no meter {report.meter!r}.")
     at = report.at or counters.now
     if at > counters.now + CLOCK_TOLERANCE:
         raise UsageTooEarly("Usage lies in the past; check the sender's clock.", field="at")
@@ -122,11 +125,16 @@ async def _place(counters: UsageCounters, report: Report, meter: Meter) -> Place
         meter_id=meter.id,
         subscription_id=subscription.id,
         value=report.value,
+        member=report.member,
         at=at,
         bucket_start=await counters.bucket(subscription, at),
-        member=report.member,
+        received_at=counters.now,
     )
-    return PlacedUsage(event, meter, windows)
+    for window in windows:
+        if id(window) not in counted:
+            counted[id(window)] = CountedUsage(window, meter, [])
+        counted[id(window)].events.append(event)
+    return event
 
 
 async def _whose(

@@ -13,7 +13,7 @@ from services.subscriptions.domain.usage import (
 from services.subscriptions.repository import SubscriptionsUnitOfWork
 from services.subscriptions.tables import UsageRow
 from services.subscriptions.use_cases.count_usage import (
-    PlacedUsage,
+    CountedUsage,
     UsageCounters,
     bill_late,
 )
@@ -46,13 +46,15 @@ async def void_usage(
         meter_id=row.meter_id,
         subscription_id=row.subscription_id,
         value=row.value,
+        member=row.member,
         at=row.at,
         bucket_start=row.bucket_start,
-        member=row.member,
+        received_at=row.received_at,
     )
     await uow.usage.void(row)
     await require_billable_usage(uow, event, windows)
-    await bill_late(uow, counters, [PlacedUsage(event, meter, windows)])
+    counted = [CountedUsage(window, meter, [event]) for window in windows]
+    await bill_late(uow, counters, counted, {event.id})
     await mark_stale(uow, {account_id})
     uow.audit("usage_event.void", event_id, account_id=account_id)
     await uow.session.refresh(row)
