@@ -259,7 +259,7 @@ def _line(
 ) -> Charge:
     price = terms.price(item)
     quote = price.quote(item.quantity)
-    exact = quote.amount * factor.exact
+    exact = quote.amount if factor.is_whole else quote.amount * factor.exact
     amount = round_exact(exact)
     quantity, unit_amount = "1", str(amount)
     parts: tuple[ChargePart, ...] = ()

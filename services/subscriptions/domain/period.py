@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from shared.errors import Invalid
 
 LONGEST_INTERVAL_YEARS = 5
+LONGEST_INTERVAL_DAYS = 366 * LONGEST_INTERVAL_YEARS
 
 
 class IntervalUnit(StrEnum):
@@ -85,8 +86,7 @@ class Interval:
     count: int = 1
 
     def __post_init__(self) -> None:
-        longest = timedelta(days=366 * LONGEST_INTERVAL_YEARS)
-        if self.count < 1 or timedelta(days=self.nominal_days) > longest:
+        if self.count < 1 or self.nominal_days > LONGEST_INTERVAL_DAYS:
             raise IntervalTooLong(
                 f"An interval is at least one unit and at most {LONGEST_INTERVAL_YEARS} years.",
                 field="interval_count",
@@ -162,15 +162,15 @@ class Cadence:
             n += 1
         return n
 
-    def next_index(self, after: datetime, n: int) -> int:
-        """The first m > n whose bound lies after `after`.
+    def next_bound(self, after: datetime, n: int) -> tuple[int, datetime]:
+        """The first m > n whose bound lies after `after`, and that bound.
 
         It is n + 1 but where a zone drops a whole day, or was changed for one far ahead.
         """
         n += 1
-        while self.bound(n) <= after:
+        while (bound := self.bound(n)) <= after:
             n += 1
-        return n
+        return n, bound
 
     def period(self, n: int) -> BillingPeriod:
         return BillingPeriod(self.bound(n), self.bound(n + 1))

@@ -71,6 +71,8 @@ class Quote:
 def plain(number: Decimal | Fraction | int) -> str:
     """The shortest decimal text without an exponent: 650, 0.05; an endless one keeps its form."""
     if isinstance(number, Fraction):
+        if number.denominator == 1:
+            return str(number.numerator)
         # It ends where its denominator has no factor but 2 and 5; each digit takes one of them off.
         digits = number.denominator.bit_length()
         if 10**digits % number.denominator:

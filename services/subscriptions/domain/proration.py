@@ -10,8 +10,9 @@ from services.subscriptions.domain.period import BillingPeriod, whole_second
 
 def round_exact(amount: Fraction) -> int:
     """To the nearest whole minor unit, halves away from zero."""
-    sign = -1 if amount < 0 else 1
-    return sign * ((2 * abs(amount).numerator + amount.denominator) // (2 * amount.denominator))
+    numerator, denominator = amount.numerator, amount.denominator
+    whole = (2 * abs(numerator) + denominator) // (2 * denominator)
+    return -whole if numerator < 0 else whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """Plans, prices, add-ons and coupons."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.subscriptions import tables
@@ -28,6 +29,21 @@ prices = tables.prices.c
 subscriptions = tables.subscriptions.c
 invoice_states = tables.invoice_states.c
 
+#: Built once: every change of a price asks.
+COMPONENTS = (
+    select(Price)
+    .where(
+        prices.plan_id == bindparam("plan_id"),
+        prices.component,
+        prices.active,
+        prices.currency == bindparam("currency"),
+        prices.interval_unit == bindparam("interval_unit"),
+        prices.interval_count == bindparam("interval_count"),
+        or_(prices.account_id.is_(None), prices.account_id == bindparam("account_id")),
+    )
+    .order_by(prices.account_id.is_not(None), prices.id)
+)
+
 
 class Catalog:
     """Plans, prices and add-ons. Prices never change, so that reading them takes no lock."""
@@ -38,6 +54,8 @@ class Catalog:
         self._plans: dict[UUID, Plan] = {}
         self._addons: dict[UUID, Addon] = {}
         self._meters: dict[UUID, Meter] = {}
+        #: Whoever holds the same prices by the same clock has the same terms.
+        self._terms: dict[tuple[Hashable, ...], Terms] = {}
 
     def add(self, entity: object) -> None:
         self._session.add(entity)
@@ -116,20 +134,15 @@ class Catalog:
 
         The account's own goes before the public one.
         """
-        statement = (
-            select(Price)
-            .where(
-                prices.plan_id == plan_id,
-                prices.component,
-                prices.active,
-                prices.currency == currency,
-                prices.interval_unit == interval.unit,
-                prices.interval_count == interval.count,
-                or_(prices.account_id.is_(None), prices.account_id == account_id),
-            )
-            .order_by(prices.account_id.is_not(None), prices.id)
-        )
-        by_meter = {price.meter_id: price for price in await self._session.scalars(statement)}
+        asked = {
+            "plan_id": plan_id,
+            "currency": currency,
+            "interval_unit": interval.unit,
+            "interval_count": interval.count,
+            "account_id": account_id,
+        }
+        found = await self._session.scalars(COMPONENTS, asked)
+        by_meter = {price.meter_id: price for price in found}
         self._prices.update({price.id: price for price in by_meter.values()})
         return sorted(by_meter.values(), key=lambda price: price.id)
 
@@ -140,16 +153,18 @@ class Catalog:
         except KeyError:
             raise AddonNotFound(f"There is no add-on {addon_id}.") from None
 
-    async def load(self, loaded: Iterable[Subscription]) -> None:
-        """Read at once what many subscriptions refer to."""
-        prices, plans = set[UUID](), set[UUID]()
+    async def load(self, loaded: Iterable[Subscription], *, besides: Iterable[UUID] = ()) -> None:
+        """Read at once what many subscriptions refer to, and prices `besides` these."""
+        prices, plans = set(besides), set[UUID]()
         for each in loaded:
             of_prices, of_plans = each.referenced
             prices |= of_prices
             plans |= of_plans
         await self._load_prices(prices, plans)
 
-    async def _load_prices(self, price_ids: set[UUID], plan_ids: set[UUID]) -> list[Price]:
+    async def _load_prices(
+        self, price_ids: AbstractSet[UUID], plan_ids: AbstractSet[UUID]
+    ) -> list[Price]:
         """Prices with what they belong to."""
         await self._load(Price, self._prices, price_ids)
         found = [await self.price(price_id) for price_id in price_ids]
@@ -170,15 +185,19 @@ class Catalog:
         plans: Iterable[UUID] = (),
     ) -> Terms:
         """What these prices are, under this plan, for an account in this zone."""
-        found = await self._load_prices(set(price_ids), {plan_id, *plans})
-        return Terms(
-            plan=await self.plan(plan_id),
-            prices={price.id: price for price in found},
-            names={price.id: self._name(price) for price in found},
-            time_zone=time_zone,
-            plans=self._plans,
-            units={price.id: self._unit(price) for price in found},
-        )
+        wanted, held = frozenset(price_ids), frozenset({plan_id, *plans})
+        key = (plan_id, wanted, held, time_zone)
+        if key not in self._terms:
+            found = await self._load_prices(wanted, held)
+            self._terms[key] = Terms(
+                plan=await self.plan(plan_id),
+                prices={price.id: price for price in found},
+                names={price.id: self._name(price) for price in found},
+                time_zone=time_zone,
+                plans=self._plans,
+                units={price.id: self._unit(price) for price in found},
+            )
+        return self._terms[key]
 
     async def terms_of(self, subscription: Subscription, *, besides: Iterable[UUID] = ()) -> Terms:
         """What a subscription holds now, will hold by what waits, and prices `besides` these."""
@@ -201,7 +220,9 @@ class Catalog:
     def _unit(self, price: Price) -> str:
         return self._meters[price.meter_id].unit if price.meter_id is not None else ""
 
-    async def _load(self, kind: type[Any], known: dict[UUID, Any], wanted: set[UUID]) -> None:
+    async def _load(
+        self, kind: type[Any], known: dict[UUID, Any], wanted: AbstractSet[UUID]
+    ) -> None:
         missing = wanted - known.keys()
         if missing:
             found = await self._session.scalars(select(kind).where(kind.id.in_(missing)))

@@ -101,6 +101,9 @@ async def _advance(
 ) -> list[SubscriptionEvent]:
     events: list[SubscriptionEvent] = []
     for _ in range(MOST_ACTS):
+        due_at = subscription.due_at
+        if due_at is None or due_at > now:
+            return events
         upcoming = subscription.next_act()
         if upcoming is None or upcoming[0] > now:
             return events

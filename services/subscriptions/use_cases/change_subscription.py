@@ -78,19 +78,24 @@ async def decide_change(
     now: datetime,
 ) -> tuple[list[SubscriptionEvent], Usage]:
     """Change it; with the usage that is billed by that."""
+    asked = () if request.price_id is None else (request.price_id,)
+    await uow.catalog.load([subscription], besides=asked)
+    following = subscription.next_items
+    held = (*subscription.items, *following)
     change = await choose_change(
         uow,
         subscription.account_id,
         price_id=request.price_id,
         quantity=request.quantity,
         addons=request.addons,
-        held=(*subscription.items, *subscription.next_items),
+        held=held,
     )
     if change.plan_id not in {None, subscription.plan_id, subscription.held_at()[1]}:
         (await uow.catalog.plan(change.plan_id or subscription.plan_id)).require_published()
     terms = await uow.catalog.terms_of(subscription, besides=change.price_ids)
-    for items in (change.apply(subscription.items), change.apply(subscription.next_items)):
-        await check_amounts(uow, items, (*subscription.items, *subscription.next_items))
+    await check_amounts(uow, change.apply(subscription.items), held)
+    if following != subscription.items:
+        await check_amounts(uow, change.apply(following), held)
     policy = await request.asker.policy(uow, subscription)
     proration = request.proration.value if request.proration else None
     policy.require_change(subscription.kinds_of(change, terms), proration)

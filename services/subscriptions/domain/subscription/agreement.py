@@ -117,6 +117,8 @@ class Bill:
 
     def published_discounts(self) -> tuple[Discount, ...]:
         """One for each use of a coupon; without a list where it counts for all charges."""
+        if not self.discounts:
+            return ()
         everything = tuple(charge.id for charge in self.charges)
         return tuple(
             discount.model_copy(update={"charge_ids": None})
@@ -279,22 +281,27 @@ class Agreement:
     @property
     def referenced(self) -> tuple[set[UUID], set[UUID]]:
         """All prices and plans that it holds or will hold."""
+        prices, plans = {item.price_id for item in self.items}, {self.plan_id}
+        prices.update(one.price_id for one in self.billed)
         changes = [entry.change for entry in self.agenda]
-        if self.pending_change is not None:
-            changes.append(self.pending_change.change)
-        prices = {item.price_id for item in self.items}
-        prices |= {billed.price_id for billed in self.billed}
-        prices |= {price_id for change in changes for price_id in change.price_ids}
-        plans = {self.plan_id} | {change.plan_id for change in changes if change.plan_id}
+        if (pending := self.pending_change) is not None:
+            changes.append(pending.change)
+        for change in changes:
+            prices |= change.price_ids
+            if change.plan_id is not None:
+                plans.add(change.plan_id)
         return prices, plans
 
     def next_act(self) -> tuple[datetime, Act] | None:
         """What happens next by itself, and when."""
         acts: list[tuple[datetime, Act]] = []
-        if self.usage_due_at is not None and self.status not in RUNNING:
+        status = self.status
+        if status in RUNNING:
+            acts.append((self.period_end, Act.RENEW))
+        elif self.usage_due_at is not None:
             acts.append((self.usage_due_at, Act.BILL_USAGE))
-        if self.status not in FINAL:
-            acts += self._acts_of_its_state()
+        if status not in FINAL:
+            acts += self._acts_of_its_state(status)
             if self.agenda:
                 acts += self._acts_of_the_agenda()
         if len(acts) == 1:
@@ -302,19 +309,18 @@ class Agreement:
         order = list(Act)
         return min(acts, key=lambda act: (act[0], order.index(act[1])), default=None)
 
-    def _acts_of_its_state(self) -> list[tuple[datetime, Act]]:
+    def _acts_of_its_state(self, status: Status) -> list[tuple[datetime, Act]]:
+        """Besides that its periods go on."""
         acts: list[tuple[datetime, Act]] = []
-        if self.status is Status.INCOMPLETE and self.expires_at is not None:
+        if status is Status.INCOMPLETE and self.expires_at is not None:
             acts.append((self.expires_at, Act.EXPIRE))
-        if self.status is Status.TRIALING and self.trial_end is not None:
+        if status is Status.TRIALING and self.trial_end is not None:
             acts.append((self.trial_end, Act.END_TRIAL))
             if not self.trial_reminded:
                 reminder = max(self.trial_end - TRIAL_REMINDER_BEFORE, self.period_start)
                 acts.append((reminder, Act.REMIND_TRIAL))
-        if self.status in RUNNING:
-            acts.append((self.period_end, Act.RENEW))
-        if self.pending_change is not None:
-            acts.append((self.pending_change.expires_at, Act.LAPSE_CHANGE))
+        if (pending := self.pending_change) is not None:
+            acts.append((pending.expires_at, Act.LAPSE_CHANGE))
         return acts
 
     def _acts_of_the_agenda(self) -> list[tuple[datetime, Act]]:
@@ -362,34 +368,41 @@ class Agreement:
         self.usage_due_at = None
         starts_at = self.period_end if restart_at is None else restart_at
         self._apply_agenda(starts_at)
-        interval = check_items(self.items, terms)
-        if restart_at is None and interval == self.cadence.interval:
-            if time_zone is not None and time_zone != self.time_zone:
-                self.anchor = self.cadence.moved_to(time_zone).anchor
-                self.time_zone = time_zone
-            cadence = self.cadence
-            index = cadence.next_index(starts_at, self.period_index)
+        interval, cadence = check_items(self.items, terms), self.cadence
+        if restart_at is None and interval == cadence.interval:
+            if time_zone is not None and time_zone != cadence.time_zone:
+                cadence = cadence.moved_to(time_zone)
+                self.anchor, self.time_zone = cadence.anchor, time_zone
             self.period_start = self.basis_start = starts_at
-            self.period_end, self.period_index = cadence.bound(index), index
+            self.period_index, self.period_end = cadence.next_bound(starts_at, self.period_index)
         else:
             self.interval_unit, self.interval_count = interval.unit, interval.count
             self._open_cadence(starts_at)
-        if terms.time_zone != self.time_zone:
-            terms = replace(terms, time_zone=self.time_zone)
-        # What covers this very time already (a clock put back by hand) is not billed again.
-        self.billed = tuple(one for one in self.billed if one.covers_until > self.period_start)
+        if terms.time_zone != cadence.time_zone:
+            terms = replace(terms, time_zone=cadence.time_zone)
         self._use_coupons()
-        self.items = tuple(replace(item, metered_from=None) for item in self.items)
-        factor = Factor(self.period.seconds, self._basis.seconds)
-        ahead = self._bill_once(terms)
-        covered = [one.key for one in self.billed]
-        for item in self.items:
+        bill.add(self._discounted([*self._bill_once(terms), *self._bill_ahead(terms)]))
+        return bill
+
+    def _bill_ahead(self, terms: Terms) -> list[Charge]:
+        """The period that was just opened: whatever is held in it and recurs."""
+        period, items = self.period, self.items
+        if any(item.metered_from is not None for item in items):
+            self.items = items = tuple(replace(item, metered_from=None) for item in items)
+        factor = Factor(period.seconds, self._basis.seconds)
+        # What covers this very time already (a clock put back by hand) is not billed again.
+        billed = [one for one in self.billed if one.covers_until > period.start]
+        covered = [one.key for one in billed]
+        charges = []
+        for item in items:
             if item.key in covered:
                 covered.remove(item.key)
             elif terms.price(item).is_recurring:
-                ahead.append(self._charge(charge_ahead(item, terms, self.period, factor), item))
-        bill.add(self._discounted(ahead))
-        return bill
+                charge = charge_ahead(item, terms, period, factor)
+                charges.append(charge)
+                billed.append(BilledCharge.of(charge, item))
+        self.billed = tuple(billed)
+        return charges
 
     def _apply_agenda(self, at: datetime) -> None:
         due = [e for e in self.agenda if e.changes_what_is_held and e.is_due(at)]
@@ -405,8 +418,7 @@ class Agreement:
         self.anchor = cadence.anchor
         self.period_start = at
         self.basis_start = cadence.bound(index)
-        self.period_index = cadence.next_index(at, index)
-        self.period_end = cadence.bound(self.period_index)
+        self.period_index, self.period_end = cadence.next_bound(at, index)
 
     def _skip_to(self, now: datetime) -> None:
         """The period that `now` lies in, without billing those before."""
@@ -414,9 +426,8 @@ class Agreement:
             return
         cadence = self.cadence
         index = cadence.index_at(now)
-        self.period_start = self.basis_start = cadence.bound(index)
-        self.period_index = cadence.next_index(self.period_start, index)
-        self.period_end = cadence.bound(self.period_index)
+        self.period_start = self.basis_start = start = cadence.bound(index)
+        self.period_index, self.period_end = cadence.next_bound(start, index)
 
     def _hold(self, items: tuple[Item, ...], plan_id: UUID) -> None:
         self.items, self.plan_id = items, plan_id
@@ -473,8 +484,10 @@ class Agreement:
 
     def _bill_once(self, terms: Terms) -> list[Charge]:
         """One-off units that are held and never were billed."""
-        charges = []
+        charges: list[Charge] = []
         items = []
+        if not any(terms.price(item).type is PriceType.ONE_OFF for item in self.items):
+            return charges
         for item in self.items:
             if terms.price(item).type is PriceType.ONE_OFF:
                 billed = item.quantity if item.units_billed is None else item.units_billed
@@ -522,6 +535,8 @@ class Agreement:
 
     def _use_coupons(self) -> None:
         """A period of each coupon in scope."""
+        if not self.discounts:
+            return
         held = {item.price_id for item in self.items}
         after = (discount.for_new_period(self.plan_id, held) for discount in self.discounts)
         self.discounts = tuple(discount for discount in after if not discount.is_spent)
@@ -532,11 +547,13 @@ class Agreement:
         Also what a fixed amount has left for the period: it is given once, over however many bills.
         """
         bill = Bill(list(charges))
+        if not charges or not self.discounts:
+            return bill
         left = {charge.id: charge.amount for charge in charges}
         after = []
         for discount in self.discounts:
             changed = discount
-            if charges and discount.has_something_left and discount.covers_plan(self.plan_id):
+            if discount.has_something_left and discount.covers_plan(self.plan_id):
                 mine = tuple(
                     charge.id
                     for charge in charges
@@ -612,15 +629,14 @@ class Agreement:
         )
 
     def _event(self, kind: type[E], *, now: datetime, **payload: Any) -> E:
-        self.version += 1
-        self.kept_version = self.version
+        self.version = self.kept_version = version = self.version + 1
         self.updated_at = now
         self._mirror_agenda()
         self._plan_ahead()
         return kind(
             occurred_at=now,
             account_id=self.account_id,
-            sequence=self.version,
+            sequence=version,
             subscription_id=self.id,
             **payload,
         )

@@ -101,7 +101,7 @@ class Changing(Ending):
         now = change.apply(self.items)
         kinds = set()
         if change.price_id is not None and change.price_id != self.price_id:
-            up = rate(change.apply(self.items), terms) >= rate(self.items, terms)
+            up = rate(now, terms) >= rate(self.items, terms)
             kinds.add(ChangeKind.UPGRADE if up else ChangeKind.DOWNGRADE)
         if change.quantity is not None and change.quantity != self.quantity:
             kinds.add(ChangeKind.QUANTITY)

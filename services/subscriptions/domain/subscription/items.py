@@ -41,21 +41,25 @@ NO_USAGE: Usage = ()
 def check_items(items: tuple[Item, ...], terms: Terms) -> Interval:
     """One currency and one rhythm for all recurring items; sensible quantities."""
     main = terms.price(items[0])
-    if main.interval is None:
+    interval = main.interval
+    if interval is None:
         raise IntervalMismatch("A subscription needs a price with an interval.", field="price_id")
     for item in items:
         price = terms.price(item)
-        if price.currency != main.currency:
-            raise CurrencyMismatch(
-                "All prices of a subscription share one currency.", field="addons"
-            )
-        if price.interval is not None and price.interval != main.interval:
-            raise IntervalMismatch(
-                "All recurring prices of a subscription share one interval.", field="addons"
-            )
+        if price is not main:
+            _check_beside(price, main.currency, interval)
         if not 1 <= item.quantity <= MOST_UNITS:
             raise QuantityInvalid(f"A quantity lies between 1 and {MOST_UNITS}.", field="quantity")
-    return main.interval
+    return interval
+
+
+def _check_beside(price: Price, currency: str, interval: Interval) -> None:
+    if price.currency != currency:
+        raise CurrencyMismatch("All prices of a subscription share one currency.", field="addons")
+    if price.interval not in {None, interval}:
+        raise IntervalMismatch(
+            "All recurring prices of a subscription share one interval.", field="addons"
+        )
 
 
 def holdings(items: tuple[Item, ...]) -> set[tuple[UUID, int, UUID | None]]:
