@@ -167,25 +167,27 @@ async def make_due(url: str, template: UUID, count: int) -> None:
     await connection.close()
 
 
-def renew_in_process(deployment: Deployment) -> int:
-    """One worker's schedule, in a process of its own, until nothing is due."""
+def renew_in_process(deployment: Deployment) -> tuple[int, float]:
+    """One worker's schedule, in a process of its own, until nothing is due; and its CPU time."""
     configure_logging("subscriptions", "benchmark", "ERROR")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(renew(deployment))
 
 
-async def renew(deployment: Deployment) -> int:
+async def renew(deployment: Deployment) -> tuple[int, float]:
     done = 0
     async with service.open(deployment.settings(service, test_clocks=False)) as runtime:
         due = Due(utc_now(), runtime.database.platform)
+        started = time.process_time()
         while some := await advance_due_subscriptions(runtime, due):
             done += some
-    return done
+        return done, time.process_time() - started
 
 
 async def renewals_per_second(
     deployment: Deployment, template: UUID, count: int, workers: int
-) -> float:
+) -> tuple[float, float]:
+    """And the workers' own milliseconds of CPU per renewal, whatever else the machine does."""
     url = deployment.database_urls["subscriptions"]
     await make_due(url, template, count)
     loop = asyncio.get_running_loop()
@@ -195,9 +197,10 @@ async def renewals_per_second(
         jobs = [(deployment,)] * workers
         done = await loop.run_in_executor(None, lambda: pool.starmap(renew_in_process, jobs))
         seconds = time.perf_counter() - started
-    if sum(done) != count:
-        raise RuntimeError(f"{sum(done)} of {count} were renewed")
-    return count / seconds
+    renewed, spent = (sum(figures) for figures in zip(*done, strict=True))
+    if renewed != count:
+        raise RuntimeError(f"{renewed} of {count} were renewed")
+    return count / seconds, 1000 * spent / count
 
 
 async def plain_inserts_per_second(url: str, batch: int) -> float:
@@ -233,7 +236,10 @@ async def plain_inserts_per_second(url: str, batch: int) -> float:
     return len(outbox) / seconds
 
 
-async def usage_per_second(runtime: Any, account_id: UUID, meter: Meter, count: int) -> float:
+async def usage_per_second(
+    runtime: Any, account_id: UUID, meter: Meter, count: int
+) -> tuple[float, float]:
+    """And this process's microseconds of CPU per event."""
     batches = [
         [
             Report(id=f"{n}", meter=meter.code, value=Decimal(n % 7))
@@ -246,13 +252,14 @@ async def usage_per_second(runtime: Any, account_id: UUID, meter: Meter, count: 
         [Report(**{**vars(report), "subscription_id": metered[0]}) for report in batch]
         for batch in batches
     ]
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     for batch in batches:
         async with runtime.begin() as uow:
             outcomes = await record_usage(uow, account_id, batch, now=utc_now())
         if any(outcome.row is None or outcome.duplicate for outcome in outcomes):
             raise RuntimeError("an event was not counted")
-    return count / (time.perf_counter() - started)
+    microseconds = 1_000_000 * (time.process_time() - spent) / count
+    return count / (time.perf_counter() - started), microseconds
 
 
 async def _metered(runtime: Any, account_id: UUID) -> UUID:
@@ -354,8 +361,11 @@ async def checks_per_second(runtime: Any, issuer: TokenIssuer, account_id: UUID)
 
 async def changes_per_second(
     runtime: Any, deployment: Deployment, issuer: TokenIssuer, template: UUID, count: int
-) -> float:
-    """Upgrades through the whole application, two for each of `count` subscriptions."""
+) -> tuple[float, float]:
+    """Upgrades through the whole application, two for each of `count` subscriptions.
+
+    And this process's milliseconds of CPU per upgrade; its client's share is small.
+    """
     async with runtime.begin() as uow:
         flat = await uow.session.get(Subscription, template)
         prices = [
@@ -388,11 +398,12 @@ async def changes_per_second(
                     )
                     answer.raise_for_status()
 
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
             for subscription_id in copies:
                 group.create_task(upgrade(subscription_id))
-        return 2 * count / (time.perf_counter() - started)
+        milliseconds = 1000 * (time.process_time() - spent) / (2 * count)
+        return 2 * count / (time.perf_counter() - started), milliseconds
 
 
 async def copy_running(url: str, template: UUID, count: int) -> list[UUID]:
@@ -433,12 +444,13 @@ async def measure(due: int, usage: int, parts: set[str]) -> dict[str, Any]:
             async with service.open(settings) as runtime:
                 account_id, template, meter = await catalog(runtime)
                 if "renewals" in parts:
-                    one = await renewals_per_second(deployment, template, due, 1)
+                    one, cpu = await renewals_per_second(deployment, template, due, 1)
                     plain = await plain_inserts_per_second(url, settings.renewal_batch)
-                    two = await renewals_per_second(deployment, template, due, 2)
+                    two, _ = await renewals_per_second(deployment, template, due, 2)
                     found |= {
                         "due_subscriptions": due,
                         "renewals_per_second_one_worker": round(one),
+                        "worker_cpu_ms_per_renewal": round(cpu, 4),
                         "renewals_per_second_two_workers": round(two),
                         "plain_inserts_of_the_same_rows_per_second": round(plain),
                         "renewals_to_plain_inserts": round(one / plain, 3),
@@ -449,18 +461,22 @@ async def measure(due: int, usage: int, parts: set[str]) -> dict[str, Any]:
                     issuer = TokenIssuer()
                     runtime.verifier = issuer.verifier(settings)
                     count = max(due // 20, 1)
-                    changed = await changes_per_second(runtime, deployment, issuer, template, count)
+                    changed, cpu = await changes_per_second(
+                        runtime, deployment, issuer, template, count
+                    )
                     found |= {
                         "changed_subscriptions": count,
                         "changes_per_second": round(changed),
+                        "cpu_ms_per_change": round(cpu, 3),
                     }
                 if "usage" in parts:
-                    counted = await usage_per_second(runtime, account_id, meter, usage)
+                    counted, cpu = await usage_per_second(runtime, account_id, meter, usage)
                     copied = await copies_per_second(url)
                     found |= {
                         "usage_events": usage,
                         "usage_events_per_batch": USAGE_BATCH,
                         "usage_events_per_second": round(counted),
+                        "cpu_us_per_usage_event": round(cpu, 1),
                         "copied_rows_per_second": round(copied),
                         "usage_to_copy": round(counted / copied, 3),
                     }
