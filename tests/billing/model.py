@@ -376,6 +376,8 @@ class Subscription:
         self.calendar = calendar
         self.plan = held[0].price.plan or ""
         self.coupons = [CouponInUse(coupon, coupon.periods)] if coupon else []
+        #: By coupon that was taken off, the periods that were left.
+        self.coupons_off: dict[str, int | None] = {}
         self.bills: list[Bill] = []
         self.billed: list[Charge] = []
         self.once: dict[str, int] = {}
@@ -824,9 +826,15 @@ class Subscription:
             self.waiting.append(one)
 
     def put_coupon(self, coupon: Coupon) -> None:
-        self.coupons.append(CouponInUse(coupon, coupon.periods))
+        left = self.coupons_off.pop(coupon.told["id"], 0)
+        self.coupons.append(CouponInUse(coupon, coupon.periods if left == 0 else left))
 
     def take_coupon_off(self, coupon_id: str) -> None:
+        self.coupons_off |= {
+            one.coupon.told["id"]: one.left
+            for one in self.coupons
+            if one.coupon.told["id"] == coupon_id
+        }
         self.coupons = [one for one in self.coupons if one.coupon.told["id"] != coupon_id]
 
     def end_trial(self, at: datetime, now: datetime) -> None:

@@ -139,17 +139,56 @@ def test_codes_are_the_same_in_upper_and_lower_case() -> None:
     assert made.code == normalized("sPRING") == "SPRING"
 
 
-async def test_a_subscription_has_a_coupon_once_also_after_it_was_taken_off(
-    customer: Customer, staff: Client, shop: Shop, coupon: dict[str, Any]
-) -> None:
-    made = await customer.post("/v1/subscriptions", price_id=(await shop.price())["id"])
-    path = f"/v1/subscriptions/{made['id']}/coupons"
-    held = await customer.post(path, coupon=coupon["code"])
-    assert len(held["discounts"]) == 1
+async def taken_off(customer: Customer, path: str, coupon: dict[str, Any]) -> None:
     off = await customer.ask("DELETE", f"{path}/{coupon['id']}")
     assert off.json()["discounts"] == []
 
-    assert await customer.refused(path, coupon=coupon["code"]) == (409, "coupon-exhausted")
 
+async def redeemed(staff: Client, coupon: dict[str, Any]) -> int:
     listed = (await staff.get("/v1/coupons", limit=200))["data"]
-    assert next(one for one in listed if one["id"] == coupon["id"])["redeemed"] == 1
+    return int(next(one for one in listed if one["id"] == coupon["id"])["redeemed"])
+
+
+async def test_a_coupon_that_was_taken_off_is_the_same_use_when_it_is_put_on_again(
+    customer: Customer, staff: Client, shop: Shop
+) -> None:
+    """Of what the coupon allows, that takes no second one."""
+    coupon = await staff.post(
+        "/v1/coupons", code=f"C-{new_id()}", name="Spring", percent="20", max_redemptions=1
+    )
+    made = await customer.post("/v1/subscriptions", price_id=(await shop.price())["id"])
+    path = f"/v1/subscriptions/{made['id']}/coupons"
+    await customer.post(path, coupon=coupon["code"])
+    for _ in range(2):
+        await taken_off(customer, path, coupon)
+        held = await customer.post(path, coupon=coupon["code"])
+        assert len(held["discounts"]) == 1
+
+    assert await redeemed(staff, coupon) == 1
+    await taken_off(customer, path, coupon)
+    await staff.post(f"/v1/coupons/{coupon['id']}/archive")
+    assert await customer.refused(path, coupon=coupon["code"]) == (409, "coupon-expired")
+
+
+async def test_one_of_which_nothing_is_left_is_used_anew_within_its_limits(
+    customer: Customer, staff: Client, shop: Shop
+) -> None:
+    """It counted for the period that runs; put on again it would count for another one."""
+    twice, once = [
+        await staff.post(
+            "/v1/coupons", code=f"C-{new_id()}", name="Once", percent="50", max_per_account=most
+        )
+        for most in (2, 1)
+    ]
+    for coupon in (twice, once):
+        made = await customer.post(
+            "/v1/subscriptions", price_id=(await shop.price())["id"], coupon=coupon["code"]
+        )
+        path = f"/v1/subscriptions/{made['id']}/coupons"
+        await taken_off(customer, path, coupon)
+        if coupon is once:
+            assert await customer.refused(path, coupon=coupon["code"]) == (409, "coupon-exhausted")
+        else:
+            assert len((await customer.post(path, coupon=coupon["code"]))["discounts"]) == 1
+
+    assert [await redeemed(staff, coupon) for coupon in (twice, once)] == [2, 1]

@@ -172,6 +172,24 @@ class Coupon(Editable):
         code: str | None = None,
     ) -> AppliedDiscount:
         """Take one use of it for a subscription, under `code`. The caller holds the row's lock."""
+        self.require_usable(plan_id=plan_id, price_ids=price_ids, currency=currency, at=at)
+        if self.max_redemptions is not None and self.redeemed >= self.max_redemptions:
+            raise CouponExhausted(f"The coupon {self.code} has been used up.")
+        if used_by_account >= self.max_per_account:
+            raise CouponExhausted(f"This account has used the coupon {self.code} already.")
+        self.redeemed += 1
+        self.revision += 1
+        periods = {
+            CouponDuration.ONCE: 1,
+            CouponDuration.REPEATING: self.periods,
+            CouponDuration.FOREVER: None,
+        }
+        return self.applied(code or self.code, periods_left=periods[self.duration])
+
+    def require_usable(
+        self, *, plan_id: UUID, price_ids: Collection[UUID], currency: str, at: datetime
+    ) -> None:
+        """Refuse it where it is over, or for something else."""
         if not self.active or (self.redeem_by is not None and at >= self.redeem_by):
             raise CouponExpired(f"The coupon {self.code} is not valid any more.")
         if self.plan_ids and plan_id not in self.plan_ids:
@@ -183,24 +201,17 @@ class Coupon(Editable):
                 f"The coupon {self.code} is in {self.currency}, the price in {currency}.",
                 field="coupon",
             )
-        if self.max_redemptions is not None and self.redeemed >= self.max_redemptions:
-            raise CouponExhausted(f"The coupon {self.code} has been used up.")
-        if used_by_account >= self.max_per_account:
-            raise CouponExhausted(f"This account has used the coupon {self.code} already.")
-        self.redeemed += 1
-        self.revision += 1
+
+    def applied(self, code: str, *, periods_left: int | None) -> AppliedDiscount:
+        """As a subscription has it."""
         return AppliedDiscount(
             coupon_id=self.id,
-            code=code or self.code,
+            code=code,
             description=self.describe(),
             percent=self.percent,
             amount=self.amount,
             currency=self.currency,
-            periods_left={
-                CouponDuration.ONCE: 1,
-                CouponDuration.REPEATING: self.periods,
-                CouponDuration.FOREVER: None,
-            }[self.duration],
+            periods_left=periods_left,
             plan_ids=self.plan_ids,
             price_ids=self.price_ids,
         )
@@ -244,16 +255,20 @@ class PromotionCode(Editable):
 
     def redeem(self, *, account_id: UUID, had_one_before: bool, at: datetime) -> None:
         """Take one use of it. The caller holds the row's lock."""
-        if self.account_id not in {None, account_id}:
-            raise CouponNotFound(f"There is no coupon {self.code!r}.")
-        if not self.active or (self.expires_at is not None and at >= self.expires_at):
-            raise CouponExpired(f"The code {self.code} is not valid any more.")
+        self.require_usable(account_id=account_id, at=at)
         if self.first_time_only and had_one_before:
             raise CouponForFirstTime(f"The code {self.code} is for a first subscription.")
         if self.max_redemptions is not None and self.redeemed >= self.max_redemptions:
             raise CouponExhausted(f"The code {self.code} has been used up.")
         self.redeemed += 1
         self.revision += 1
+
+    def require_usable(self, *, account_id: UUID, at: datetime) -> None:
+        """Refuse it where it is over, or another account's."""
+        if self.account_id not in {None, account_id}:
+            raise CouponNotFound(f"There is no coupon {self.code!r}.")
+        if not self.active or (self.expires_at is not None and at >= self.expires_at):
+            raise CouponExpired(f"The code {self.code} is not valid any more.")
 
 
 def check_limit(limit: int | None, redeemed: int) -> None:

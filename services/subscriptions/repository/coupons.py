@@ -1,9 +1,10 @@
 """Coupons, the codes they are given out under, and who used them."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.subscriptions import tables
@@ -63,13 +64,42 @@ class Coupons:
         )
         return (await self._session.scalars(statement)).one()
 
-    async def was_put_on(self, subscription_id: UUID, coupon_id: UUID) -> bool:
-        """Whether this subscription has the coupon, or had it before."""
+    async def take_off(
+        self, subscription_id: UUID, coupon_id: UUID, *, periods_left: int | None, at: datetime
+    ) -> None:
+        """Note what was left of the use of a subscription that is billed without it now."""
         uses = tables.redemptions.c
-        statement = select(uses.id).where(
-            uses.coupon_id == coupon_id, uses.subscription_id == subscription_id
+        await self._session.execute(
+            update(tables.redemptions)
+            .where(
+                uses.subscription_id == subscription_id,
+                uses.coupon_id == coupon_id,
+                uses.taken_off_at.is_(None),
+            )
+            .values(taken_off_at=at, periods_left=periods_left)
         )
-        return (await self._session.scalars(statement)).first() is not None
+
+    async def taken_off(self, subscription_id: UUID, coupon_id: UUID) -> Any:
+        """The use that a subscription took off last, if any: its code and the periods left."""
+        uses = tables.redemptions.c
+        statement = (
+            select(uses.id, uses.promotion_code_id, uses.periods_left)
+            .where(
+                uses.subscription_id == subscription_id,
+                uses.coupon_id == coupon_id,
+                uses.taken_off_at.is_not(None),
+            )
+            .order_by(uses.taken_off_at.desc(), uses.id.desc())
+        )
+        return (await self._session.execute(statement.limit(1))).one_or_none()
+
+    async def resume(self, redemption_id: UUID) -> None:
+        """It is in use again."""
+        await self._session.execute(
+            update(tables.redemptions)
+            .where(tables.redemptions.c.id == redemption_id)
+            .values(taken_off_at=None, periods_left=None)
+        )
 
     async def record(
         self,

@@ -11,7 +11,6 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
-    UniqueConstraint,
     Uuid,
     text,
 )
@@ -136,7 +135,12 @@ redemptions = Table(
     Column("account_id", Uuid, nullable=False),
     Column("subscription_id", ForeignKey(subscriptions.c.id), nullable=False),
     moment("created_at"),
-    UniqueConstraint("coupon_id", "subscription_id"),
+    # The subscription is billed without it since, and these periods of it were left.
+    moment("taken_off_at", nullable=True),
+    Column("periods_left", Integer),
+    CheckConstraint("periods_left >= 0", name="periods_left"),
+    # Of this coupon, what is on the subscription, or was?
+    Index("ix_redemptions_subscription_id", "subscription_id", "coupon_id"),
     # How often has this account used it?
     Index("ix_redemptions_account_id", "account_id", "coupon_id"),
 )

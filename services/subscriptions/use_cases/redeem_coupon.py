@@ -26,6 +26,8 @@ class Redeemed:
 
     discount: AppliedDiscount
     promotion_code_id: UUID | None
+    #: The use that it goes on with: it was taken off before it was over.
+    resumed: UUID | None = None
 
     async def record(
         self,
@@ -35,6 +37,9 @@ class Redeemed:
         *,
         at: datetime,
     ) -> None:
+        if self.resumed is not None:
+            await uow.coupons.resume(self.resumed)
+            return
         await uow.coupons.record(
             self.discount.coupon_id, self.promotion_code_id, account_id, subscription_id, at=at
         )
@@ -49,9 +54,23 @@ async def redeem_coupon(
     price_ids: Collection[UUID],
     currency: str,
     now: datetime,
+    subscription_id: UUID | None = None,
 ) -> Redeemed:
-    """Take one use of it for a plan and these prices, within the code's limits and the coupon's."""
+    """Take one use of it for a plan and these prices, within the code's limits and the coupon's.
+
+    A subscription that had it and took it off goes on with what was left of that use, which counts
+    no second time.
+    """
     coupon, promotion = await uow.coupons.get_by_code(code)
+    if subscription_id is not None:
+        left = await uow.coupons.taken_off(subscription_id, coupon.id)
+        if left is not None and left.periods_left != 0:
+            if promotion is not None:
+                promotion.require_usable(account_id=account_id, at=now)
+            coupon.require_usable(plan_id=plan_id, price_ids=price_ids, currency=currency, at=now)
+            told = promotion.code if promotion else coupon.code
+            discount = coupon.applied(told, periods_left=left.periods_left)
+            return Redeemed(discount, left.promotion_code_id, resumed=left.id)
     if promotion is not None:
         had_one_before = False
         if promotion.first_time_only:
