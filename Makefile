@@ -7,7 +7,7 @@ TESTS ?= tests
 .DEFAULT_GOAL := help
 # Without compiled modules every process starts seconds later.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup up down reset demo status logs staff audit seed test test-long test-fast check format bench chaos chaos-selftest docs openapi events
+.PHONY: help setup up down reset demo status logs staff key audit seed test test-long test-fast check format bench chaos chaos-selftest docs openapi events
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.* ## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ logs: $(READY) ## follow the logs; NAME=auth-api follows one process
 
 staff: $(READY) ## make a staff user: EMAIL=ada@example.com PASSWORD=…
 	@PERENNIAL_STAFF_PASSWORD='$(PASSWORD)' $(PY) -m infra.launch exec auth staff '$(EMAIL)'
+
+key: $(READY) ## make a secret key for your backend: NAME=backend SCOPES=all (or catalog:write,…)
+	@$(PY) -m infra.launch exec auth key '$(NAME)' --scopes '$(SCOPES)' $(ARGS)
 
 audit: $(READY) ## compare invoices, payments, ledger and providers; fails on a difference; DAYS=2
 	@$(PY) -m infra.launch exec payments audit $(if $(DAYS),--days $(DAYS))

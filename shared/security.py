@@ -140,11 +140,6 @@ class Caller:
         if not self.is_operator and self.role not in {*roles, "owner"}:
             raise Forbidden(f"This needs the role {' or '.join(roles)} in the account.")
 
-    def require_scope(self, scope: str) -> None:
-        """A key needs this scope; people are not narrowed by scopes."""
-        if self.scopes is not None and scope not in self.scopes:
-            raise Forbidden(f"This API key lacks the scope {scope}.")
-
     def require_address(self, address: str | None) -> None:
         """A key that is bound to networks is good from there alone, wherever its token went."""
         if self.networks and not _lies_in(address, self.networks):

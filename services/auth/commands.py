@@ -1,7 +1,9 @@
-"""`python -m services.auth staff EMAIL`, `rotate-keys`, and what each deployment makes sure of."""
+"""`python -m services.auth staff`, `key`, `rotate-keys`, and what each deployment makes sure of."""
 
 import argparse
 import sys
+from datetime import timedelta
+from ipaddress import ip_network
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,11 +13,13 @@ from services.auth.domain.roles import StaffRole
 from services.auth.domain.users import PasswordRefused
 from services.auth.passwords import check_strength
 from services.auth.resources import AuthRuntime, own
+from services.auth.use_cases.create_operator_key import create_operator_key
 from services.auth.use_cases.create_staff import create_staff
 from services.auth.use_cases.rotate_keys import ensure_key, rotate_keys
 from shared.clock import utc_now
 from shared.errors import Invalid
 from shared.observability import logger
+from shared.security import KeyScope
 
 log = logger(__name__)
 
@@ -66,6 +70,52 @@ async def _credentials(runtime: AuthRuntime, email: str, password: str) -> tuple
     except PasswordRefused as refused:
         raise PasswordRefused(f"The password of {address} was refused. {refused}") from refused
     return address, await own(runtime).passwords.hash(password)
+
+
+async def key(runtime: AuthRuntime, arguments: list[str]) -> int:
+    """Make a secret key for the operator's backend: it alone goes to standard output."""
+    parser = argparse.ArgumentParser(prog="python -m services.auth key")
+    parser.add_argument("name", help="what uses it, such as backend")
+    parser.add_argument(
+        *("--scopes", "-s"),
+        required=True,
+        type=_scopes,
+        help=f"separated by commas, or `all`: {', '.join(KeyScope)}",
+    )
+    parser.add_argument(
+        *("--from", "-f"),
+        dest="networks",
+        type=ip_network,
+        action="append",
+        default=[],
+        help="a network (CIDR) from which alone it may be used; may be repeated",
+    )
+    parser.add_argument("--expires-in-days", type=int, help="it is good for ever otherwise")
+    given = parser.parse_args(arguments)
+    now = utc_now()
+    expires_at = now + timedelta(days=given.expires_in_days) if given.expires_in_days else None
+    async with runtime.begin() as uow:
+        made, _, plain = await create_operator_key(
+            uow,
+            name=given.name,
+            scopes=given.scopes,
+            networks=given.networks,
+            expires_at=expires_at,
+            now=now,
+        )
+    sys.stderr.write(f"{made.name} is key {made.id}. It is shown this once; keep it as a secret.\n")
+    sys.stdout.write(f"{plain}\n")
+    return 0
+
+
+def _scopes(text: str) -> list[KeyScope]:
+    if text == "all":
+        return list(KeyScope)
+    try:
+        words = text.replace(",", " ").split()
+        return [KeyScope(word) for word in words or [text]]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; there are: {', '.join(KeyScope)}") from error
 
 
 async def rotate(runtime: AuthRuntime, arguments: list[str]) -> int:

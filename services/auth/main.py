@@ -36,6 +36,12 @@ async def staff(runtime: AuthRuntime, arguments: list[str]) -> int:
     return await commands.staff(runtime, arguments)
 
 
+async def key(runtime: AuthRuntime, arguments: list[str]) -> int:
+    from services.auth import commands  # noqa: PLC0415 -- as above
+
+    return await commands.key(runtime, arguments)
+
+
 async def rotate(runtime: AuthRuntime, arguments: list[str]) -> int:
     from services.auth import commands  # noqa: PLC0415 -- as above
 
@@ -60,6 +66,6 @@ service = Service(
     schedule=schedule,
     resources=resources,
     verifier=verifier,
-    commands={"staff": staff, "rotate-keys": rotate},
+    commands={"staff": staff, "key": key, "rotate-keys": rotate},
     after_migrate=after_migrate,
 )

@@ -12,6 +12,7 @@ from services.auth.domain.accounts import Account, AccountNotFound, Invitation, 
 from services.auth.domain.api_keys import ApiKey
 from services.auth.domain.mail import Mail
 from services.auth.domain.mfa import Totp
+from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound, OperatorSecret
 from services.auth.domain.projects import Project, ProjectNotFound
 from services.auth.domain.roles import StaffRole
 from services.auth.domain.sessions import Session
@@ -87,6 +88,30 @@ async def invitations(uow: UnitOfWork, account_id: UUID, page: PageRequest) -> S
 async def api_keys(uow: UnitOfWork, account_id: UUID, page: PageRequest) -> Sequence[ApiKey]:
     statement = select(ApiKey).where(tables.api_keys.c.account_id == account_id)
     return (await uow.session.scalars(page.narrow(statement, tables.api_keys.c.id))).all()
+
+
+async def operator_keys(
+    uow: UnitOfWork, page: PageRequest
+) -> tuple[Sequence[OperatorKey], dict[UUID, list[OperatorSecret]]]:
+    """The operator's keys, and the secrets of each."""
+    statement = page.narrow(select(OperatorKey), tables.operator_keys.c.id)
+    keys = (await uow.session.scalars(statement)).all()
+    return keys, await _secrets_of(uow, [key.id for key in keys])
+
+
+async def operator_key(uow: UnitOfWork, key_id: UUID) -> tuple[OperatorKey, list[OperatorSecret]]:
+    key = await uow.session.get(OperatorKey, key_id)
+    if key is None:
+        raise OperatorKeyNotFound("There is no such key.")
+    return key, (await _secrets_of(uow, [key_id]))[key_id]
+
+
+async def _secrets_of(uow: UnitOfWork, key_ids: Sequence[UUID]) -> dict[UUID, list[OperatorSecret]]:
+    statement = select(OperatorSecret).where(tables.operator_secrets.c.key_id.in_(key_ids))
+    secrets: dict[UUID, list[OperatorSecret]] = {key_id: [] for key_id in key_ids}
+    for secret in await uow.session.scalars(statement):
+        secrets[secret.key_id].append(secret)
+    return secrets
 
 
 async def projects(

@@ -21,6 +21,7 @@ from services.auth.domain.api_keys import ApiKey, ApiKeyNotFound
 from services.auth.domain.keys import SigningKey
 from services.auth.domain.mail import Mail, MailStatus
 from services.auth.domain.mfa import Totp
+from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound, OperatorSecret
 from services.auth.domain.projects import Project, ProjectNotFound
 from services.auth.domain.roles import Role
 from services.auth.domain.sessions import (
@@ -338,6 +339,37 @@ class ApiKeys:
         )
 
 
+class OperatorKeys:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def add(self, key: OperatorKey, secret: OperatorSecret) -> None:
+        self._session.add(key)
+        await self._session.flush()  # what refers to it comes after it
+        self._session.add(secret)
+
+    def add_secret(self, secret: OperatorSecret) -> None:
+        self._session.add(secret)
+
+    async def get(self, key_id: UUID) -> OperatorKey:
+        key = await self._session.get(OperatorKey, key_id, with_for_update=True)
+        if key is None:
+            raise OperatorKeyNotFound("There is no such key.")
+        return key
+
+    async def secrets_of(self, key_id: UUID) -> Sequence[OperatorSecret]:
+        statement = select(OperatorSecret).where(tables.operator_secrets.c.key_id == key_id)
+        return (await self._session.scalars(statement)).all()
+
+    async def find_by_secret(self, plain: str) -> tuple[OperatorKey, OperatorSecret] | None:
+        """No lock: a key in use is read again and again, by every service."""
+        secret = await self._session.get(OperatorSecret, fingerprint(plain))
+        if secret is None:
+            return None
+        key = await self._session.get(OperatorKey, secret.key_id)
+        return None if key is None else (key, secret)
+
+
 class SigningKeys:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -407,6 +439,7 @@ class AuthUnitOfWork(UnitOfWork):
         self.mailed_tokens = MailedTokens(session)
         self.totps = Totps(session)
         self.api_keys = ApiKeys(session)
+        self.operator_keys = OperatorKeys(session)
         self.signing_keys = SigningKeys(session)
         self.mails = Mails(session)
 

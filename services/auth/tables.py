@@ -31,6 +31,7 @@ from services.auth.domain.api_keys import ApiKey
 from services.auth.domain.keys import SigningKey
 from services.auth.domain.mail import Mail, MailStatus, SettledInvoice, Template
 from services.auth.domain.mfa import Totp
+from services.auth.domain.operator_keys import OperatorKey, OperatorSecret
 from services.auth.domain.projects import Project, ProjectStatus
 from services.auth.domain.roles import Role, StaffRole
 from services.auth.domain.sessions import MailedToken, Purpose, RefreshToken, Session
@@ -224,6 +225,35 @@ api_keys = Table(
     CheckConstraint("octet_length(key_hash) = 32", name="hash"),
 )
 
+operator_keys = Table(
+    "operator_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("networks", ARRAY(Text), nullable=False),
+    Column("created_by", Text, nullable=False),
+    _moment("created_at"),
+    _moment("expires_at", nullable=True),
+    _moment("revoked_at", nullable=True),
+    Column("version", Integer, nullable=False),
+    CheckConstraint("version >= 1", name="version"),
+)
+
+operator_secrets = Table(
+    "operator_secrets",
+    metadata,
+    Column("key_hash", LargeBinary, primary_key=True),
+    Column("key_id", ForeignKey(operator_keys.c.id), nullable=False),
+    Column("prefix", Text, nullable=False),
+    _moment("created_at"),
+    _moment("ends_at", nullable=True),
+    _moment("last_used_at", nullable=True),
+    # The secrets of a key, to list and to rotate it.
+    Index("ix_operator_secrets_key_id", "key_id"),
+    CheckConstraint("octet_length(key_hash) = 32", name="hash"),
+)
+
 signing_keys = Table(
     "signing_keys",
     metadata,
@@ -286,6 +316,8 @@ mapping.map_imperatively(RefreshToken, refresh_tokens)
 mapping.map_imperatively(MailedToken, mailed_tokens)
 mapping.map_imperatively(Totp, totps)
 mapping.map_imperatively(ApiKey, api_keys)
+mapping.map_imperatively(OperatorKey, operator_keys)
+mapping.map_imperatively(OperatorSecret, operator_secrets)
 mapping.map_imperatively(SigningKey, signing_keys)
 mapping.map_imperatively(Mail, mails)
 mapping.map_imperatively(SettledInvoice, settled_invoices)

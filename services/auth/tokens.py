@@ -87,6 +87,10 @@ class Issuer:
         }
         if bearer.scopes is not None:
             claims["scope"] = " ".join(bearer.scopes)
+        if bearer.is_operator:
+            claims["operator"] = True
+        if bearer.networks:
+            claims["networks"] = list(bearer.networks)
         if bearer.session_id is not None:
             claims["sid"] = str(bearer.session_id)
         if bearer.authenticated_at is not None:

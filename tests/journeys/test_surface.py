@@ -11,7 +11,6 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from shared.security import KeyScope
 from shared.web.problems import Problem
 from tests.journeys.conftest import MADE_UP, SHARED_IDS, Surface
 from tests.journeys.operations import Operation, document, operations
@@ -87,13 +86,6 @@ def test_a_key_without_a_scope_may_do_nothing(surface: Surface) -> None:
                 assert_problem(operation, answer)
 
     assert not allowed, "\n".join(allowed)
-
-
-def test_every_scope_that_a_key_may_have_opens_something() -> None:
-    code = "".join(path.read_text() for path in Path("services").rglob("api*/**/*.py"))
-    code += Path("services/payments/api.py").read_text()
-
-    assert set(re.findall(r'require_scope\(\s*"([^"]+)"', code)) == set(KeyScope)
 
 
 def test_what_belongs_to_another_account_is_not_found(surface: Surface) -> None:

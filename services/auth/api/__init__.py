@@ -9,6 +9,7 @@ from services.auth.api import (
     me,
     members,
     mfa,
+    operator_keys,
     ops,
     projects,
     sign_in,
@@ -24,6 +25,7 @@ routers = [
     api_keys.router,
     projects.router,
     admin.router,
+    operator_keys.router,
     keys.router,
     ops.router,
 ]

@@ -11,7 +11,12 @@ from services.auth import queries
 from services.auth.api.edges import AccountCommand, AccountReading, person, role_of
 from services.auth.api.views import Name, Strict
 from services.auth.domain.accounts import RoleTooWeak, require_manager
-from services.auth.domain.api_keys import ApiKey, ApiKeyNotFound, ExpiryPassed
+from services.auth.domain.api_keys import (
+    ApiKey,
+    ApiKeyNotFound,
+    ExpiryPassed,
+    ScopeOfTheOperator,
+)
 from services.auth.domain.roles import Role
 from services.auth.use_cases.manage_api_keys import create_api_key, revoke_api_key
 from shared.security import KeyScope
@@ -78,7 +83,7 @@ class CreateApiKeyRequest(Strict):
     "",
     status_code=201,
     response_model=NewApiKeyView,
-    responses=problems(RoleTooWeak, ExpiryPassed),
+    responses=problems(RoleTooWeak, ExpiryPassed, ScopeOfTheOperator),
 )
 async def create(body: CreateApiKeyRequest, edge: AccountCommand) -> Response:
     """A new key, shown in this answer alone. It cannot do more than who makes it."""

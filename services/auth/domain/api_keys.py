@@ -8,6 +8,7 @@ from services.auth.domain.roles import Role
 from services.auth.domain.sessions import fingerprint, new_secret
 from shared.errors import Invalid, NotFound, Unauthenticated
 from shared.ids import new_id
+from shared.security import OPERATOR_SCOPES
 
 #: What every key begins with, so that services and scanners of leaked secrets know it.
 KEY_PREFIX = "prn_"
@@ -32,6 +33,12 @@ class ExpiryPassed(Invalid):
     """A key cannot expire before it is made."""
 
     code = "expiry-passed"
+
+
+class ScopeOfTheOperator(Invalid):
+    """A key of an account cannot have a scope for what only the operator does."""
+
+    code = "scope-of-the-operator"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -67,6 +74,8 @@ class ApiKey:
         """A key and its secret, which nobody can read again."""
         if expires_at is not None and expires_at <= at:
             raise ExpiryPassed("The expiry lies in the past.", field="expires_at")
+        for scope in OPERATOR_SCOPES.intersection(scopes):
+            raise ScopeOfTheOperator(f"Only keys of the operator have {scope}.", field="scopes")
         secret = KEY_PREFIX + new_secret()
         key = cls(
             id=new_id(),

@@ -17,6 +17,10 @@ class Bearer:
     staff: StaffRole | None = None
     #: What an API key may do; None for a person.
     scopes: tuple[str, ...] | None = None
+    #: A key of the operator, which may act for every account.
+    is_operator: bool = False
+    #: From which networks a key may be used; from everywhere when there are none.
+    networks: tuple[str, ...] = ()
     session_id: UUID | None = None
     #: When the person gave their password.
     authenticated_at: datetime | None = None

@@ -6,13 +6,17 @@ from services.auth.domain.accounts import Account, AccountStatus
 from services.auth.domain.api_keys import ApiKeyRefused
 from services.auth.domain.bearer import Bearer
 from services.auth.repository import AuthUnitOfWork
+from services.auth.use_cases.exchange_operator_key import exchange_operator_key
+from shared.secret_keys import is_secret_key
 
 #: "Last used" is written at most this often.
 NOTED_EVERY = timedelta(minutes=1)
 
 
 async def exchange_api_key(uow: AuthUnitOfWork, *, secret: str, now: datetime) -> Bearer:
-    """Whom the key speaks for. Raises `ApiKeyRefused`."""
+    """Whom the key speaks for: an account, or the operator. Raises `ApiKeyRefused`."""
+    if is_secret_key(secret):
+        return await exchange_operator_key(uow, secret=secret, now=now)
     key = await uow.api_keys.find_by_secret(secret)
     if key is None:
         raise ApiKeyRefused

@@ -1,0 +1,32 @@
+"""The operator's backend trades its secret key for an access token."""
+
+from datetime import datetime
+
+from services.auth.domain.api_keys import ApiKeyRefused
+from services.auth.domain.bearer import Bearer
+from services.auth.repository import AuthUnitOfWork
+from shared.secret_keys import is_well_formed
+from shared.security import KeyMistyped
+
+
+async def exchange_operator_key(uow: AuthUnitOfWork, *, secret: str, now: datetime) -> Bearer:
+    """Whom the key speaks for. Raises `KeyMistyped` and `ApiKeyRefused`.
+
+    From where it may be used goes along in the token, and every service holds to it.
+    """
+    if not is_well_formed(secret):
+        raise KeyMistyped("This is not a whole key: its checksum does not fit. Copy it again.")
+    found = await uow.operator_keys.find_by_secret(secret)
+    if found is None:
+        raise ApiKeyRefused
+    key, used = found
+    if not key.is_alive(at=now):
+        raise ApiKeyRefused
+    used.use(at=now)
+    return Bearer(
+        subject=str(key.id),
+        account_id=None,
+        scopes=tuple(key.scopes),
+        is_operator=True,
+        networks=tuple(key.networks),
+    )
