@@ -36,7 +36,11 @@ MEDIA_TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application
 Row = dict[str, Any]
 #: The amounts of each kind of row; the last rows have their sums, one per currency.
 AMOUNTS = {
-    Of.INVOICES: ("net", "tax", "total", "credit_applied", "amount_paid", "amount_credited"),
+    Of.INVOICES: (
+        *("net", "tax", "total", "credit_applied", "amount_paid", "amount_credited"),
+        # Of what was credited, what was not paid: total less credit, paid and this is owed.
+        "amount_reduced",
+    ),
     Of.LINES: ("net",),
 }
 

@@ -87,7 +87,8 @@ def test_a_credit_note_says_it_as_well_and_from_when() -> None:
         by_provider=0,
         at=NOW,
     )
-    note.lines[0].describe(one.take_backs[invoice.lines[0].id], invoice.lines[0])
+    [line] = invoice.lines
+    note.lines[0].describe(one.take_backs[line.id], line, invoice=invoice.number or "")
 
     paper = paper_of_credit_note(note, invoice)
     text = text_of(pdf(paper, einvoice.cii(paper)))

@@ -1,6 +1,8 @@
 """What was billed is taken back by name: worth what its line came to, and given once."""
 
 import asyncio
+import csv
+import io
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -36,6 +38,7 @@ from tests.invoicing.conftest import NewAccount, Publish, body, key, until
 from tests.invoicing.factories import END, START, a_charge, a_discount, a_renewed
 from tests.invoicing.test_bill_subscription import a_payment
 from tests.invoicing.test_returns import a_dispute, a_refund
+from tests.tokens import TokenIssuer
 
 pytestmark = pytest.mark.servers
 
@@ -200,6 +203,57 @@ async def test_a_share_is_rounded_once_and_has_the_tax_of_its_line(life: Life) -
     line = note["lines"][0]
     assert datetime.fromisoformat(line["starts_at"]) == LAST_THIRD
     assert line["why"]["steps"][0]["sense"] == "take_back"
+
+
+async def test_a_note_names_the_line_that_it_takes_back_and_its_tax(life: Life) -> None:
+    charge, other = a_charge(1000), a_charge(500)
+    invoice = await life.renew(other, charge)
+    await life.pay(invoice)
+
+    await life.cancel(a_take_back(charge, LAST_THIRD))
+
+    [note] = await life.notes()
+    why = note["lines"][0]["why"]
+    assert why["tax"] == invoice["lines"][1]["why"]["tax"]
+    taken = why["taken_back"]
+    assert (taken["invoice"], taken["line"]) == (invoice["number"], 2)
+    assert (taken["whole"], taken["fraction"], taken["amount"]) == (1000, "1/3", 333)
+
+
+async def test_a_negative_line_says_which_tax_it_bears(life: Life) -> None:
+    first, second = a_charge(1000), a_charge(3000)
+    invoice = await life.renew(first)
+    await life.pay(invoice)
+
+    earlier = await life.change(second, take_backs=(a_take_back(first, HALF),))
+    third = a_charge(2000)
+    beside = await life.change(third, take_backs=(a_take_back(third, HALF),))
+
+    assert earlier is not None
+    why = earlier["lines"][1]["why"]
+    assert why["tax"] == invoice["lines"][0]["why"]["tax"]
+    assert (why["taken_back"]["invoice"], why["taken_back"]["line"]) == (invoice["number"], 1)
+    assert beside is not None
+    why = beside["lines"][1]["why"]
+    assert why["tax"] == beside["lines"][0]["why"]["tax"]
+    assert (why["taken_back"].get("invoice"), why["taken_back"]["line"]) == (None, 1)
+
+
+async def test_an_export_says_what_is_not_owed_any_more(life: Life, issuer: TokenIssuer) -> None:
+    charge = a_charge(1000)
+    invoice = await life.renew(charge)
+    await life.pay_by_hand(invoice, amount=200)
+    await life.cancel(a_take_back(charge, LAST_THIRD))
+
+    period = {"from": "2020-01-01T00:00:00Z", "to": "2040-01-01T00:00:00Z"}
+    answer = await life.http.get(
+        "/v1/exports/invoices", params=period, headers=issuer.of_account(life.account_id)
+    )
+    row, total = csv.DictReader(io.StringIO(answer.text))
+    for one in (row, total):
+        assert one["total"] == "11.90"
+        assert (one["amount_paid"], one["amount_credited"]) == ("2.00", "3.96")
+        assert one["amount_reduced"] == "3.96"
 
 
 async def test_of_a_price_with_its_tax_the_gross_is_shared(life: Life) -> None:

@@ -59,8 +59,8 @@ class CreditNoteLine:
     starts_at: datetime | None = None
     why: dict[str, Any] | None = None
 
-    def describe(self, take_back: TakeBack, line: InvoiceLine) -> None:
-        """Say it in the words of the subscription that takes it back."""
+    def describe(self, take_back: TakeBack, line: InvoiceLine, *, invoice: str) -> None:
+        """Say it in the words of the subscription that takes it back. `invoice`: its number."""
         self.description = take_back.description
         self.starts_at = min(max(take_back.starts_at, take_back.period_start), take_back.period_end)
         self.why = why_taken_back(
@@ -68,6 +68,9 @@ class CreditNoteLine:
             whole=line.net,
             amount=self.net,
             period=(line.period_start, line.period_end),
+            tax=line.why.get("tax"),
+            line=line.position,
+            invoice=invoice,
         )
 
 

@@ -27,6 +27,7 @@ from services.invoicing.domain.totals import (
     round_fraction,
     share_left,
     why_taken_back,
+    why_taxed,
 )
 from services.invoicing.domain.unnamed import Origin
 from shared.events.subscriptions import TakeBack
@@ -265,6 +266,8 @@ def _negative_lines(
             whole=line.amount - line.discount if inclusive else line.net,
             amount=-amount,
             period=(line.period_start, line.period_end),
+            tax=why_taxed(computed.decision),
+            line=line.position,
+            invoice=one.invoice.number,
         )
-        computed.why["taken_back"] |= {"invoice": one.invoice.number, "line": line.position}
         yield computed

@@ -1,7 +1,7 @@
 """From charges to lines, discounts, tax groups and totals, as EN 16931 adds them up."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -204,10 +204,7 @@ def _line(
     if charge.currency != currency:
         raise Invalid(f"A charge in {charge.currency} cannot be on an invoice in {currency}.")
     decision = decide(charge.tax_category)
-    why = {
-        **charge.why,
-        "tax": {"category": decision.code.value, "rate": _text(decision.rate), "why": decision.why},
-    }
+    why = {**charge.why, "tax": why_taxed(decision)}
     return ComputedLine(
         charge=charge,
         kind=charge.kind,
@@ -253,17 +250,33 @@ def _spread(discount: Discount, amount: int, lines: list[ComputedLine], rule: st
         )
 
 
+def why_taxed(decision: TaxDecision) -> dict[str, Any]:
+    """Why a line bears this tax."""
+    return {"category": decision.code.value, "rate": _text(decision.rate), "why": decision.why}
+
+
 def why_taken_back(
-    take_back: TakeBack, *, whole: int, amount: int, period: tuple[datetime, datetime]
+    take_back: TakeBack,
+    *,
+    whole: int,
+    amount: int,
+    period: tuple[datetime, datetime],
+    tax: Mapping[str, Any] | None,
+    line: int,
+    invoice: str | None = None,
 ) -> dict[str, Any]:
     """The words of the subscription, and of what the share was taken and what it came to.
 
-    `amount` is as its line shows it: below zero on an invoice, above on a credit note.
+    `amount` is as its line shows it: below zero on an invoice, above on a credit note. `tax` is
+    that of the line that is taken back; `invoice` None: that line is beside it.
     """
     share = share_left(*period, take_back.starts_at)
     return {
         **take_back.why,
+        **({"tax": tax} if tax else {}),
         "taken_back": {
+            **({"invoice": invoice} if invoice else {}),
+            "line": line,
             "charge_id": str(take_back.charge_id),
             "whole": whole,
             "fraction": str(share),
@@ -278,6 +291,7 @@ def _taken_back(take_backs: Sequence[TakeBack], lines: list[ComputedLine]) -> li
     All that takes back a charge never comes to more than the charge.
     """
     of_charge = {line.charge.id: line for line in lines}
+    position = {line.charge.id: number for number, line in enumerate(lines, start=1)}
     taken: dict[UUID, int] = defaultdict(int)
     made = []
     for take_back in take_backs:
@@ -302,6 +316,8 @@ def _taken_back(take_backs: Sequence[TakeBack], lines: list[ComputedLine]) -> li
             whole=line.discounted,
             amount=-worth,
             period=(line.charge.period_start, line.charge.period_end),
+            tax=why_taxed(line.decision),
+            line=position[line.charge.id],
         )
         made.append(computed)
     return made

@@ -45,7 +45,7 @@ async def write_credit_note(
     )
     for line, (of_invoice, _) in zip(note.lines, taken.lines, strict=True):
         if take_backs and of_invoice.id in take_backs:
-            line.describe(take_backs[of_invoice.id], of_invoice)
+            line.describe(take_backs[of_invoice.id], of_invoice, invoice=note.invoice_number)
     uow.credit_notes.add(note)
     uow.emit(note.issue(at=at))
     if note.reduction:
