@@ -1,6 +1,7 @@
 """Refusals: what a caller asked for that the rules do not allow, by kind."""
 
 from typing import ClassVar
+from uuid import UUID
 
 
 class DomainError(Exception):
@@ -15,6 +16,8 @@ class DomainError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.field = field
+        #: Of a conflict: the thing that is there already.
+        self.existing_id: UUID | None = None
 
 
 class NotFound(DomainError):

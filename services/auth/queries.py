@@ -48,17 +48,6 @@ def _my_accounts(user_id: UUID) -> Any:
     )
 
 
-async def accounts_of_user(uow: UnitOfWork, user_id: UUID, page: PageRequest) -> Sequence[Row[Any]]:
-    statement = page.narrow(_my_accounts(user_id), tables.accounts.c.id)
-    rows: Sequence[Row[Any]] = (await uow.session.execute(statement)).all()
-    return rows
-
-
-async def all_accounts(uow: UnitOfWork, page: PageRequest) -> Sequence[Account]:
-    statement = page.narrow(select(Account), tables.accounts.c.id)
-    return (await uow.session.scalars(statement)).all()
-
-
 async def account(uow: UnitOfWork, account_id: UUID) -> Account:
     found = await uow.session.get(Account, account_id)
     if found is None:

@@ -11,6 +11,7 @@ from services.auth import tables
 from services.auth.domain.accounts import (
     Account,
     AccountNotFound,
+    ExternalIdTaken,
     Invitation,
     InvitationNotFound,
     InvitationStatus,
@@ -44,6 +45,8 @@ from shared.db import Platform, Scope, UnitOfWork
 
 #: One worker at a time makes or rotates keys.
 KEYS_LOCK = 7_310_575_184_661_021
+#: Keeps the locks of external ids apart from others.
+EXTERNAL_IDS = 4_401_973_220_148_853
 
 
 class Users:
@@ -107,6 +110,20 @@ class Accounts:
         if account is None:
             raise AccountNotFound("There is no such account.")
         return account
+
+    async def require_free(self, external_id: str) -> None:
+        """Hold it until this transaction ends. Raises `ExternalIdTaken` where it is somebody's.
+
+        Of two who want it at once the second waits, and is told whose it is.
+        """
+        await self._session.execute(
+            select(func.pg_advisory_xact_lock(func.hashtextextended(external_id, EXTERNAL_IDS)))
+        )
+        holder = await self._session.scalar(
+            select(tables.accounts.c.id).where(tables.accounts.c.external_id == external_id)
+        )
+        if holder is not None:
+            raise ExternalIdTaken(holder)
 
 
 class Memberships:

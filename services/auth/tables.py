@@ -50,6 +50,12 @@ def _choice(name: str, kind: type[StrEnum], *, nullable: bool = False) -> Column
     return Column(name, stored(kind), nullable=nullable)
 
 
+#: The words that an account is searched by; an address is more than one of them.
+ACCOUNT_WORDS = (
+    "to_tsvector('simple'::regconfig, translate(coalesce(name, '') || ' ' || coalesce(email, '')"
+    " || ' ' || coalesce(external_id, ''), '@._-/', '     '))"
+)
+
 users = Table(
     "users",
     metadata,
@@ -88,6 +94,11 @@ accounts = Table(
     Column("name", Text),
     Column("country", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
+    Column("email", Text),
+    Column("external_id", Text),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("language", Text),
+    Column("currency", Text),
     _choice("status", AccountStatus),
     _moment("created_at"),
     _moment("closed_at", nullable=True),
@@ -95,6 +106,24 @@ accounts = Table(
     CheckConstraint("country ~ '^[A-Z]{2}$'", name="country"),
     CheckConstraint("version >= 0", name="version"),
     CheckConstraint("(status = 'closed') = (closed_at IS NOT NULL)", name="closed"),
+    # The operator's system asks for its own id, and finds one account at most.
+    Index(
+        "uq_accounts_external_id",
+        "external_id",
+        unique=True,
+        postgresql_where=text("external_id IS NOT NULL"),
+    ),
+    # Accounts by the address that their mails about money go to.
+    Index("ix_accounts_email", text("lower(email)"), postgresql_where=text("email IS NOT NULL")),
+    # Accounts by what the operator noted about them.
+    Index(
+        "ix_accounts_metadata",
+        "metadata",
+        postgresql_using="gin",
+        postgresql_ops={"metadata": "jsonb_path_ops"},
+    ),
+    # Accounts by how the words in their names begin.
+    Index("ix_accounts_words", text(ACCOUNT_WORDS), postgresql_using="gin"),
 )
 
 memberships = Table(

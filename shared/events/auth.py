@@ -11,21 +11,29 @@ class AccountEvent(Event):
 
 
 class AccountRegistered(AccountEvent):
-    """Somebody signed up, and with them an account that can be billed."""
+    """There is a new account that can be billed: somebody signed up, or the operator made it."""
 
     name: ClassVar[str] = "account.registered"
 
     country: str
     time_zone: str
+    #: What its documents are written in and what it usually pays in, where that was said.
+    language: str | None = None
+    currency: str | None = None
 
 
 class AccountUpdated(AccountEvent):
-    """The account's country or time zone changed; periods that run keep their bounds."""
+    """Something in the account changed. With another time zone, periods that run keep their bounds.
+
+    What only auth keeps, such as the name, is not told: it is asked from auth.
+    """
 
     name: ClassVar[str] = "account.updated"
 
     country: str
     time_zone: str
+    language: str | None = None
+    currency: str | None = None
 
 
 class AccountClosed(AccountEvent):

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -75,6 +76,8 @@ class Problem(BaseModel):
     code: str
     request_id: str
     errors: list[FieldProblem] | None = None
+    #: Of a conflict: the thing that is there already.
+    existing_id: UUID | None = None
 
 
 def status_of(error: type[DomainError]) -> int:
@@ -99,6 +102,7 @@ def problem_response(
     title: str | None = None,
     errors: list[FieldProblem] | None = None,
     headers: dict[str, str] | None = None,
+    existing_id: UUID | None = None,
 ) -> JSONResponse:
     problem = Problem(
         type=f"urn:perennial:problem:{code}",
@@ -109,9 +113,13 @@ def problem_response(
         code=code,
         request_id=current_cause().correlation_id,
         errors=errors,
+        existing_id=existing_id,
     )
     return JSONResponse(
-        problem.model_dump(exclude_none=True), status, headers=headers, media_type=MEDIA_TYPE
+        problem.model_dump(mode="json", exclude_none=True),
+        status,
+        headers=headers,
+        media_type=MEDIA_TYPE,
     )
 
 
@@ -148,6 +156,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         detail=error.detail,
         errors=fields,
         headers=headers,
+        existing_id=error.existing_id,
     )
 
 

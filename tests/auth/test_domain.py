@@ -72,8 +72,8 @@ def test_the_events_of_an_account_are_numbered_without_a_gap() -> None:
     account, registered = Account.register(
         name="A", country="DE", time_zone="Europe/Berlin", at=NOW
     )
-    same = account.update(country="DE", at=NOW)
-    updated = account.update(time_zone="UTC", at=NOW)
+    same = account.update({"country": "DE"}, at=NOW)
+    updated = account.update({"time_zone": "UTC"}, at=NOW)
     closed = account.close(at=NOW)
 
     assert same is None
@@ -81,7 +81,7 @@ def test_the_events_of_an_account_are_numbered_without_a_gap() -> None:
     assert [registered.sequence, updated.sequence, closed.sequence] == [1, 2, 3]
     assert account.name is None
     with pytest.raises(AccountIsClosed):
-        account.update(country="FR", at=NOW)
+        account.update({"country": "FR"}, at=NOW)
 
 
 @pytest.mark.parametrize("by", list(Role))

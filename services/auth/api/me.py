@@ -241,5 +241,8 @@ async def export(edge: MyReading) -> ExportView:
         )
 
 
-def my_account(account: Account, place: Membership | None) -> MyAccountView:
-    return MyAccountView(**AccountView.of(account).model_dump(), role=place.role if place else None)
+def my_account(
+    account: Account, place: Membership | None, *, for_operator: bool = False
+) -> MyAccountView:
+    view = AccountView.of(account, for_operator=for_operator)
+    return MyAccountView(**view.model_dump(), role=place.role if place else None)

@@ -55,17 +55,29 @@ class AccountView(BaseModel):
     name: str | None
     country: str
     time_zone: str
+    #: Where mails about money go while no member gets them.
+    email: str | None
+    language: str | None
+    currency: str | None
+    #: The operator's own, which members do not see.
+    external_id: str | None
+    metadata: dict[str, str] | None
     status: AccountStatus
     created_at: datetime
     version: int
 
     @classmethod
-    def of(cls, account: Account) -> "AccountView":
+    def of(cls, account: Account, *, for_operator: bool = False) -> "AccountView":
         return cls(
             id=account.id,
             name=account.name,
             country=account.country,
             time_zone=account.time_zone,
+            email=account.email,
+            language=account.language,
+            currency=account.currency,
+            external_id=account.external_id if for_operator else None,
+            metadata=account.metadata if for_operator else None,
             status=account.status,
             created_at=account.created_at,
             version=account.version,

@@ -1,6 +1,6 @@
 """Accounts, which are billed, and the people who belong to them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypedDict
@@ -73,6 +73,18 @@ class UnknownCountry(Invalid):
     code = "unknown-country"
 
 
+class ExternalIdTaken(Conflict):
+    """Another account has this `external_id`; `existing_id` says which."""
+
+    code = "external-id-taken"
+
+    def __init__(self, account_id: UUID) -> None:
+        super().__init__(
+            f"The account {account_id} has this external_id already.", field="external_id"
+        )
+        self.existing_id = account_id
+
+
 #: ISO 3166-1 alpha-2, as assigned.
 COUNTRIES = frozenset((
     "AD", "AE", "AF", "AG", "AI", "AL", "AM", "AO", "AQ", "AR", "AS", "AT", "AU", "AW", "AX",
@@ -109,6 +121,26 @@ def checked_zone(name: str) -> str:
     return ZoneInfo(name).key
 
 
+class AccountChanges(TypedDict, total=False):
+    """What of an account is to be different; what is not there stays."""
+
+    name: str
+    country: str
+    time_zone: str
+    email: str | None
+    external_id: str | None
+    metadata: dict[str, str]
+    language: str | None
+    currency: str | None
+
+
+class _Settings(TypedDict):
+    country: str
+    time_zone: str
+    language: str | None
+    currency: str | None
+
+
 class _Facts(TypedDict):
     occurred_at: datetime
     account_id: UUID
@@ -124,6 +156,15 @@ class Account:
     name: str | None
     country: str
     time_zone: str
+    #: Where mails about money go while nobody is there to get them. Wiped with the name.
+    email: str | None = None
+    #: What the operator's own system calls it; unique.
+    external_id: str | None = None
+    #: The operator's own notes, which nothing here reads. Wiped with the name.
+    metadata: dict[str, str] = field(default_factory=dict)
+    #: What documents are written in (ISO 639-1), and what it usually pays in (ISO 4217).
+    language: str | None = None
+    currency: str | None = None
     status: AccountStatus = AccountStatus.OPEN
     created_at: datetime
     closed_at: datetime | None = None
@@ -140,39 +181,72 @@ class Account:
             time_zone=checked_zone(time_zone),
             created_at=at,
         )
-        return account, AccountRegistered(
-            **account._next(at), country=account.country, time_zone=account.time_zone
-        )
+        return account, AccountRegistered(**account._next(at), **account._settings())
 
-    def update(
-        self,
+    @classmethod
+    def of_operator(
+        cls,
         *,
-        name: str | None = None,
-        country: str | None = None,
-        time_zone: str | None = None,
+        name: str,
+        country: str,
+        time_zone: str,
+        email: str | None = None,
+        external_id: str | None = None,
+        metadata: dict[str, str] | None = None,
+        language: str | None = None,
+        currency: str | None = None,
         at: datetime,
-    ) -> AccountUpdated | None:
-        """Change what is given. Nothing new is no event."""
+    ) -> tuple["Account", AccountRegistered]:
+        """An account that the operator's backend makes; nobody has to be in it."""
+        account = cls(
+            id=new_id(),
+            name=name,
+            country=checked_country(country),
+            time_zone=checked_zone(time_zone),
+            email=email,
+            external_id=external_id,
+            metadata=metadata or {},
+            language=language,
+            currency=currency,
+            created_at=at,
+        )
+        return account, AccountRegistered(**account._next(at), **account._settings())
+
+    def update(self, changes: AccountChanges, *, at: datetime) -> AccountUpdated | None:
+        """Change what is there. Nothing new is no event, and no version."""
         self._require_open()
-        before = (self.name, self.country, self.time_zone)
-        self.name = name or self.name
-        self.country = checked_country(country) if country else self.country
-        self.time_zone = checked_zone(time_zone) if time_zone else self.time_zone
-        if (self.name, self.country, self.time_zone) == before:
+        if "country" in changes:
+            checked_country(changes["country"])
+        if "time_zone" in changes:
+            checked_zone(changes["time_zone"])
+        new = {name: value for name, value in changes.items() if getattr(self, name) != value}
+        if not new:
             return None
-        return AccountUpdated(**self._next(at), country=self.country, time_zone=self.time_zone)
+        for name, value in new.items():
+            setattr(self, name, value)
+        return AccountUpdated(**self._next(at), **self._settings())
 
     def close(self, *, at: datetime) -> AccountClosed:
         """End it. What it subscribed to is ended by the services that hear of this."""
         self._require_open()
         self.status = AccountStatus.CLOSED
         self.closed_at = at
-        self.name = None
+        self.name = self.email = None
+        self.metadata = {}
         return AccountClosed(**self._next(at))
 
     def _require_open(self) -> None:
         if self.status is AccountStatus.CLOSED:
             raise AccountIsClosed("The account is closed.")
+
+    def _settings(self) -> _Settings:
+        """What of it other services need. No personal data: the name and the address stay here."""
+        return {
+            "country": self.country,
+            "time_zone": self.time_zone,
+            "language": self.language,
+            "currency": self.currency,
+        }
 
     def _next(self, at: datetime) -> _Facts:
         self.version += 1

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, CursorResult, Table, delete, select, update
 
 from services.auth import tables
-from services.auth.domain.accounts import InvitationStatus
+from services.auth.domain.accounts import Account, InvitationStatus
 from services.auth.domain.mail import MailStatus
 from services.auth.repository import AuthUnitOfWork
 
@@ -37,7 +37,17 @@ async def clean_up(uow: AuthUnitOfWork, *, now: datetime) -> int:
         .where(t.invitations.c.status == InvitationStatus.PENDING, t.invitations.c.expires_at < now)
         .values(status=InvitationStatus.LAPSED, email=None)
     )
-    return gone + lapsed.rowcount
+    # An earlier release closes accounts without wiping what it knows nothing of.
+    closed: CursorResult[Any] = await uow.session.execute(  # type: ignore[assignment]
+        update(Account)
+        .where(
+            t.accounts.c.closed_at.is_not(None),
+            t.accounts.c.email.is_not(None) | (t.accounts.c.metadata != {}),
+        )
+        .values(email=None, metadata={})
+        .execution_options(synchronize_session=False)
+    )
+    return gone + lapsed.rowcount + closed.rowcount
 
 
 async def _delete(uow: AuthUnitOfWork, table: Table, over: ColumnElement[bool]) -> int:

@@ -135,11 +135,17 @@ async def mail_about_subscription(
 
 
 async def _mail(uow: AuthUnitOfWork, event: Event, template: Template, **facts: Any) -> None:
-    """One mail to each owner and billing member. A repeat of the event is not seen here."""
-    for member in await uow.memberships.list_of_account(event.account_id, roles=BILLED):
-        uow.mail(
-            Mail.to_user(member.user_id, template, dated=event.occurred_at, at=utc_now(), **facts)
-        )
+    """One mail to each owner and billing member; to the account's own address without any.
+
+    A repeat of the event is not seen here.
+    """
+    dated = {"dated": event.occurred_at, "at": utc_now()}
+    members = await uow.memberships.list_of_account(event.account_id, roles=BILLED)
+    for member in members:
+        uow.mail(Mail.to_user(member.user_id, template, **dated, **facts))
+    account = await uow.session.get(Account, event.account_id)
+    if not members and account is not None and account.email is not None:
+        uow.mail(Mail.to_address(account.email, template, **dated, **facts))
 
 
 async def _day(uow: AuthUnitOfWork, account_id: UUID, at: datetime) -> str:

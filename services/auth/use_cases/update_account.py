@@ -1,22 +1,20 @@
-"""Change an account's name, country or time zone."""
+"""Change what an account is called, where it is and how it is billed; close it."""
 
 from datetime import datetime
 
-from services.auth.domain.accounts import Account
+from services.auth.domain.accounts import Account, AccountChanges
 from services.auth.repository import AuthUnitOfWork
 
 
 async def update_account(
-    uow: AuthUnitOfWork,
-    account: Account,
-    *,
-    name: str | None,
-    country: str | None,
-    time_zone: str | None,
-    now: datetime,
+    uow: AuthUnitOfWork, account: Account, changes: AccountChanges, *, now: datetime
 ) -> Account:
-    before = {"country": account.country, "time_zone": account.time_zone}
-    event = account.update(name=name, country=country, time_zone=time_zone, at=now)
+    """Change what is there. Raises `ExternalIdTaken`, `AccountIsClosed`, unknown places."""
+    wanted = changes.get("external_id")
+    if wanted is not None and wanted != account.external_id:
+        await uow.accounts.require_free(wanted)
+    before = settings_of(account)
+    event = account.update(changes, at=now)
     if event is not None:
         uow.emit(event)
         uow.audit(
@@ -24,9 +22,20 @@ async def update_account(
             account.id,
             account_id=account.id,
             before=before,
-            after={"country": account.country, "time_zone": account.time_zone},
+            after=settings_of(account),
         )
     return account
+
+
+def settings_of(account: Account) -> dict[str, object]:
+    """What the audit log keeps of an account: no name, no address, nobody's notes."""
+    return {
+        "country": account.country,
+        "time_zone": account.time_zone,
+        "language": account.language,
+        "currency": account.currency,
+        "external_id": account.external_id,
+    }
 
 
 async def close_account(uow: AuthUnitOfWork, account: Account, *, now: datetime) -> None:

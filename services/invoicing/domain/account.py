@@ -11,6 +11,9 @@ from services.invoicing.domain.vat import country_of
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
 
+#: Of documents, until somebody says otherwise.
+DEFAULT_LANGUAGE = "en"
+
 
 class AccountNotFound(NotFound):
     code = "account-not-found"
@@ -35,7 +38,7 @@ class Account:
     email: str | None = None
     #: Kept only when its checksum holds.
     vat_id: str | None = None
-    language: str = "en"
+    language: str = DEFAULT_LANGUAGE
     purchase_order: str | None = None
     exemption_reason: str | None = None
     #: One invoice a day for what all its subscriptions renew, instead of one each.
