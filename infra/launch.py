@@ -107,7 +107,7 @@ class Compose:
         if not runs:
             ports.require(int(self.port))
         # Docker would make it root's.
-        (ROOT / ".run" / "mailbox").mkdir(parents=True, exist_ok=True)
+        (ROOT / ".run" / "mailbox").mkdir(parents=True, exist_ok=True, mode=0o700)
         code = self._run("up", "--detach", "--wait", "--build", "--remove-orphans", *self._scale())
         if code == 0:
             seconds = time.monotonic() - began

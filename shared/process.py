@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 
 from shared.errors import DomainError, MigrationFailed
+from shared.files import write_for_owner_only
 from shared.health import Check, health_routes, metrics_route
 from shared.messaging.partitions import begin_partitions
 from shared.observability import configure_logging, logger, redact_text
@@ -38,6 +39,7 @@ def main(name: str, argv: list[str] | None = None) -> None:
     if given.arguments and given.verb in VERBS:
         parser.error(f"{given.verb} takes no arguments")
     settings = load(service.settings)
+    write_for_owner_only()
     configure_logging(name, given.verb, settings.log_level)
     try:
         code = _run(service, settings, given.verb, given.arguments)

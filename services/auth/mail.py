@@ -15,6 +15,7 @@ from uuid import UUID
 import aiosmtplib
 
 from services.auth.settings import AuthSettings
+from shared.files import private_folder
 
 #: From this on an SMTP answer is final (RFC 5321, 4.2.1).
 PERMANENT = 500
@@ -77,7 +78,8 @@ class FolderMailer:
             letter.text,
         ]
         try:
-            box.mkdir(parents=True, exist_ok=True)
+            private_folder(self._folder)
+            private_folder(box)
             written = box / f".{letter.id}"
             written.write_text("\n".join(lines), encoding="utf-8")
             written.rename(box / f"{letter.id}.txt")  # whole or not at all

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from services.invoicing.settings import InvoicingSettings
 from shared.errors import Forbidden
+from shared.files import private_folder
 
 LINK_SECONDS = 900
 
@@ -46,8 +47,7 @@ class ObjectStore:
 
         if self.folder is None:
             return self._bucket(self._settings.s3_endpoint)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return LocalStore(self.folder)
+        return LocalStore(private_folder(self.folder))
 
     @cached_property
     def _linked(self) -> Any:

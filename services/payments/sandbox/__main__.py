@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from services.payments.sandbox.app import create_app
 from services.payments.sandbox.settings import SandboxSettings
+from shared.files import write_for_owner_only
 
 
 def main() -> None:
@@ -14,6 +15,7 @@ def main() -> None:
         settings = SandboxSettings()
     except ValidationError as wrong:
         sys.exit(f"The sandbox's settings are wrong: {wrong}")
+    write_for_owner_only()
     uvicorn.run(
         create_app(settings),
         host=settings.host,

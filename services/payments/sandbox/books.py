@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from shared.files import private_file
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS methods (
     id TEXT PRIMARY KEY, token TEXT NOT NULL, account TEXT NOT NULL,
@@ -45,7 +47,8 @@ class Books:
     """One SQLite connection. Calls are short and synchronous: nothing else runs between them."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        # Its journals get the rights of the file itself.
+        self._db = sqlite3.connect(private_file(path), isolation_level=None)
         self._db.row_factory = sqlite3.Row
         # WAL with NORMAL loses nothing when the process is killed, only when the power fails.
         self._db.execute("PRAGMA journal_mode=WAL")
