@@ -1,5 +1,6 @@
 """What counts as an e-mail address."""
 
+import unicodedata
 from typing import Annotated
 
 from email_validator import EmailNotValidError, validate_email
@@ -16,5 +17,15 @@ def _address(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _plain(text: str) -> str:
+    """Full-width letters, ligatures and the like read as others do, and are another mailbox."""
+    if unicodedata.normalize("NFKC", text) != text:
+        raise ValueError("Write the address in ordinary letters: it reads as another one does.")
+    return text
+
+
 #: An e-mail address by RFC 5321; whether it exists is for the mail to find out.
-Address = Annotated[str, Field(max_length=254), AfterValidator(_address)]
+KnownAddress = Annotated[str, Field(max_length=254), AfterValidator(_address)]
+#: One that is new here. Of those that look alike only the plainest is taken; who came with
+#: another before goes on with it.
+Address = Annotated[KnownAddress, AfterValidator(_plain)]
