@@ -100,14 +100,15 @@ async def list_prices(
     uow: SubscriptionsUnitOfWork,
     page: PageRequest,
     *,
-    public: bool = False,
+    public: bool,
+    drafts: bool,
     plan_id: UUID | None = None,
     currency: str | None = None,
     interval: IntervalUnit | None = None,
     min_amount: Decimal | None = None,
     max_amount: Decimal | None = None,
 ) -> Sequence[Price]:
-    statement = select(Price).where(prices.active, *_seen_by(public=public))
+    statement = select(Price).where(prices.active, *_seen_by(public=public, drafts=drafts))
     if plan_id is not None:
         statement = statement.where(prices.plan_id == plan_id)
     statement = statement.where(*_priced(currency, interval, min_amount, max_amount))
@@ -167,7 +168,7 @@ async def prices_of(
     """The active prices of plans, in the caller's scope."""
     statement = (
         select(Price)
-        .where(prices.plan_id.in_(plan_ids), prices.active, *_seen_by(public=public))
+        .where(prices.plan_id.in_(plan_ids), prices.active, *_seen_by(public=public, drafts=True))
         .order_by(prices.id)
     )
     found: dict[UUID, list[Price]] = {plan_id: [] for plan_id in plan_ids}
@@ -177,20 +178,28 @@ async def prices_of(
     return found
 
 
-async def read_plan(uow: SubscriptionsUnitOfWork, plan_id: UUID) -> Plan:
-    return await read(uow, Plan, plan_id, PlanNotFound)
+async def read_plan(uow: SubscriptionsUnitOfWork, plan_id: UUID, *, drafts: bool) -> Plan:
+    """One plan. A draft is nobody's business but the operator's."""
+    plan = await read(uow, Plan, plan_id, PlanNotFound)
+    if plan.status is PlanStatus.DRAFT and not drafts:
+        raise PlanNotFound(f"There is no such thing: {plan_id}.")
+    return plan
 
 
-def _seen_by(*, public: bool) -> list[Any]:
-    """Who is not signed in sees no account's own prices."""
-    return [prices.account_id.is_(None)] if public else []
+def _seen_by(*, public: bool, drafts: bool) -> list[Any]:
+    """Who is not signed in sees no account's own prices, and only the operator sees drafts'."""
+    seen: list[Any] = [prices.account_id.is_(None)] if public else []
+    if not drafts:
+        draft = exists().where(plans.id == prices.plan_id, plans.status == PlanStatus.DRAFT)
+        seen.append(~draft)
+    return seen
 
 
 async def read_price(
-    uow: SubscriptionsUnitOfWork, price_id: UUID, *, public: bool = False
+    uow: SubscriptionsUnitOfWork, price_id: UUID, *, public: bool, drafts: bool
 ) -> Price:
     # A query and not `get`, so that another account's own price is not found.
-    statement = select(Price).where(prices.id == price_id, *_seen_by(public=public))
+    statement = select(Price).where(prices.id == price_id, *_seen_by(public=public, drafts=drafts))
     found = (await uow.session.scalars(statement)).one_or_none()
     if found is None:
         raise PriceNotFound(f"There is no price {price_id}.")

@@ -263,9 +263,9 @@ async def list_plans(
 
 @router.get("/plans/{plan_id}", response_model=PlanView, responses=problems(PlanNotFound))
 async def read_plan(plan_id: UUID, query: Browse) -> Response:
-    """One plan with the prices that are on sale."""
+    """One plan with the prices that are on sale. Drafts are for staff."""
     async with query.begin() as uow:
-        plan = await queries.read_plan(uow, plan_id)
+        plan = await queries.read_plan(uow, plan_id, drafts=query.caller.is_operator)
         prices = await queries.prices_of(uow, [plan_id], public=is_anonymous(query))
         return query.reply(PlanView.of(plan, prices[plan_id]))
 
@@ -331,7 +331,7 @@ async def unarchive(plan_id: UUID, command: Command) -> Response:
     status_code=201,
     response_model=NewPriceView,
     responses=problems(
-        PlanNotFound, AddonNotFound, MeterNotFound, NotOnSale, PriceInvalid, AmountTooLarge
+        PlanNotFound, AddonNotFound, MeterNotFound, NotOnSale, PriceInvalid, AmountTooLarge, Invalid
     ),
     dependencies=[for_staff("finance")],
 )
@@ -362,6 +362,7 @@ async def list_prices(
             uow,
             page,
             public=is_anonymous(query),
+            drafts=query.caller.is_operator,
             plan_id=plan_id,
             currency=currency,
             interval=interval,
@@ -373,9 +374,11 @@ async def list_prices(
 
 @router.get("/prices/{price_id}", response_model=PriceView, responses=problems(PriceNotFound))
 async def read_price(price_id: UUID, query: Browse) -> Response:
-    """One price, also when it is no longer on sale."""
+    """One price, also when it is no longer on sale. Those of drafts are for staff."""
     async with query.begin() as uow:
-        price = await queries.read_price(uow, price_id, public=is_anonymous(query))
+        price = await queries.read_price(
+            uow, price_id, public=is_anonymous(query), drafts=query.caller.is_operator
+        )
         return query.reply(PriceView.of(price))
 
 

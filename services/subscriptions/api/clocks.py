@@ -11,7 +11,7 @@ from pydantic import AwareDatetime
 from services.subscriptions import queries
 from services.subscriptions.api.edge import Command, Query
 from services.subscriptions.api.views import ClockView
-from services.subscriptions.domain.account import AccountNotReady
+from services.subscriptions.domain.account import AccountIsClosed, AccountNotFound, AccountNotReady
 from services.subscriptions.domain.testclock import (
     ClockExists,
     ClockInvalid,
@@ -55,7 +55,9 @@ class AdvanceRequest(RequestModel):
     "",
     status_code=201,
     response_model=ClockView,
-    responses=problems(ClockExists, ClockInvalid, TestClocksOff, AccountNotReady),
+    responses=problems(
+        ClockExists, ClockInvalid, TestClocksOff, AccountNotFound, AccountNotReady, AccountIsClosed
+    ),
     dependencies=[for_staff("finance")],
 )
 async def create(body: ClockRequest, command: ClockCommand) -> Response:
@@ -77,7 +79,10 @@ async def read(clock_id: UUID, query: Query) -> Response:
 @router.post(
     "/{clock_id}/advance",
     response_model=ClockView,
-    responses=problems(ClockNotFound, TestClockBusy, ClockInvalid, TestClocksOff),
+    responses={
+        202: {"model": ClockView, "description": "On its way: ask GET until it is ready."},
+        **problems(ClockNotFound, TestClockBusy, ClockInvalid, TestClocksOff),
+    },
     dependencies=[for_staff("finance")],
 )
 async def advance(clock_id: UUID, body: AdvanceRequest, command: ClockCommand) -> Response:

@@ -10,8 +10,9 @@ from services.subscriptions.api.edge import Query
 from services.subscriptions.domain.price import plain
 from services.subscriptions.entitlement_cache import cache_of
 from services.subscriptions.use_cases.read_entitlements import Entitlement, read_entitlements
+from shared.errors import BadRequest
 from shared.runtime import Runtime
-from shared.web import Router
+from shared.web import Router, problems
 
 router = Router(prefix="/v1/entitlements", tags=["entitlements"])
 
@@ -30,14 +31,14 @@ class EntitlementsView(BaseModel):
     data: list[EntitlementView]
 
 
-@router.get("")
+@router.get("", responses=problems(BadRequest))
 async def list_entitlements(query: Query) -> EntitlementsView:
     """Everything that the account's plans and add-ons give it."""
     found = await _cached(query.runtime, query.account_id)
     return EntitlementsView(data=[EntitlementView(**found[code]) for code in sorted(found)])
 
 
-@router.get("/{feature}")
+@router.get("/{feature}", responses=problems(BadRequest))
 async def check(feature: str, query: Query) -> EntitlementView:
     """One feature; what nobody gave the account is not allowed."""
     found = (await _cached(query.runtime, query.account_id)).get(feature)

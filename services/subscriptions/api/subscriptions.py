@@ -14,7 +14,9 @@ from services.subscriptions.api.previews import PreviewView, price_preview
 from services.subscriptions.api.views import SubscriptionView, TimelineEntryView
 from services.subscriptions.domain.account import (
     AccountIsClosed,
+    AccountNotFound,
     AccountNotReady,
+    PaymentMethodUnknown,
     ProjectNotActive,
 )
 from services.subscriptions.domain.catalog import AddonNotFound, NotOnSale
@@ -67,7 +69,7 @@ from services.subscriptions.use_cases.pause_subscription import (
 from services.subscriptions.use_cases.preview_subscription import preview_subscription
 from services.subscriptions.use_cases.start_subscription import RequestedStart, start_subscription
 from services.subscriptions.use_cases.who_may_ask import Asker
-from shared.errors import Invalid
+from shared.errors import BadRequest, Invalid, PreconditionFailed
 from shared.money import AmountTooLarge
 from shared.web import Cursor, Edge, Page, Reading, RequestModel, Router, problems
 
@@ -213,9 +215,13 @@ CHOICE_REFUSALS = (
         TrialUsed,
         TrialTooLong,
         PaymentMethodNeeded,
+        PaymentMethodUnknown,
+        AccountNotFound,
         AccountNotReady,
         AccountIsClosed,
         ProjectNotActive,
+        Invalid,
+        BadRequest,
     ),
     dependencies=[PAYER],
 )
@@ -272,7 +278,7 @@ async def read(subscription_id: UUID, query: Query) -> Response:
         return query.reply(SubscriptionView.of(found))
 
 
-@router.get("/{subscription_id}/timeline", responses=problems(SubscriptionNotFound))
+@router.get("/{subscription_id}/timeline", responses=problems(SubscriptionNotFound, Invalid))
 async def timeline(
     subscription_id: UUID,
     query: Query,
@@ -296,8 +302,10 @@ async def timeline(
         NothingChanges,
         NotSelfService,
         DateInvalid,
+        AccountNotFound,
         InvoicingAway,
         *CHOICE_REFUSALS,
+        Invalid,
     ),
 )
 async def preview(subscription_id: UUID, body: PreviewRequest, query: Query) -> PreviewView:
@@ -324,6 +332,8 @@ async def preview(subscription_id: UUID, body: PreviewRequest, query: Query) -> 
         NotSelfService,
         DateInvalid,
         *CHOICE_REFUSALS,
+        PreconditionFailed,
+        Invalid,
     ),
     dependencies=[PAYER],
 )
@@ -341,7 +351,7 @@ async def change(subscription_id: UUID, body: ChangeRequest, command: KeyedComma
 @router.delete(
     "/{subscription_id}/scheduled-change",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, NothingScheduled),
+    responses=problems(SubscriptionNotFound, NothingScheduled, PreconditionFailed),
     dependencies=[PAYER],
 )
 async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> Response:
@@ -355,7 +365,9 @@ async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> 
 @router.post(
     "/{subscription_id}/cancel",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService),
+    responses=problems(
+        SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService, PreconditionFailed
+    ),
     dependencies=[PAYER],
 )
 async def cancel(
@@ -372,7 +384,7 @@ async def cancel(
 @router.post(
     "/{subscription_id}/uncancel",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, NothingScheduled),
+    responses=problems(SubscriptionNotFound, NothingScheduled, PreconditionFailed),
     dependencies=[PAYER],
 )
 async def uncancel(subscription_id: UUID, command: Command) -> Response:
@@ -386,7 +398,9 @@ async def uncancel(subscription_id: UUID, command: Command) -> Response:
 @router.post(
     "/{subscription_id}/pause",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService),
+    responses=problems(
+        SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService, PreconditionFailed
+    ),
     dependencies=[PAYER],
 )
 async def pause(
@@ -405,7 +419,7 @@ async def pause(
 @router.post(
     "/{subscription_id}/resume",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, NotSelfService),
+    responses=problems(SubscriptionNotFound, IllegalTransition, NotSelfService, PreconditionFailed),
     dependencies=[PAYER],
 )
 async def resume(subscription_id: UUID, command: Command) -> Response:

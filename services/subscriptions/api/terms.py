@@ -25,6 +25,7 @@ from services.subscriptions.domain.subscription import (
 )
 from services.subscriptions.use_cases.change_coupons import add_coupon, remove_coupon
 from services.subscriptions.use_cases.change_trial import change_trial
+from shared.errors import PreconditionFailed
 from shared.web import RequestModel, Router, for_staff, problems
 
 router = Router(prefix="/v1/subscriptions", tags=["subscriptions"])
@@ -45,7 +46,7 @@ class CouponRequest(RequestModel):
 @router.post(
     "/{subscription_id}/trial",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid),
+    responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, PreconditionFailed),
     dependencies=[for_staff("finance", "support")],
 )
 async def set_trial(subscription_id: UUID, body: TrialRequest, command: KeyedCommand) -> Response:
@@ -70,6 +71,7 @@ async def set_trial(subscription_id: UUID, body: TrialRequest, command: KeyedCom
         CouponForFirstTime,
         CouponNotForPlan,
         NotSelfService,
+        PreconditionFailed,
     ),
     dependencies=[PAYER],
 )
@@ -84,7 +86,9 @@ async def put_coupon(subscription_id: UUID, body: CouponRequest, command: KeyedC
 @router.delete(
     "/{subscription_id}/coupons/{coupon_id}",
     response_model=SubscriptionView,
-    responses=problems(SubscriptionNotFound, IllegalTransition, CouponNotFound, NotSelfService),
+    responses=problems(
+        SubscriptionNotFound, IllegalTransition, CouponNotFound, NotSelfService, PreconditionFailed
+    ),
     dependencies=[PAYER],
 )
 async def take_coupon_off(subscription_id: UUID, coupon_id: UUID, command: Command) -> Response:

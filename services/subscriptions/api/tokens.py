@@ -9,7 +9,12 @@ from pydantic import BaseModel, Field
 
 from services.subscriptions import queries
 from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Paging, Query
-from services.subscriptions.domain.account import AccountNotReady
+from services.subscriptions.domain.account import (
+    AccountIsClosed,
+    AccountNotFound,
+    AccountNotReady,
+    PaymentMethodUnknown,
+)
 from services.subscriptions.domain.catalog import BundleNotFound, NotOnSale
 from services.subscriptions.domain.tokens import (
     OrderStatus,
@@ -23,6 +28,7 @@ from services.subscriptions.use_cases.spend_tokens import (
     order_tokens,
     refund_order,
 )
+from shared.errors import BadRequest
 from shared.money import Money
 from shared.web import Page, RequestModel, Router, for_staff, problems
 
@@ -91,7 +97,7 @@ class EntryView(BaseModel):
     created_at: datetime
 
 
-@router.get("")
+@router.get("", responses=problems(BadRequest))
 async def read_balance(query: Query) -> BalanceView:
     """What the account can spend, soonest to expire first."""
     async with query.begin() as uow:
@@ -110,7 +116,7 @@ async def read_balance(query: Query) -> BalanceView:
         )
 
 
-@router.get("/entries")
+@router.get("/entries", responses=problems(BadRequest))
 async def list_entries(query: Query, page: Paging) -> Page[EntryView]:
     """The ledger behind the balance, newest first."""
     async with query.begin() as uow:
@@ -126,7 +132,15 @@ async def list_entries(query: Query, page: Paging) -> Page[EntryView]:
     "/purchase",
     status_code=201,
     response_model=PurchaseView,
-    responses=problems(BundleNotFound, NotOnSale, AccountNotReady),
+    responses=problems(
+        BundleNotFound,
+        NotOnSale,
+        AccountNotFound,
+        AccountNotReady,
+        AccountIsClosed,
+        PaymentMethodUnknown,
+        BadRequest,
+    ),
     dependencies=[PAYER],
 )
 async def purchase(body: PurchaseRequest, command: KeyedCommand) -> Response:
@@ -164,7 +178,7 @@ async def refund(order_id: UUID, command: Command) -> Response:
         return await command.answer(uow, PurchaseView.of(order))
 
 
-@router.post("/debit", response_model=DebitView, responses=problems(TokensShort))
+@router.post("/debit", response_model=DebitView, responses=problems(TokensShort, BadRequest))
 async def debit(body: DebitRequest, command: KeyedCommand) -> Response:
     """Spend tokens: all that were asked for, or none; once per Idempotency-Key."""
     async with command.begin() as uow:

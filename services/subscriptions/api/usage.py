@@ -41,7 +41,7 @@ from services.subscriptions.use_cases.record_usage import (
     record_usage,
 )
 from services.subscriptions.use_cases.void_usage import void_usage
-from shared.errors import Invalid
+from shared.errors import BadRequest, Invalid
 from shared.money import AmountTooLarge
 from shared.web import Page, RequestModel, Router, problems
 
@@ -168,6 +168,7 @@ class BatchView(BaseModel):
         UsageTooLate,
         UsageValueInvalid,
         AmountTooLarge,
+        BadRequest,
     ),
 )
 async def record(body: UsageRequest, command: Command) -> Response:
@@ -179,7 +180,7 @@ async def record(body: UsageRequest, command: Command) -> Response:
         return await command.answer(uow, UsageView.of(outcome.row), status=201)
 
 
-@router.post("/usage-events/batch", response_model=BatchView)
+@router.post("/usage-events/batch", response_model=BatchView, responses=problems(BadRequest))
 async def record_batch(body: BatchRequest, command: Command) -> Response:
     """Count up to 1,000 events; each is told for itself what became of it."""
     async with command.begin() as uow:
@@ -198,7 +199,7 @@ async def record_batch(body: BatchRequest, command: Command) -> Response:
 @router.delete(
     "/usage-events/{event_id}",
     response_model=UsageView,
-    responses=problems(UsageEventNotFound, UsageTooLate, AmountTooLarge),
+    responses=problems(UsageEventNotFound, UsageTooLate, AmountTooLarge, BadRequest),
 )
 async def void(event_id: Text, command: Command) -> Response:
     """Correct a mistake: the event no longer counts, and its id stays used.
@@ -210,7 +211,7 @@ async def void(event_id: Text, command: Command) -> Response:
         return await command.answer(uow, UsageView.of(row))
 
 
-@router.get("/usage-events", responses=problems(MeterNotFound))
+@router.get("/usage-events", responses=problems(MeterNotFound, Invalid, BadRequest))
 async def list_events(
     query: Query,
     *,
@@ -286,7 +287,9 @@ class UsageSumsView(BaseModel):
     data: list[UsageSumView]
 
 
-@router.get("/usage", responses=problems(MeterNotFound, UsageRangeInvalid, UsageRangeTooWide))
+@router.get(
+    "/usage", responses=problems(MeterNotFound, UsageRangeInvalid, UsageRangeTooWide, BadRequest)
+)
 async def read_usage(
     query: Query,
     *,

@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from shared.errors import Conflict, Invalid, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
+
+
+class AccountNotFound(NotFound):
+    """There is no such account here, and news of it is not on its way."""
+
+    code = "account-not-found"
 
 
 class AccountNotReady(Unavailable):
@@ -16,6 +22,12 @@ class AccountIsClosed(Conflict):
     """It ended, and buys nothing more."""
 
     code = "account-closed"
+
+
+class PaymentMethodUnknown(Invalid):
+    """It is none of the account's ways to pay, or was detached."""
+
+    code = "payment-method-unknown"
 
 
 class ProjectNotActive(Invalid):

@@ -122,7 +122,7 @@ class Entry:
     by: str
     at: datetime | None = None
     change: Change = Change()
-    #: A price move: whoever holds this price then.
+    #: A price move: whoever holds this price then; None once nobody does, until that is reported.
     from_price_id: UUID | None = None
     #: How a change at a date within a period is billed.
     proration: str | None = None
@@ -135,9 +135,13 @@ class Entry:
         """Whether it is to happen when a period opens at this instant."""
         return self.at is None or self.at <= instant
 
+    def is_moot(self, items: tuple[Item, ...]) -> bool:
+        """Whether it moves away from a price that is not held."""
+        return self.kind is EntryKind.PRICE_MOVE and items[0].price_id != self.from_price_id
+
     def apply(self, items: tuple[Item, ...], plan_id: UUID) -> tuple[tuple[Item, ...], UUID]:
         """What is held once it has happened, and by which plan."""
-        if self.kind is EntryKind.PRICE_MOVE and items[0].price_id != self.from_price_id:
+        if self.is_moot(items):
             return items, plan_id
         return self.change.apply(items), self.change.plan_id or plan_id
 
@@ -170,3 +174,13 @@ def held_then(
         if entry.changes_what_is_held and entry.is_due(at):
             items, plan_id = entry.apply(items, plan_id)
     return items, plan_id
+
+
+def moot_moves(items: tuple[Item, ...], plan_id: UUID, due: Iterable[Entry]) -> list[Entry]:
+    """Price moves among these, which happen one after the other, that move nothing."""
+    moot = []
+    for entry in due:
+        if entry.is_moot(items):
+            moot.append(replace(entry, from_price_id=None))
+        items, plan_id = entry.apply(items, plan_id)
+    return moot

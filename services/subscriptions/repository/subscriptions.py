@@ -12,15 +12,19 @@ from services.subscriptions import tables
 from services.subscriptions.domain.account import (
     Account,
     AccountIsClosed,
+    AccountNotFound,
     AccountNotReady,
     PaymentMethod,
+    PaymentMethodUnknown,
     Project,
     ProjectNotActive,
 )
 from services.subscriptions.domain.standing import InvoiceState
 from services.subscriptions.domain.subscription import Subscription, SubscriptionNotFound
 from services.subscriptions.repository.catching_up import catch_up
+from shared.clock import utc_now
 from shared.events.subscriptions import Billable
+from shared.ids import is_new
 from shared.schedule import Due
 
 prices = tables.prices.c
@@ -213,6 +217,8 @@ class Accounts:
     async def get(self, account_id: UUID) -> Account:
         account = await self._session.get(Account, account_id)
         if account is None:
+            if not is_new(account_id, at=utc_now()):
+                raise AccountNotFound("There is no such account.")
             raise AccountNotReady("The account is being set up. Try again in a moment.")
         if account.closed:
             raise AccountIsClosed("The account is closed.")
@@ -234,6 +240,24 @@ class Accounts:
             raise ProjectNotActive(
                 "The account has no active project of this id; a new one takes a moment.",
                 field="project_id",
+            )
+
+    async def require_payment_method(self, account_id: UUID, method_id: UUID) -> None:
+        """Raises `PaymentMethodUnknown`; one that was attached a moment ago is taken at its word.
+
+        Payments charges nobody's but the account's own, whatever is named here.
+        """
+        methods = tables.payment_methods.c
+        # Columns and not the entity: those of other accounts are to be seen here, too.
+        statement = select(methods.account_id, methods.attached).where(methods.id == method_id)
+        found = (await self._session.execute(statement)).one_or_none()
+        if found is None:
+            is_theirs = is_new(method_id, at=utc_now())
+        else:
+            is_theirs = found.attached and found.account_id == account_id
+        if not is_theirs:
+            raise PaymentMethodUnknown(
+                "The account has no payment method of this id.", field="payment_method_id"
             )
 
     async def zones(self, account_ids: Iterable[UUID]) -> dict[UUID, str]:

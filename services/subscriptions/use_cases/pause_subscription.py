@@ -55,4 +55,5 @@ async def decide_resumption(
     if subscription.waiting(EntryKind.PAUSE) is not None:
         return [subscription.withdraw_pause(at=now)]
     terms = await uow.catalog.terms_of(subscription)
-    return [subscription.resume(terms, at=now, now=now)]
+    resumed = subscription.resume(terms, at=now, now=now)
+    return [resumed, *subscription.report_moot(now=now)]

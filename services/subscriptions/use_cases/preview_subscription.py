@@ -26,6 +26,7 @@ from shared.events.subscriptions import (
     Billable,
     SubscriptionChanged,
     SubscriptionChangePending,
+    SubscriptionChangeWithdrawn,
     SubscriptionEvent,
     SubscriptionRenewed,
     SubscriptionTrialEnded,
@@ -71,7 +72,9 @@ async def preview_subscription(
     (foreseen,) = await _foresee(uow, [subscription])
     events, usage = await _decide(uow, foreseen, asked, now=now)
     await mark_billed(uow, foreseen, usage)
-    event = events[-1] if events else None
+    # What it makes moot is reported last.
+    acts = [one for one in events if not isinstance(one, SubscriptionChangeWithdrawn)] or events
+    event = acts[-1] if acts else None
     if isinstance(event, SubscriptionChangePending):
         events += await apply_pending_change(uow, foreseen, event.change_id, now=now)
     before = tuple(one for one in events if isinstance(one, Billable))

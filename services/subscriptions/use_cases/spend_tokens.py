@@ -40,6 +40,8 @@ async def order_tokens(
 ) -> TokenOrder:
     """Buy a bundle. Its tokens come when it is paid."""
     await uow.accounts.get(account_id)
+    if payment_method_id is not None:
+        await uow.accounts.require_payment_method(account_id, payment_method_id)
     bundle = await uow.catalog.get(Bundle, bundle_id, BundleNotFound)
     if not bundle.active:
         raise NotOnSale(f"The bundle {bundle.code} is not sold any more.")

@@ -54,6 +54,8 @@ async def start_subscription(
     account = await uow.accounts.get(account_id)
     if request.project_id is not None:
         await uow.accounts.require_active_project(account_id, request.project_id)
+    if request.payment_method_id is not None:
+        await uow.accounts.require_payment_method(account_id, request.payment_method_id)
     change = await choose_change(
         uow,
         account_id,

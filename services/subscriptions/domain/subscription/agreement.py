@@ -19,6 +19,7 @@ from services.subscriptions.domain.agenda import (
     EntryKind,
     held_then,
     in_order,
+    moot_moves,
 )
 from services.subscriptions.domain.charges import (
     BilledCharge,
@@ -63,6 +64,7 @@ from shared.events.subscriptions import (
     Discount,
     SubscriptionActivated,
     SubscriptionChangeLapsed,
+    SubscriptionChangeWithdrawn,
     SubscriptionEvent,
     TakeBack,
 )
@@ -407,8 +409,20 @@ class Agreement:
     def _apply_agenda(self, at: datetime) -> None:
         due = [e for e in self.agenda if e.changes_what_is_held and e.is_due(at)]
         if due:
+            moot = moot_moves(self.items, self.plan_id, due)
             self._hold(*held_then(self.items, self.plan_id, due, at=at))
             self._drop(*due)
+            self._wait(*moot)
+
+    def report_moot(self, *, now: datetime) -> list[SubscriptionEvent]:
+        """Withdraw price moves whose price was not held any more when a period opened."""
+        moot = [
+            entry
+            for entry in self.agenda
+            if entry.kind is EntryKind.PRICE_MOVE and entry.from_price_id is None
+        ]
+        self._drop(*moot)
+        return [self._event(SubscriptionChangeWithdrawn, now=now) for _ in moot]
 
     def _open_cadence(self, at: datetime) -> None:
         """A new anchor, and the first period from it on."""

@@ -121,6 +121,7 @@ class Changing(Ending):
         kept = self._kept()
         try:
             events = self._change(order, terms, at=at, usage=usage)
+            events += self.report_moot(now=at)
             self._check_ahead(terms)
         except DomainError:
             self._take_up(kept)
@@ -189,7 +190,7 @@ class Changing(Ending):
         # Usage until the payment was of what was held until then, and is billed with it.
         kept = {item.id for item in before} if self.period_start == started_at else set()
         self._meter_new([item for item in self.items if item.id not in kept], terms, now)
-        return [changed]
+        return [changed, *self.report_moot(now=now)]
 
     def _meter_new(self, items: Iterable[Item], terms: Terms, at: datetime) -> None:
         """Usage of these is counted from `at` on: where that of what they replace ends."""
@@ -285,8 +286,16 @@ class Changing(Ending):
             setattr(self, name, value)
 
     def _check_ahead(self, terms: Terms) -> None:
-        """Refuse where what waits could not happen: then no period would open any more."""
-        items, plan_id = self.items, self.plan_id
+        """Refuse where what waits could not happen: then no period would open any more.
+
+        Nor may it be impossible once a change is paid for that waits for that.
+        """
+        self._check_agenda(self.items, self.plan_id, terms)
+        if self.pending_change is not None:
+            change = self.pending_change.change
+            self._check_agenda(change.apply(self.items), change.plan_id or self.plan_id, terms)
+
+    def _check_agenda(self, items: tuple[Item, ...], plan_id: UUID, terms: Terms) -> None:
         waiting = [entry for entry in self.agenda if entry.changes_what_is_held]
         while waiting:
             at = min(entry.at or self.period_end for entry in waiting)

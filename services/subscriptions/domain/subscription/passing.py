@@ -26,7 +26,7 @@ from shared.events.subscriptions import (
 class Passing(Changing, Paying):
     """Does what fell due, in the order in which it did."""
 
-    def act(  # noqa: C901, PLR0911  (one way out per act)
+    def act(
         self,
         act: Act,
         terms: Terms,
@@ -38,6 +38,22 @@ class Passing(Changing, Paying):
         time_zone: str | None = None,
     ) -> list[SubscriptionEvent]:
         """Do what was due at `at`; events carry `now`, the instant at which it is done."""
+        events = self._do(
+            act, terms, at=at, now=now, can_pay=can_pay, usage=usage, time_zone=time_zone
+        )
+        return [*events, *self.report_moot(now=now)] if self.agenda else events
+
+    def _do(  # noqa: C901, PLR0911  (one way out per act)
+        self,
+        act: Act,
+        terms: Terms,
+        *,
+        at: datetime,
+        now: datetime,
+        can_pay: bool,
+        usage: Usage,
+        time_zone: str | None,
+    ) -> list[SubscriptionEvent]:
         match act:
             case Act.EXPIRE:
                 return [self.expire(now=now)]
@@ -103,7 +119,8 @@ class Passing(Changing, Paying):
             raise IllegalTransition(f"A subscription that is {self.status} is in no trial.")
         at = max(now.replace(microsecond=0), self.period_start)
         self.trial_end = at
-        return self.end_trial(terms, can_pay=can_pay, now=now)
+        events = self.end_trial(terms, can_pay=can_pay, now=now)
+        return [*events, *self.report_moot(now=now)]
 
     def renew(
         self,

@@ -43,7 +43,8 @@ class Paying(Pausing):
             lapsed = self.lapse_change(now=now)
             bill = self._open_period(terms, restart_at=whole_second(now))
             resumed = self._billable(SubscriptionResumed, terms, now=now, bill=bill)
-            return [*lapsed, resumed, self._activated(previous, now=now)]
+            activated = self._activated(previous, now=now)
+            return [*lapsed, resumed, activated, *self.report_moot(now=now)]
         return [self._activated(previous, now=now)]
 
     def _rest_after_all(self, terms: Terms, *, now: datetime) -> list[SubscriptionEvent]:
