@@ -528,6 +528,9 @@ class Subscription:
             for one in self.waiting
             if one.kind in {"change", "move"} and (one.at is None or one.at <= at)
         ]
+        for number, one in enumerate(due):
+            then = _after(self.held, due[:number])
+            self.reported["withdrawn"] += one.kind == "move" and then[0].price.id != one.moved_from
         self._hold(_after(self.held, due))
         self.waiting = [one for one in self.waiting if one not in due]
         interval = self.held[0].price.interval

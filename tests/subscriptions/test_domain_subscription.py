@@ -732,6 +732,70 @@ def test_a_price_move_goes_with_the_change_that_made_it_possible() -> None:
     assert amounts(subscription.renew(terms, now=at(2024, 5, 1))) == [1000, 600]
 
 
+def test_a_price_move_whose_price_is_held_no_more_is_reported() -> None:
+    main, cheap, dearer = a_price(1000), a_price(500), a_price(1200)
+    terms = terms_of(main, cheap, dearer)
+    subscription = a_subscription(main, start=at(2024, 4, 1))
+    subscription.move_price(main.id, to(dearer), terms, at=at(2024, 4, 2))
+    subscription.change(an_order(to(cheap)), terms, at=at(2024, 4, 3))
+
+    may = at(2024, 5, 1)
+    renewed, withdrawn = subscription.act(Act.RENEW, terms, at=may, now=may)
+
+    assert amounts(renewed) == [500]
+    assert isinstance(withdrawn, SubscriptionChangeWithdrawn)
+    assert (withdrawn.sequence, subscription.agenda) == (renewed.sequence + 1, ())
+
+
+def test_a_price_move_is_made_moot_by_another_rhythm_now() -> None:
+    main, yearly, dearer = a_price(1000), a_price(9000, interval_unit=IntervalUnit.YEAR), a_price(7)
+    terms = terms_of(main, yearly, dearer)
+    subscription = a_subscription(main, start=at(2024, 4, 1))
+    subscription.move_price(main.id, to(dearer), terms, at=at(2024, 4, 2))
+
+    now = an_order(to(yearly), proration=Proration.NOW)
+    changed, withdrawn = subscription.change(now, terms, at=at(2024, 4, 16))
+
+    assert isinstance(changed, SubscriptionChanged)
+    assert isinstance(withdrawn, SubscriptionChangeWithdrawn)
+    assert subscription.agenda == ()
+
+
+def test_a_price_move_goes_with_a_change_that_waits_for_its_payment() -> None:
+    """Paid for, that would leave a move behind which no period could open with."""
+    main, addon = a_price(1000), a_price(600, addon_id=new_id())
+    yearly = a_price(9000, interval_unit=IntervalUnit.YEAR)
+    terms = terms_of(main, addon, yearly)
+    subscription = a_subscription(main, start=at(2024, 4, 1))
+    waits = an_order(beside(addon), payment=PaymentBehavior.PENDING_IF_UNPAID)
+    subscription.change(waits, terms, at=at(2024, 4, 16))
+    assert subscription.pending_change is not None
+
+    with pytest.raises(IntervalMismatch):
+        subscription.move_price(main.id, to(yearly), terms, at=at(2024, 4, 16))
+
+    assert subscription.agenda == ()
+
+
+def test_another_rhythm_now_brings_what_waits_for_the_periods_end() -> None:
+    """It ends the period; an end is asked for whole periods, and waits for that of the new one."""
+    main, yearly = a_price(1000), a_price(9000, interval_unit=IntervalUnit.YEAR)
+    terms = terms_of(main, yearly)
+    subscription = a_subscription(main, start=at(2024, 4, 1), quantity=3)
+    fewer = an_order(Change(quantity=1), proration=Proration.AT_PERIOD_END)
+    subscription.change(fewer, terms, at=at(2024, 4, 2))
+    subscription.cancel_later(at=at(2024, 4, 3), by="test")
+
+    now = an_order(Change(price_id=yearly.id), proration=Proration.NOW)
+    (changed,) = subscription.change(now, terms, at=at(2024, 4, 16))
+
+    assert amounts(changed) == [9000]
+    assert (subscription.quantity, subscription.next_act()) == (
+        1,
+        (at(2025, 4, 16), Act.CANCEL),
+    )
+
+
 # --- canceling, pausing, dunning ---------------------------------------------------------------
 
 
