@@ -49,6 +49,7 @@ from shared.web import (
     for_role,
     for_staff,
     keyed_command,
+    listing,
     page_request,
 )
 from shared.web import problems as refusals
@@ -59,6 +60,7 @@ router = Router()
 Command = Annotated[Edge[PaymentsUnitOfWork], Depends(command)]
 KeyedCommand = Annotated[Edge[PaymentsUnitOfWork], Depends(keyed_command)]
 Read = Annotated[Reading[PaymentsUnitOfWork], Depends(read)]
+Listing = Annotated[Reading[PaymentsUnitOfWork], Depends(listing)]
 Paging = Annotated[PageRequest, Depends(page_request)]
 
 #: A webhook is a few kilobytes; more is nobody's we know.
@@ -92,7 +94,7 @@ class PayRequest(RequestModel):
     status_code=201,
     tags=["payment methods"],
     response_model=PaymentMethodView,
-    responses=refusals(MethodRefused, ProviderUnknown, Unavailable),
+    responses=refusals(MethodRefused, ProviderUnknown, Unavailable, BadRequest),
     dependencies=[for_role("admin", "billing")],
 )
 async def attach(body: AttachRequest, edge: Command) -> Response:
@@ -120,7 +122,7 @@ async def attach(body: AttachRequest, edge: Command) -> Response:
 
 
 @router.get("/v1/payment-methods", tags=["payment methods"])
-async def list_methods(edge: Read, page: Paging) -> Page[PaymentMethodView]:
+async def list_methods(edge: Listing, page: Paging) -> Page[PaymentMethodView]:
     """The attached ways to pay, newest first."""
     async with edge.begin() as uow:
         return await methods.list_payment_methods(uow.session, page)
@@ -171,7 +173,7 @@ async def prefer(method_id: UUID, edge: Command) -> Response:
 
 @router.get("/v1/payments", tags=["payments"])
 async def list_payments(
-    edge: Read,
+    edge: Listing,
     page: Paging,
     invoice_id: UUID | None = None,
     subscription_id: UUID | None = None,
@@ -287,7 +289,7 @@ async def take_webhook(name: str, request: Request) -> dict[str, bool]:
 
 
 @router.get("/v1/ledger/balances", tags=["ledger"], dependencies=[for_staff("finance")])
-async def balances(edge: Read, at: Instant | None = None) -> BalancesView:
+async def balances(edge: Listing, at: Instant | None = None) -> BalancesView:
     """What every account of the books stands at, or stood at an instant. For finance."""
     async with edge.begin() as uow:
         return await ledger.ledger_balances(uow.session, at=at, account_id=edge.scope.account_id)
@@ -295,7 +297,7 @@ async def balances(edge: Read, at: Instant | None = None) -> BalancesView:
 
 @router.get("/v1/ledger/entries", tags=["ledger"], dependencies=[for_staff("finance")])
 async def entries(
-    edge: Read, page: Paging, reference: Annotated[str | None, Query(max_length=200)] = None
+    edge: Listing, page: Paging, reference: Annotated[str | None, Query(max_length=200)] = None
 ) -> Page[EntryView]:
     """The movements of money, newest first. For finance."""
     async with edge.begin() as uow:

@@ -9,6 +9,7 @@ from shared.web.edge import (
     caller,
     command,
     keyed_command,
+    listing,
     public_command,
     reading,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "for_role",
     "for_staff",
     "keyed_command",
+    "listing",
     "page_request",
     "problems",
     "public_command",

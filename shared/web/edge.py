@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -21,11 +21,13 @@ from shared.errors import (
     Forbidden,
     Invalid,
     PreconditionFailed,
+    TestClockBusy,
     Unauthenticated,
 )
 from shared.runtime import Runtime
 from shared.security import Caller
-from shared.web.key_rules import check_key
+from shared.web.key_rules import NotForKeys, ScopeMissing, check_key
+from shared.web.refusals import refuses
 
 U = TypeVar("U", bound=UnitOfWork)
 
@@ -209,6 +211,7 @@ def _respond(view: BaseModel, status: int) -> Response:
     return Response(view.model_dump_json(), status, headers=headers, media_type="application/json")
 
 
+@refuses(Unauthenticated, Forbidden, ScopeMissing, NotForKeys)
 async def caller(
     request: Request, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
 ) -> Caller:
@@ -237,6 +240,7 @@ KeyHeader = Annotated[
 ]
 
 
+@refuses(Forbidden)
 async def reading(
     request: Request, asking: Annotated[Caller, Depends(caller)], act_for: AccountHeader = None
 ) -> Reading[Any]:
@@ -244,6 +248,24 @@ async def reading(
     return Reading(request, asking, _acting(asking, act_for))
 
 
+@refuses(Forbidden, Invalid)
+async def listing(
+    request: Request,
+    asking: Annotated[Caller, Depends(caller)],
+    act_for: AccountHeader = None,
+    account_id: Annotated[
+        UUID | None, Query(description="Only this account's; as the header Perennial-Account.")
+    ] = None,
+) -> Reading[Any]:
+    """For a list of what accounts have: staff may name one, as a filter or in the header."""
+    if account_id is not None and act_for not in {None, account_id}:
+        raise Invalid(
+            "This is not the account in the header Perennial-Account.", field="account_id"
+        )
+    return Reading(request, asking, _acting(asking, account_id or act_for))
+
+
+@refuses(Forbidden, IdempotencyKeyReused, IdempotencyKeyInProgress, TestClockBusy)
 async def command(
     request: Request,
     asking: Annotated[Caller, Depends(caller)],
@@ -254,6 +276,7 @@ async def command(
     return Edge(request, asking, _acting(asking, act_for), key, await request.body())
 
 
+@refuses(IdempotencyKeyMissing)
 async def keyed_command(edge: Annotated[Edge[Any], Depends(command)]) -> Edge[Any]:
     """For what moves money: the `Idempotency-Key` is required."""
     if not edge.key:
@@ -261,6 +284,7 @@ async def keyed_command(edge: Annotated[Edge[Any], Depends(command)]) -> Edge[An
     return edge
 
 
+@refuses(IdempotencyKeyReused, IdempotencyKeyInProgress)
 async def public_command(request: Request, key: KeyHeader = None) -> Edge[Any]:
     """For what anybody may ask: no token is looked at."""
     return Edge(request, ANONYMOUS, None, key, await request.body())

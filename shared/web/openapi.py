@@ -1,15 +1,17 @@
 """The OpenAPI document: what the edge does for every operation is written into each of them."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, get_type_hints
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 from shared.web.edge import caller, keyed_command
-from shared.web.problems import MEDIA_TYPE, Problem
+from shared.web.problems import MEDIA_TYPE, Problem, status_of
+from shared.web.refusals import refusals_of
+from shared.web.routing import all_dependants
 
 BEARER = {
     "type": "http",
@@ -52,40 +54,47 @@ def _completed(app: FastAPI) -> dict[str, Any]:
     for route in iter_route_contexts(app.routes):
         if isinstance(route.original_route, APIRoute) and route.include_in_schema:
             for method in route.methods or ():
-                _complete(document["paths"][route.path_format][method.lower()], route.dependant)
+                operation = document["paths"][route.path_format][method.lower()]
+                _complete(operation, method, route)
     return document
 
 
-def _complete(operation: dict[str, Any], dependant: Dependant) -> None:
-    asked = list(_all(dependant))
-    refusals = {"422": "validation-failed"} if "422" in operation["responses"] else {}
+def _complete(operation: dict[str, Any], method: str, route: RouteContext) -> None:
+    asked = list(all_dependants(route.dependant))
     if any(one.call is caller for one in asked):
         operation["security"] = [{"bearer": []}]
-        refusals |= {"401": "unauthenticated", "403": "forbidden"}
     elif any(field.alias == "authorization" for one in asked for field in one.header_params):
         operation["security"] = [{}, {"bearer": []}]
-        refusals |= {"401": "unauthenticated"}
     if any(one.call is keyed_command for one in asked):
-        refusals |= {"400": "idempotency-key-missing"}
         for parameter in operation["parameters"]:
             if parameter["name"] == "Idempotency-Key":
                 parameter |= {"required": True, "schema": _without_null(parameter["schema"])}
     responses = operation["responses"]
-    for status, code in refusals.items():
+    for status, code in _refusals(method, asked):
         said = responses.get(status, {}).get("description", "")
         codes = [one for one in said.split(", ") if one not in {"", "Validation Error"}]
         responses[status] = {"description": ", ".join(dict.fromkeys([*codes, code]))}
-    responses["default"] = {"description": "Any other refusal; docs/errors.md lists the codes."}
+    if method == "GET" and get_type_hints(route.endpoint).get("return") is Response:
+        # An answer that the edge makes has an ETag where what it shows has a version.
+        responses["304"] = {"description": "The caller has this version."}
     for status, response in responses.items():
-        if status == "default" or int(status) >= FIRST_ERROR:
+        if int(status) >= FIRST_ERROR:
             response["content"] = {MEDIA_TYPE: {"schema": PROBLEM}}
     operation["responses"] = dict(sorted(responses.items()))
 
 
-def _all(dependant: Dependant) -> Iterator[Dependant]:
-    yield dependant
-    for further in dependant.dependencies:
-        yield from _all(further)
+def _refusals(method: str, asked: Sequence[Dependant]) -> Iterator[tuple[str, str]]:
+    """Status and code of what is refused without the endpoint's doing, and of faults."""
+    for one in asked:
+        for error in refusals_of(one.call):
+            yield str(status_of(error)), error.code
+    yield "422", "validation-failed"
+    yield "422", "value-refused"
+    if method != "GET":
+        yield "409", "changed-meanwhile"
+        yield "422", "unknown-reference"
+    yield "500", "internal-error"
+    yield "503", "unavailable"
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

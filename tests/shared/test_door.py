@@ -29,6 +29,7 @@ from shared.web import (
     command,
     for_role,
     for_staff,
+    listing,
     page_request,
     public_command,
     reading,
@@ -75,6 +76,15 @@ async def list_doors(
     return Page(data=[DoorView(id=new_id(), at=since)], next_cursor=None)
 
 
+class ActingView(BaseModel):
+    account_id: UUID | None
+
+
+@router.get("/acting")
+async def list_of_one(asked: Annotated[Reading[UnitOfWork], Depends(listing)]) -> ActingView:
+    return ActingView(account_id=asked.scope.account_id)
+
+
 @router.post("", status_code=201, dependencies=[for_staff("finance")])
 async def make(body: DoorRequest, edge: Annotated[Edge[UnitOfWork], Depends(command)]) -> Response:
     async with edge.begin() as uow:
@@ -112,6 +122,7 @@ async def show_named(name: str) -> dict[str, str]:
 
 RULES = {
     "GET /v1/doors": ANY_KEY,
+    "GET /v1/doors/acting": ANY_KEY,
     "POST /v1/doors": keys_with(KeyScope.CATALOG_WRITE),
     "POST /v1/doors/knock": keys_with(KeyScope.BILLING_WRITE),
     "GET /v1/doors/{door_id}": ANY_KEY,
@@ -353,6 +364,24 @@ async def test_a_path_that_cannot_be_kept_is_refused(doors: Running) -> None:
     answer = await doors.http.get("/v1/doors/named/a%00b")
 
     assert fields_of(answer) == {"path"}
+
+
+async def test_staff_list_one_account_by_filter_or_header_and_others_only_their_own(
+    doors: Running, issuer: TokenIssuer
+) -> None:
+    mine, another = str(new_id()), str(new_id())
+
+    async def ask(who: dict[str, str], **params: str) -> tuple[int, str | None]:
+        answer = await doors.http.get("/v1/doors/acting", params=params, headers=who)
+        return answer.status_code, answer.json().get("account_id")
+
+    staff, owner = issuer.of_staff(), issuer.of_account(UUID(mine))
+    assert await ask(staff) == (200, None)
+    assert await ask(staff, account_id=another) == (200, another)
+    assert await ask(staff | {"Perennial-Account": another}, account_id=another) == (200, another)
+    assert await ask(staff | {"Perennial-Account": mine}, account_id=another) == (422, None)
+    assert await ask(owner, account_id=mine) == (200, mine)
+    assert await ask(owner, account_id=another) == (403, None)
 
 
 class Loose(BaseModel):

@@ -116,3 +116,20 @@ async def test_an_account_that_nobody_knows_is_not_found_and_a_new_one_is_waited
     assert unknown == beyond == (404, "account-not-found")
     assert new == (503, "account-not-ready")
     assert (acting.status_code, acting.json()["code"]) == unknown
+
+
+async def test_staff_list_the_subscriptions_of_one_account(
+    staff: Client, shop: Shop, new_customer: Callable[[], Awaitable[Customer]]
+) -> None:
+    price = await shop.price()
+    mine, another = [await new_customer() for _ in range(2)]
+    held = [
+        (await one.post("/v1/subscriptions", price_id=price["id"]))["id"] for one in (mine, another)
+    ]
+
+    listed = await staff.get("/v1/subscriptions", account_id=str(mine.account_id))
+    misspelled = await staff.ask("GET", "/v1/subscriptions", params={"account": mine.account_id})
+
+    assert [one["id"] for one in listed["data"]] == held[:1]
+    assert misspelled.status_code == 422
+    assert "query.account" in misspelled.text

@@ -27,6 +27,7 @@ from shared.web import (
     Router,
     command,
     for_role,
+    listing,
     page_request,
     problems,
     reading,
@@ -64,7 +65,7 @@ def _view(project: Project) -> ProjectView:
 
 @router.get("")
 async def list_projects(
-    edge: Annotated[Reading[AuthUnitOfWork], Depends(reading)],
+    edge: Annotated[Reading[AuthUnitOfWork], Depends(listing)],
     page: Annotated[PageRequest, Depends(page_request)],
     status: Annotated[ProjectStatus | None, Query()] = None,
 ) -> Page[ProjectView]:

@@ -8,18 +8,20 @@ from fastapi import Response
 from pydantic import BaseModel, EmailStr, Field, StringConstraints
 
 from services.invoicing import queries
-from services.invoicing.api.edge import Command, Paging, Query
+from services.invoicing.api.edge import Command, Listing, Paging, Query
 from services.invoicing.domain.account import (
     Account,
     AccountNotFound,
     CreditEntry,
     CreditKind,
+    NotEnoughCredit,
 )
 from services.invoicing.domain.vat import VatNumberInvalid
 from services.invoicing.use_cases.change_billing_details import (
     BillingDetails,
     change_billing_details,
 )
+from shared.errors import BadRequest
 from shared.money import AmountTooLarge, Money, require_billable
 from shared.web import Page, RequestModel, Router, for_role, for_staff, problems
 
@@ -121,7 +123,9 @@ class GrantRequest(RequestModel):
 
 
 @router.get(
-    "/billing-details", response_model=BillingDetailsView, responses=problems(AccountNotFound)
+    "/billing-details",
+    response_model=BillingDetailsView,
+    responses=problems(AccountNotFound, BadRequest),
 )
 async def read_billing_details(query: Query) -> Response:
     """Whom the account's invoices are made out to."""
@@ -133,7 +137,7 @@ async def read_billing_details(query: Query) -> Response:
 @router.put(
     "/billing-details",
     response_model=BillingDetailsView,
-    responses=problems(AccountNotFound, VatNumberInvalid),
+    responses=problems(AccountNotFound, VatNumberInvalid, BadRequest),
     dependencies=[for_role("admin", "billing")],
 )
 async def put_billing_details(request: BillingDetailsRequest, command: Command) -> Response:
@@ -153,7 +157,7 @@ async def put_billing_details(request: BillingDetailsRequest, command: Command) 
         return await command.answer(uow, BillingDetailsView.of(account))
 
 
-@router.get("/account-credit")
+@router.get("/account-credit", responses=problems(BadRequest))
 async def read_account_credit(query: Query) -> CreditView:
     """What the account has in credit."""
     async with query.begin() as uow:
@@ -161,8 +165,8 @@ async def read_account_credit(query: Query) -> CreditView:
         return CreditView(balances=[Money(c.balance, c.currency) for c in credits_])
 
 
-@router.get("/account-credit/entries")
-async def list_account_credit_entries(query: Query, page: Paging) -> Page[CreditEntryView]:
+@router.get("/account-credit/entries", responses=problems(BadRequest))
+async def list_account_credit_entries(query: Listing, page: Paging) -> Page[CreditEntryView]:
     """How the credit came and went, newest first."""
     async with query.begin() as uow:
         entries = await queries.list_credit_entries(uow, page, query.account_id)
@@ -171,7 +175,7 @@ async def list_account_credit_entries(query: Query, page: Paging) -> Page[Credit
 
 @router.post(
     "/account-credit",
-    responses=problems(AccountNotFound, AmountTooLarge),
+    responses=problems(AccountNotFound, AmountTooLarge, NotEnoughCredit, BadRequest),
     dependencies=[for_staff("finance")],
 )
 async def grant_account_credit(request: GrantRequest, command: Command) -> CreditView:

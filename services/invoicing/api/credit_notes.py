@@ -9,7 +9,7 @@ from fastapi import Response
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from services.invoicing import queries
-from services.invoicing.api.edge import KeyedCommand, Paging, Query
+from services.invoicing.api.edge import KeyedCommand, Listing, Paging, Query
 from services.invoicing.api.views import TaxView, plain
 from services.invoicing.domain.credit_note import (
     CreditExceedsPaid,
@@ -156,7 +156,7 @@ def _refund_status(note: CreditNote, refunds: Mapping[UUID, ReturnState]) -> Ref
 
 @router.get("")
 async def list_credit_notes(
-    query: Query, page: Paging, invoice_id: UUID | None = None
+    query: Listing, page: Paging, invoice_id: UUID | None = None
 ) -> Page[CreditNoteView]:
     """Credit notes, newest first."""
     async with query.begin() as uow:

@@ -31,6 +31,7 @@ from services.invoicing.storage import LINK_SECONDS, LinkRefused, Links, ObjectS
 from services.invoicing.use_cases.complete_attachment import complete_attachment, find_attachment
 from services.invoicing.use_cases.render_document import PDF, XML, make_again
 from shared.clock import utc_now
+from shared.errors import BadRequest
 from shared.ids import new_id
 from shared.observability import logger
 from shared.web import RequestModel, Router, for_staff, problems
@@ -151,7 +152,7 @@ async def render_again(document_id: UUID, command: Command) -> DocumentView:
     "/attachments",
     status_code=201,
     response_model=AttachmentView,
-    responses=problems(InvoiceNotFound),
+    responses=problems(InvoiceNotFound, BadRequest),
 )
 async def declare_attachment(request: AttachmentRequest, command: Command) -> Response:
     """Say what will be uploaded; the answer has a link that takes it."""

@@ -28,7 +28,7 @@ from services.invoicing.use_cases.draft_invoice import (
     finalize_draft,
     reissue_invoice,
 )
-from shared.errors import BadRequest
+from shared.errors import BadRequest, PreconditionFailed
 from shared.events.subscriptions import Discount
 from shared.ids import new_id
 from shared.money import AmountTooLarge, Currency, require_billable
@@ -130,7 +130,7 @@ class DraftChanges(RequestModel):
     "",
     status_code=201,
     response_model=InvoiceView,
-    responses=problems(AccountNotFound, NothingToInvoice, AmountTooLarge),
+    responses=problems(AccountNotFound, NothingToInvoice, AmountTooLarge, BadRequest),
     dependencies=[for_staff("finance")],
 )
 async def add_invoice(request: InvoiceRequest, command: KeyedCommand) -> Response:
@@ -167,7 +167,9 @@ async def add_invoice(request: InvoiceRequest, command: KeyedCommand) -> Respons
 @router.patch(
     "/{invoice_id}",
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, InvoiceFrozen, NothingToInvoice, AmountTooLarge),
+    responses=problems(
+        InvoiceNotFound, InvoiceFrozen, NothingToInvoice, AmountTooLarge, PreconditionFailed
+    ),
     dependencies=[for_staff("finance")],
 )
 async def change_invoice(invoice_id: UUID, request: DraftChanges, command: Command) -> Response:
@@ -185,7 +187,7 @@ async def change_invoice(invoice_id: UUID, request: DraftChanges, command: Comma
 @router.post(
     "/{invoice_id}/finalize",
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, InvoiceFrozen),
+    responses=problems(InvoiceNotFound, InvoiceFrozen, PreconditionFailed),
     dependencies=[for_staff("finance")],
 )
 async def finalize(invoice_id: UUID, command: Command) -> Response:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Query as Param
 from fastapi.responses import StreamingResponse
 
-from services.invoicing.api.edge import Query
+from services.invoicing.api.edge import Listing
 from services.invoicing.exports import MEDIA_TYPES, Format, Of, export
 from shared.web import Instant, Router
 
@@ -17,7 +17,7 @@ router = Router(prefix="/v1/exports", tags=["exports"])
 async def export_invoices(
     *,
     of: Of,
-    query: Query,
+    query: Listing,
     since: Annotated[Instant, Param(alias="from")],
     until: Annotated[Instant, Param(alias="to")],
     form: Annotated[Format, Param(alias="format")] = Format.CSV,

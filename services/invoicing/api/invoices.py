@@ -9,14 +9,14 @@ from fastapi import Response
 from pydantic import Field
 
 from services.invoicing import queries
-from services.invoicing.api.edge import Command, Paging, Query
+from services.invoicing.api.edge import Command, Listing, Paging, Query
 from services.invoicing.api.views import InvoiceView
 from services.invoicing.domain.invoice import IllegalInvoiceTransition, InvoiceNotFound, Status
 from services.invoicing.domain.payment import Means
 from services.invoicing.use_cases.give_up_invoice import give_up_invoice
 from services.invoicing.use_cases.receive_payment import receive_payment
 from services.invoicing.use_cases.void_invoice import void_invoice
-from shared.errors import Invalid
+from shared.errors import Invalid, PreconditionFailed
 from shared.ids import new_id
 from shared.money import AmountTooLarge, Money, require_billable
 from shared.web import Instant, Page, RequestModel, Router, for_staff, problems
@@ -35,7 +35,7 @@ class MarkPaidRequest(RequestModel):
 @router.get("")
 async def list_invoices(
     *,
-    query: Query,
+    query: Listing,
     page: Paging,
     status: Status | None = None,
     subscription_id: UUID | None = None,
@@ -67,7 +67,7 @@ async def read_invoice(invoice_id: UUID, query: Query) -> Response:
 @router.post(
     "/{invoice_id}/void",
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, IllegalInvoiceTransition),
+    responses=problems(InvoiceNotFound, IllegalInvoiceTransition, PreconditionFailed),
     dependencies=[for_staff("finance")],
 )
 async def void(invoice_id: UUID, command: Command) -> Response:
@@ -83,7 +83,7 @@ async def void(invoice_id: UUID, command: Command) -> Response:
 @router.post(
     "/{invoice_id}/mark-uncollectible",
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, IllegalInvoiceTransition),
+    responses=problems(InvoiceNotFound, IllegalInvoiceTransition, PreconditionFailed),
     dependencies=[for_staff("finance")],
 )
 async def mark_uncollectible(invoice_id: UUID, command: Command) -> Response:
@@ -99,7 +99,9 @@ async def mark_uncollectible(invoice_id: UUID, command: Command) -> Response:
 @router.post(
     "/{invoice_id}/mark-paid",
     response_model=InvoiceView,
-    responses=problems(InvoiceNotFound, IllegalInvoiceTransition, AmountTooLarge, Invalid),
+    responses=problems(
+        InvoiceNotFound, IllegalInvoiceTransition, AmountTooLarge, Invalid, PreconditionFailed
+    ),
     dependencies=[for_staff("finance")],
 )
 async def mark_paid(invoice_id: UUID, request: MarkPaidRequest, command: Command) -> Response:

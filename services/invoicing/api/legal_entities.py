@@ -18,6 +18,7 @@ from services.invoicing.use_cases.set_legal_entity import (
     change_legal_entity,
     create_legal_entity,
 )
+from shared.errors import PreconditionFailed
 from shared.money import Currency
 from shared.web import Page, RequestModel, Router, for_staff, problems
 from shared.zones import time_zones
@@ -175,7 +176,7 @@ async def add_legal_entity(request: LegalEntityRequest, command: Command) -> Res
 @router.put(
     "/{entity_id}",
     response_model=LegalEntityView,
-    responses=problems(LegalEntityNotFound, BadNumberPattern, VatNumberInvalid),
+    responses=problems(LegalEntityNotFound, BadNumberPattern, VatNumberInvalid, PreconditionFailed),
     dependencies=[for_staff("finance")],
 )
 async def put_legal_entity(

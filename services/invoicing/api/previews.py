@@ -9,7 +9,7 @@ from services.invoicing.api.credit_notes import CreditNoteView
 from services.invoicing.api.edge import Query
 from services.invoicing.api.views import InvoiceView
 from services.invoicing.domain.account import AccountNotFound
-from services.invoicing.use_cases.preview_bill import Previewed, preview_bill
+from services.invoicing.use_cases.preview_bill import Previewed, Told, preview_bill
 from shared.errors import Forbidden, Invalid
 from shared.events import catalog
 from shared.events.subscriptions import Billable
@@ -34,10 +34,10 @@ class EventRequest(BaseModel):
     data: dict[str, Any]
 
     @property
-    def event(self) -> Billable:
+    def event(self) -> Told:
         """The event that it is. Raises `Invalid` for one that bills nothing, or is none."""
         kind = catalog().get(self.type)
-        if kind is None or not issubclass(kind, Billable):
+        if kind is None or not issubclass(kind, Told):
             raise Invalid(f"{self.type} is no event that bills something.", field="events")
         fields = {
             "id": self.id,
@@ -49,7 +49,8 @@ class EventRequest(BaseModel):
             event = kind.model_validate({**self.data, **fields})
         except ValueError as error:
             raise Invalid(f"This is not what {self.type} says: {error}", field="events") from None
-        require_billable(sum(abs(charge.amount) for charge in event.charges), field="events")
+        if isinstance(event, Billable):
+            require_billable(sum(abs(charge.amount) for charge in event.charges), field="events")
         return event
 
 
@@ -83,7 +84,7 @@ async def preview(request: PreviewRequest, query: Query) -> BillPreview:
     """What events of subscriptions would be invoiced as, by the code that would invoice them.
 
     Those before the last have happened by then: their credit is used, and what they leave for
-    the next invoice is taken in.
+    the next invoice is taken in. One of them may say that a change was not paid for, and lapses.
     """
     events = [one.event for one in request.events]
     accounts = {event.account_id for event in events}
@@ -92,4 +93,7 @@ async def preview(request: PreviewRequest, query: Query) -> BillPreview:
     mine = query.scope.account_id
     if mine is not None and accounts != {mine}:
         raise Forbidden("The events are of another account.")
-    return await preview_bill(query.begin, events, BillPreview.of)
+    *before, last = events
+    if not isinstance(last, Billable):
+        raise Invalid("The last of the events bills something.", field="events")
+    return await preview_bill(query.begin, before, last, BillPreview.of)

@@ -14,6 +14,7 @@ from shared.web import (
     command,
     for_role,
     keyed_command,
+    listing,
     page_request,
     reading,
 )
@@ -22,6 +23,7 @@ from shared.web.edge import ANONYMOUS, AccountHeader, caller
 Command = Annotated[Edge[SubscriptionsUnitOfWork], Depends(command)]
 KeyedCommand = Annotated[Edge[SubscriptionsUnitOfWork], Depends(keyed_command)]
 Query = Annotated[Reading[SubscriptionsUnitOfWork], Depends(reading)]
+Listing = Annotated[Reading[SubscriptionsUnitOfWork], Depends(listing)]
 Paging = Annotated[PageRequest, Depends(page_request)]
 
 

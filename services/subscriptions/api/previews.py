@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
 from services.subscriptions.invoicing_client import InvoicingClient, PricedBill, invoicing_of
-from services.subscriptions.use_cases.preview_subscription import Preview
-from shared.events.subscriptions import Billable, Charge, Discount, TakeBack
+from services.subscriptions.use_cases.preview_subscription import Preview, Told
+from shared.events.subscriptions import (
+    Billable,
+    Charge,
+    Discount,
+    SubscriptionChangeLapsed,
+    TakeBack,
+)
 from shared.money import Money
 from shared.web import Reading
 
@@ -161,7 +168,9 @@ async def price_preview(query: Reading[Any], preview: Preview, account_id: UUID)
     headers = headers_for(query, account_id)
     now, priced_now = preview.now, NOT_PRICED
     if isinstance(now, Billable) and bills(now) and is_billed_at_once(preview):
-        priced_now = await client.preview([now], headers)
+        so_far = takewhile(lambda event: event is not now, preview.before)
+        lapsed = [event for event in so_far if isinstance(event, SubscriptionChangeLapsed)]
+        priced_now = await client.preview([*lapsed, now], headers)
     return Priced(priced_now, await price_next(client, preview, headers))
 
 
@@ -191,8 +200,9 @@ def headers_for(query: Reading[Any], account_id: UUID) -> dict[str, str]:
     }
 
 
-def bills(event: Billable) -> bool:
-    return bool(event.charges or event.take_backs)
+def bills(event: Told) -> bool:
+    """Whether invoicing makes something of it."""
+    return isinstance(event, SubscriptionChangeLapsed) or bool(event.charges or event.take_backs)
 
 
 def invoice_view(priced: PricedBill) -> PricedInvoice | None:

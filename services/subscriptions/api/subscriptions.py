@@ -9,7 +9,7 @@ from fastapi import Response
 from pydantic import AwareDatetime, Field
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Paging, Query
+from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Listing, Paging, Query
 from services.subscriptions.api.previews import PreviewView, price_preview
 from services.subscriptions.api.views import SubscriptionView, TimelineEntryView
 from services.subscriptions.domain.account import (
@@ -252,7 +252,7 @@ async def start(body: StartRequest, command: KeyedCommand) -> Response:
 @router.get("")
 async def list_subscriptions(
     *,
-    query: Query,
+    query: Listing,
     page: Paging,
     status: Status | None = None,
     price_id: UUID | None = None,

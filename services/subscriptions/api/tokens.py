@@ -8,7 +8,7 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Paging, Query
+from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Listing, Paging, Query
 from services.subscriptions.domain.account import (
     AccountIsClosed,
     AccountNotFound,
@@ -117,7 +117,7 @@ async def read_balance(query: Query) -> BalanceView:
 
 
 @router.get("/entries", responses=problems(BadRequest))
-async def list_entries(query: Query, page: Paging) -> Page[EntryView]:
+async def list_entries(query: Listing, page: Paging) -> Page[EntryView]:
     """The ledger behind the balance, newest first."""
     async with query.begin() as uow:
         found = await queries.token_entries(uow, page, query.account_id)
@@ -157,7 +157,7 @@ async def purchase(body: PurchaseRequest, command: KeyedCommand) -> Response:
 
 
 @router.get("/purchases")
-async def list_purchases(query: Query, page: Paging) -> Page[PurchaseView]:
+async def list_purchases(query: Listing, page: Paging) -> Page[PurchaseView]:
     """What the account bought, newest first."""
     async with query.begin() as uow:
         found = await queries.token_orders(uow, page)

@@ -11,7 +11,7 @@ from fastapi import Query as Param
 from fastapi import Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from services.subscriptions.api.edge import Command, Query
+from services.subscriptions.api.edge import Command, Listing
 from services.subscriptions.domain.catalog import MeterNotFound
 from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import plain
@@ -213,7 +213,7 @@ async def void(event_id: Text, command: Command) -> Response:
 
 @router.get("/usage-events", responses=problems(MeterNotFound, Invalid, BadRequest))
 async def list_events(
-    query: Query,
+    query: Listing,
     *,
     limit: Annotated[int, Param(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Param(max_length=1000)] = None,
@@ -291,7 +291,7 @@ class UsageSumsView(BaseModel):
     "/usage", responses=problems(MeterNotFound, UsageRangeInvalid, UsageRangeTooWide, BadRequest)
 )
 async def read_usage(
-    query: Query,
+    query: Listing,
     *,
     by: Step = Step.NONE,
     meter: MeterCode | None = None,
