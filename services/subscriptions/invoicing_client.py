@@ -20,7 +20,7 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
 )
-from shared.events.subscriptions import Billable
+from shared.events.subscriptions import Billable, SubscriptionChangeLapsed
 from shared.messaging import envelope
 from shared.observability import logger
 
@@ -77,7 +77,9 @@ class InvoicingClient:
         """Whether this installation has said where invoicing is."""
         return self._base_url is not None
 
-    async def preview(self, events: Sequence[Billable], headers: Mapping[str, str]) -> PricedBill:
+    async def preview(
+        self, events: Sequence[Billable | SubscriptionChangeLapsed], headers: Mapping[str, str]
+    ) -> PricedBill:
         """What the last of `events` would be billed as, after the others came; nothing is written.
 
         Raises `InvoicingAway`, or what invoicing refuses.

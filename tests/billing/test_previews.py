@@ -240,6 +240,27 @@ async def test_a_change_that_waits_for_its_payment(begin: Begin, shop: Shop) -> 
     assert (await life.comes_next(path))["subtotal"]["amount"] == 9000
 
 
+async def test_credit_that_a_lapsed_change_gives_back(begin: Begin, shop: Shop) -> None:
+    """It paid a part of an invoice that is void by the time of the next one."""
+    life = await begin()
+    path = await life.subscribe(await shop.price(unit_amount=1000))
+    dearer, dearest = await shop.price(unit_amount=9000), await shop.price(unit_amount=9900)
+    await life.half_way(path)
+    await life.invoicing.post(
+        "/v1/account-credit", amount={"amount": 700, "currency": "EUR"}, note="Sorry"
+    )
+    await life.pay_with("tok_insufficient_funds")
+    waits = {"payment_behavior": "pending_if_unpaid"}
+    await life.does(path, "change", price_id=dearer["id"], **waits)
+    await life.does(path, "change", price_id=dearest["id"], **waits)
+    life.foretold.pop(path)  # it was taken for paid
+
+    renewed = await life.comes_next(path)
+
+    assert renewed["subtotal"]["amount"] == 1000
+    assert renewed["credit_applied"]["amount"] == 700
+
+
 async def test_addons_and_one_offs(begin: Begin, shop: Shop, staff: Client) -> None:
     life = await begin()
     path = await life.subscribe(await shop.price(unit_amount=1000))

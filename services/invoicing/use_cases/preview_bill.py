@@ -13,10 +13,13 @@ from services.invoicing.repository.locked import DRY
 from services.invoicing.use_cases.bill_subscription import bill_subscription
 from services.invoicing.use_cases.draft_invoice import finalize_draft
 from services.invoicing.use_cases.take_back import give_when_paid
-from shared.events.subscriptions import Billable
+from services.invoicing.use_cases.take_back_start import take_back_change
+from shared.events.subscriptions import Billable, SubscriptionChangeLapsed
 from shared.money import Money
 
 T = TypeVar("T")
+#: What may happen before: something is billed, or what waited to be paid is not owed any more.
+Told = Billable | SubscriptionChangeLapsed
 Begin = Callable[[], AbstractAsyncContextManager[InvoicingUnitOfWork]]
 
 
@@ -38,16 +41,16 @@ class _Computed(Exception, Generic[T]):
 
 
 async def preview_bill(
-    begin: Begin, events: Sequence[Billable], told: Callable[[Previewed], T]
+    begin: Begin, before: Sequence[Told], last: Billable, told: Callable[[Previewed], T]
 ) -> T:
-    """What the last of `events` would come to, after the others of the same account, as `told`.
+    """What an event would come to, after those `before` it of the same account, as `told`.
 
     What those before it are billed is taken for paid by then.
     """
     try:
         async with begin() as uow:
             uow.session.info[DRY] = True
-            await _end(told(await _compute(uow, events)))
+            await _end(told(await _compute(uow, before, last)))
     except _Computed as computed:
         answer: T = computed.answer
         return answer
@@ -58,11 +61,13 @@ async def _end(answer: T) -> None:
     raise _Computed(answer)
 
 
-async def _compute(uow: InvoicingUnitOfWork, events: Sequence[Billable]) -> Previewed:
-    *before, last = events
+async def _compute(uow: InvoicingUnitOfWork, before: Sequence[Told], last: Billable) -> Previewed:
     if await uow.accounts.find(last.account_id) is None:
         raise AccountNotFound("There is no such account, or it has only just been made.")
     for event in before:
+        if isinstance(event, SubscriptionChangeLapsed):
+            await take_back_change(uow, event)
+            continue
         billed = await bill_subscription(uow, event)
         await uow.settle_invoices(event.account_id)
         if billed is not None and billed.status is Status.OPEN:

@@ -25,6 +25,7 @@ from services.subscriptions.use_cases.pause_subscription import (
 from shared.events.subscriptions import (
     Billable,
     SubscriptionChanged,
+    SubscriptionChangeLapsed,
     SubscriptionChangePending,
     SubscriptionChangeWithdrawn,
     SubscriptionEvent,
@@ -37,6 +38,8 @@ from shared.events.subscriptions import (
 BY_TIME_ALONE = (SubscriptionRenewed, SubscriptionTrialEnded)
 #: What is invoiced by itself and leaves alone what waits for the next invoice.
 LEAVES_WAITING = (SubscriptionChanged, SubscriptionChangePending, SubscriptionUsageBilled)
+#: What invoicing has to know of for what comes after it.
+Told = Billable | SubscriptionChangeLapsed
 #: Of one invoice for a whole account, as many subscriptions are foreseen.
 MOST_TOGETHER = 100
 
@@ -45,12 +48,13 @@ MOST_TOGETHER = 100
 class Preview:
     """What would happen now, and on the next invoice.
 
-    `before` is all that is billed before that; `waiting` is what earlier changes left for it;
-    `together` is what the account's other subscriptions renew on the same day, for one invoice.
+    `before` is all that is billed before that, or lapses and gives its credit back; `waiting` is
+    what earlier changes left for it; `together` is what the account's other subscriptions renew on
+    the same day, for one invoice.
     """
 
     now: SubscriptionEvent | None = None
-    before: Sequence[Billable] = ()
+    before: Sequence[Told] = ()
     next: Billable | None = None
     next_at: datetime | None = None
     together: Sequence[Billable] = ()
@@ -77,14 +81,14 @@ async def preview_subscription(
     event = acts[-1] if acts else None
     if isinstance(event, SubscriptionChangePending):
         events += await apply_pending_change(uow, foreseen, event.change_id, now=now)
-    before = tuple(one for one in events if isinstance(one, Billable))
+    before = [one for one in events if isinstance(one, Told)]
     return await _next_invoice(uow, foreseen, event, before)
 
 
 async def preview_next(uow: SubscriptionsUnitOfWork, subscription: Subscription) -> Preview:
     """What time alone would bill next, with the usage so far."""
     (foreseen,) = await _foresee(uow, [subscription])
-    return await _next_invoice(uow, foreseen, None, ())
+    return await _next_invoice(uow, foreseen, None, [])
 
 
 async def _decide(
@@ -119,11 +123,11 @@ async def _next_invoice(
     uow: SubscriptionsUnitOfWork,
     foreseen: Subscription,
     event: SubscriptionEvent | None,
-    before: Sequence[Billable],
+    before: list[Told],
 ) -> Preview:
-    """What time alone would bill next, after `event`."""
+    """What time alone would bill next, after `event`; what lapses until then is before it."""
     zone = (await uow.accounts.zones([foreseen.account_id])).get(foreseen.account_id)
-    async with aclosing(_bills(uow, foreseen, time_zone=zone)) as bills:
+    async with aclosing(_bills(uow, foreseen, time_zone=zone, lapsed=before)) as bills:
         async for at, bill in bills:
             together = await _billed_together(uow, foreseen, bill, time_zone=zone)
             waiting = await _waiting_for(uow, foreseen, bill, before)
@@ -135,7 +139,7 @@ async def _waiting_for(
     uow: SubscriptionsUnitOfWork,
     foreseen: Subscription,
     bill: Billable,
-    before: Sequence[Billable],
+    before: Sequence[Told],
 ) -> Sequence[SubscriptionChanged]:
     """What changes left for the next invoice, where this bill is one that takes it in."""
     if isinstance(bill, LEAVES_WAITING):
@@ -146,9 +150,16 @@ async def _waiting_for(
 
 
 async def _bills(
-    uow: SubscriptionsUnitOfWork, foreseen: Subscription, *, time_zone: str | None
+    uow: SubscriptionsUnitOfWork,
+    foreseen: Subscription,
+    *,
+    time_zone: str | None,
+    lapsed: list[Told],
 ) -> AsyncGenerator[tuple[datetime, Billable]]:
-    """What time alone would bill, and when. A period that begins counts, whatever it costs."""
+    """What time alone would bill, and when. A period that begins counts, whatever it costs.
+
+    Changes that are not paid for by then are noted in `lapsed`.
+    """
     for _ in range(MOST_ACTS):
         upcoming = foreseen.next_act()
         if upcoming is None:
@@ -156,6 +167,7 @@ async def _bills(
         at, act = upcoming
         events, usage = await do_act(uow, foreseen, act, at=at, now=at, time_zone=time_zone)
         await mark_billed(uow, foreseen, usage)
+        lapsed += [one for one in events if isinstance(one, SubscriptionChangeLapsed)]
         for event in events:
             if isinstance(event, Billable) and (
                 event.charges or event.take_backs or act is Act.RENEW
@@ -181,7 +193,7 @@ async def _billed_together(
     )
     together = []
     for other in await _foresee(uow, others):
-        async with aclosing(_bills(uow, other, time_zone=time_zone)) as bills:
+        async with aclosing(_bills(uow, other, time_zone=time_zone, lapsed=[])) as bills:
             async for at, theirs in bills:
                 if at >= end_of_day:
                     break
