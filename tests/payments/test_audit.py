@@ -10,6 +10,7 @@ from sqlalchemy import text
 from services.payments import schedule
 from services.payments.commands import audit as audit_command
 from services.payments.domain.audit import Audit
+from services.payments.domain.payments import PaymentStatus
 from services.payments.providers import use
 from services.payments.providers.base import Movement
 from services.payments.providers.sandbox import SandboxProvider, SandboxProviderSettings
@@ -18,6 +19,7 @@ from services.payments.use_cases.measure_books import CLEARING_AGE, STUCK, measu
 from shared.clock import utc_now
 from shared.ids import new_id
 from tests.payments.factories import an_invoice_voided
+from tests.payments.test_reductions import paid_after_reductions, reduced
 from tests.payments.world import World
 
 
@@ -78,6 +80,29 @@ async def test_a_healthy_system_shows_no_difference(
     assert not {"clearing", "disputed"} & {name for name, value in balances.items() if value}
     assert await audit_command(alone.runtime, []) == 0
     assert "0 differences" in capsys.readouterr().out
+
+
+async def test_payments_that_were_canceled_after_their_invoice_was_reduced_are_no_difference(
+    alone: World,
+) -> None:
+    """Voided, paid by other means, or nothing left to pay: after less was owed, and asked for."""
+    await alone.attach("tok_insufficient_funds", make_default=True)
+    voided, by_hand, gone = [await alone.finalize(amount=10_000) for _ in range(3)]
+    await alone.collect()
+    for invoice in (voided, by_hand, gone):
+        await alone.take(reduced(invoice, 6_000, left=4_000))
+    await alone.take(an_invoice_voided(voided))
+    await alone.take(paid_after_reductions(by_hand, 6_000, of=4_000))
+    await alone.take(paid_after_reductions(gone, 10_000))
+    for invoice in (voided, by_hand, gone):
+        assert (await alone.payment(invoice)).status is PaymentStatus.CANCELED
+
+    found = await audited(alone)
+
+    assert found.differences == []
+    assert found.checked["invoices"] == 3
+    books = {name: value for name, value in (await alone.all_balances()).items() if value}
+    assert books == {"offline": 4_000, "billed": -4_000}
 
 
 async def plant_one_of_each(world: World) -> set[tuple[str, str, str]]:
