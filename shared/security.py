@@ -48,6 +48,7 @@ class KeyScope(StrEnum):
     CATALOG_READ = "catalog:read"
     CATALOG_WRITE = "catalog:write"
     CREDIT_WRITE = "credit:write"
+    CUSTOMER_SESSIONS_WRITE = "customer-sessions:write"
     INVOICES_READ = "invoices:read"
     INVOICES_WRITE = "invoices:write"
     LEDGER_READ = "ledger:read"
@@ -71,6 +72,7 @@ OPERATOR_SCOPES = frozenset(
         KeyScope.CATALOG_READ,
         KeyScope.CATALOG_WRITE,
         KeyScope.CREDIT_WRITE,
+        KeyScope.CUSTOMER_SESSIONS_WRITE,
         KeyScope.LEDGER_READ,
         KeyScope.REFUNDS_WRITE,
         KeyScope.SETTINGS_READ,
@@ -112,6 +114,8 @@ class Caller:
     authenticated_at: datetime | None = None
     #: A key of the operator: it stands where staff do, as far as its scopes go.
     operator_key: bool = False
+    #: Of a customer session: the key of the operator that opened it.
+    opened_by: UUID | None = None
     #: From which networks (CIDR) a key may be used; from everywhere when there are none.
     networks: tuple[str, ...] = ()
 
@@ -123,7 +127,8 @@ class Caller:
     @property
     def actor(self) -> str:
         """Who acts, for the audit log."""
-        return f"{'user' if self.scopes is None else 'key'}:{self.subject}"
+        kind = "customer" if self.opened_by else "user" if self.scopes is None else "key"
+        return f"{kind}:{self.subject}"
 
     def require_staff(self, *roles: str) -> None:
         """Only staff, of one of these roles when any is named; `admin` may do all.
@@ -305,6 +310,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
         staff=claims.get("staff"),
         scopes=frozenset(str(scopes).split()) if scopes is not None else None,
         operator_key=claims.get("operator") is True,
+        opened_by=UUID(claims["opened_by"]) if "opened_by" in claims else None,
         networks=tuple(claims.get("networks") or ()),
         session_id=UUID(claims["sid"]) if "sid" in claims else None,
         authenticated_at=(

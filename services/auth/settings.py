@@ -24,6 +24,11 @@ class AuthSettings(Settings):
     staff_password: SecretStr | None = Field(None, description="Their password.")
     default_country: str = Field("DE", description="Of accounts that name none (ISO 3166).")
     default_time_zone: str = Field("UTC", description="Of accounts that name none (IANA).")
+    portal_url: str | None = Field(
+        None,
+        description="Where customers' own pages are: the link of a customer session leads there, "
+        "with its token behind `#token=`.",
+    )
     password_workers: int = Field(
         2, ge=1, le=64, description="Passwords hashed side by side; 19 MiB and one core each."
     )

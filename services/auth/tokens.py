@@ -63,6 +63,11 @@ class KeyRing:
         self._keys = []
 
 
+def end_of(bearer: Bearer, *, at: datetime) -> datetime:
+    """Until when a token that is issued now is good."""
+    return bearer.ends_at or at + ACCESS_LIFE
+
+
 class Issuer:
     """Signs access tokens."""
 
@@ -83,10 +88,12 @@ class Issuer:
             "staff": bearer.staff,
             "jti": str(new_id()),
             "iat": issued,
-            "exp": issued + int(ACCESS_LIFE.total_seconds()),
+            "exp": int(end_of(bearer, at=at).timestamp()),
         }
         if bearer.scopes is not None:
             claims["scope"] = " ".join(bearer.scopes)
+        if bearer.opened_by is not None:
+            claims["opened_by"] = str(bearer.opened_by)
         if bearer.is_operator:
             claims["operator"] = True
         if bearer.networks:

@@ -4,6 +4,7 @@ from services.auth.api import (
     accounts,
     admin,
     api_keys,
+    customer_sessions,
     invitations,
     keys,
     me,
@@ -26,6 +27,7 @@ routers = [
     projects.router,
     admin.router,
     operator_keys.router,
+    customer_sessions.router,
     keys.router,
     ops.router,
 ]

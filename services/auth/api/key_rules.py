@@ -37,6 +37,7 @@ KEY_RULES: KeyRules = {
     "GET /v1/accounts/{account_id}/api-keys": READ,
     "POST /v1/accounts/{account_id}/api-keys": no_keys("only people make keys"),
     "DELETE /v1/accounts/{account_id}/api-keys/{key_id}": WRITE,
+    "POST /v1/customer-sessions": keys_with(KeyScope.CUSTOMER_SESSIONS_WRITE),
     "GET /v1/projects": keys_with(KeyScope.PROJECTS_READ),
     "POST /v1/projects": keys_with(KeyScope.PROJECTS_WRITE),
     "GET /v1/projects/{project_id}": keys_with(KeyScope.PROJECTS_READ),

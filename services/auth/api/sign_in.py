@@ -25,6 +25,7 @@ from services.auth.domain.users import (
 from services.auth.passwords import PasswordBusy, check_strength
 from services.auth.resources import Resources
 from services.auth.throttle import TooManyTries
+from services.auth.tokens import end_of
 from services.auth.use_cases.exchange_api_key import exchange_api_key
 from services.auth.use_cases.grants import Grant
 from services.auth.use_cases.log_in import log_in
@@ -237,11 +238,12 @@ async def token(edge: PublicCommand, auth: Auth, response: Response) -> AccessVi
         raise ApiKeyRefused
     async with edge.runtime.begin() as uow:
         bearer = await exchange_api_key(uow, secret=secret, now=edge.now)
-    access_token = await auth.issuer.access_token(bearer, at=utc_now())
+    now = utc_now()
+    access_token = await auth.issuer.access_token(bearer, at=now)
     response.headers["cache-control"] = "no-store"
     response.headers["x-access-token"] = access_token
     return AccessView(
         access_token=access_token,
-        expires_in=int(ACCESS_LIFE.total_seconds()),
+        expires_in=int((end_of(bearer, at=now) - now).total_seconds()),
         scope=" ".join(bearer.scopes or ()),
     )

@@ -9,7 +9,7 @@ from services.auth.domain.roles import Role, StaffRole
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bearer:
-    """A person in one account, one of the staff, or an API key."""
+    """A person in one account, one of the staff, a key, or a customer whom a key let in."""
 
     subject: str
     account_id: UUID | None
@@ -21,6 +21,10 @@ class Bearer:
     is_operator: bool = False
     #: From which networks a key may be used; from everywhere when there are none.
     networks: tuple[str, ...] = ()
+    #: Of a customer session: the key of the operator that opened it.
+    opened_by: UUID | None = None
+    #: When the token ends, where that is not a quarter of an hour from now.
+    ends_at: datetime | None = None
     session_id: UUID | None = None
     #: When the person gave their password.
     authenticated_at: datetime | None = None

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-#: Access tokens live this long.
+#: Access tokens live this long …
 ACCESS_LIFE = timedelta(minutes=15)
+#: … and those of customer sessions at most this long.
+LONGEST_LIFE = timedelta(hours=1)
 #: Verifiers keep keys for five minutes: a key is published twice as long before it signs.
 PUBLISHED_BEFORE = timedelta(minutes=10)
 #: After its last signature a key is published until no token of it is alive, and some more.
-PUBLISHED_AFTER = ACCESS_LIFE + timedelta(minutes=5)
+PUBLISHED_AFTER = LONGEST_LIFE + timedelta(minutes=5)
 #: A key signs this long, then the schedule brings the next.
 ROTATE_AFTER = timedelta(days=90)
 

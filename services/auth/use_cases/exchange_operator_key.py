@@ -4,6 +4,7 @@ from datetime import datetime
 
 from services.auth.domain.api_keys import ApiKeyRefused
 from services.auth.domain.bearer import Bearer
+from services.auth.domain.keys import ACCESS_LIFE
 from services.auth.repository import AuthUnitOfWork
 from shared.secret_keys import is_well_formed
 from shared.security import KeyMistyped
@@ -23,10 +24,13 @@ async def exchange_operator_key(uow: AuthUnitOfWork, *, secret: str, now: dateti
     if not key.is_alive(at=now):
         raise ApiKeyRefused
     used.use(at=now)
+    ends = [end for end in (key.expires_at, used.ends_at) if end is not None]
     return Bearer(
         subject=str(key.id),
         account_id=None,
         scopes=tuple(key.scopes),
         is_operator=True,
         networks=tuple(key.networks),
+        # No token outlives what it was traded for.
+        ends_at=min([now + ACCESS_LIFE, *ends]),
     )
