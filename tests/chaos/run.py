@@ -141,6 +141,7 @@ def _look(
         found.append(f"at rest only after {report['drain_s']} s")
     found += asyncio.run(checker.violations(history))
     found += [*topology.surprises, *leaks(topology.logs), *bloated(report["mib"])]
+    found += topology.audit()
     if not has_defect:  # with one, nobody waits long enough for this to say much
         found += history.unanswered
     report["stories"] = asyncio.run(checker.stories(found, history))
