@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
-import orjson
 from fastapi import Request
 from pydantic import (
     AwareDatetime,
@@ -98,22 +97,25 @@ class Incoming(Request):
 def _read(body: bytes) -> tuple[dict[str, Any] | None, Any]:
     """What is wrong with the body, and what it says; itself, which no model takes, if unread."""
     try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        # It refuses halves of surrogate pairs as well; the lenient reader tells where they are.
-        try:
-            lenient = json.loads(body)
-        except (ValueError, RecursionError):
-            lenient = None
-        where = next(_unstorable(lenient, ()), None)
-        if where is not None:
-            return _fault(where, UNSTORABLE), body
+        said = json.loads(body.decode(), parse_constant=_no_number)
+    except json.JSONDecodeError as error:
         return _fault((error.pos,), f"This is not JSON: {error.msg}."), body
-    if b"\\u0000" in body:
+    except UnicodeDecodeError as error:
+        return _fault((error.start,), "This is not UTF-8, as JSON has to be."), body
+    except ValueError as error:
+        return _fault((), f"This is not JSON that we read: {error}."), body
+    except RecursionError:
+        return _fault((), "This is nested too deeply."), body
+    # UTF-8 has no halves of pairs, and JSON no bare NUL: what is left has to be escaped.
+    if b"\\u" in body:
         where = next(_unstorable(said, ()), None)
         if where is not None:
             return _fault(where, UNSTORABLE), body
     return None, said
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 def _fault(where: tuple[int | str, ...], message: str) -> dict[str, Any]:

@@ -213,10 +213,12 @@ async def test_what_is_created_with_an_unknown_parameter_is_not_created(
         (rb'{"name": "\u0000"}', "name"),
         (rb'{"labels": {"a": "\u0000"}}', "labels.a"),
         (rb'{"labels": {"\ud800": "a"}}', "labels"),
-        (b'{"name": "\xff"}', "0"),
+        (b'{"name": "\xff"}', "10"),
+        ('{"name": "ö"}'.encode("utf-16"), "0"),
         (b"{", "1"),
-        (b'{"width": NaN}', "10"),
-        (b"[" * 5000, "1024"),
+        (b'{"width": NaN}', "body"),
+        (b"[" * 50_000, "body"),
+        (b'{"width": ' + b"9" * 5000 + b"}", "body"),
     ],
 )
 async def test_a_body_that_cannot_be_kept_is_refused(
@@ -228,8 +230,7 @@ async def test_a_body_that_cannot_be_kept_is_refused(
         headers=issuer.of_staff() | {"Content-Type": "application/json"},
     )
 
-    fields = fields_of(answer)
-    assert fields == {named} or (named.isdigit() and all(one.isdigit() for one in fields))
+    assert fields_of(answer) == {named}
 
 
 async def test_text_of_all_planes_is_taken(doors: Running, issuer: TokenIssuer) -> None:
@@ -249,7 +250,6 @@ async def test_text_of_all_planes_is_taken(doors: Running, issuer: TokenIssuer) 
         {"width": True},
         {"width": "2"},
         {"width": 2.0},
-        {"width": 10**30},
         {"open": 1},
         {"open": "true"},
         {"price": True},
