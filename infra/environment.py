@@ -106,6 +106,8 @@ _PER_SERVICE_DEFAULTS = {
     "auth": {
         "PERENNIAL_STAFF_EMAIL": STAFF_EMAIL,
         "PERENNIAL_STAFF_PASSWORD": STAFF_PASSWORD,
+        # On one machine everybody comes from one address.
+        "PERENNIAL_MAILS_FROM_ONE_NETWORK": "0",
     }
 }
 

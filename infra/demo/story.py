@@ -73,7 +73,7 @@ class Story:
             token = re.search(r"token[=: ]+([\w.-]{20,})", mail)
             if token is None:
                 raise StoryFailed(f"no token in the mail to {email}")
-            anybody.post("/v1/auth/verify-email", token=token[1])
+            anybody.post("/v1/auth/verify-email", token=token[1], password=PASSWORD)
             tokens = anybody.post("/v1/auth/login", email=email, password=PASSWORD)
             staff = anybody.post(
                 "/v1/auth/login", email=self.staff_email, password=self.staff_password

@@ -36,7 +36,11 @@ async def staff(runtime: AuthRuntime, arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     password = _password(runtime)
     is_new = await _make_staff(runtime, given.email, password, given.role)
-    done = "is a new staff user" if is_new else "was registered already, and is staff now"
+    done = (
+        "is a new staff user"
+        if is_new
+        else "was registered already, keeps their password, and is staff now"
+    )
     sys.stdout.write(f"{given.email} {done} ({given.role}).\n")
     return 0
 

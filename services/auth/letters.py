@@ -6,12 +6,26 @@ from urllib.parse import quote
 
 from services.auth.domain.mail import Template
 
+_SIGN_UP = (
+    "Confirm your address",
+    (
+        "Somebody, probably you, signed up with this address.\n\n"
+        "Confirm it within two days, with the password that you signed up with:\n\n{link}\n\n"
+        "Token: {token}\n\n"
+        "If it was not you, do nothing: without this nobody can use the address. Or choose a "
+        "password of your own there: then what somebody else entered is gone."
+    ),
+)
+
 _TEXTS: dict[Template, tuple[str, str]] = {
-    Template.VERIFY_EMAIL: (
-        "Confirm your address",
+    Template.VERIFY_EMAIL: _SIGN_UP,
+    Template.SIGN_UP: _SIGN_UP,
+    Template.ACCOUNT_EXISTS: (
+        "You have an account already",
         (
-            "Welcome to Perennial.\n\nConfirm this address within two days:\n\n{link}\n\n"
-            "Token: {token}\n\nIf you did not sign up, do nothing: without this nobody can use it."
+            "Somebody, probably you, signed up with this address, which has an account.\n\n"
+            "Nothing has changed: log in as before. If you do not know the password any more, "
+            "choose a new one with “forgot password”.\n\nIf it was not you, do nothing."
         ),
     ),
     Template.RESET_PASSWORD: (
@@ -53,7 +67,7 @@ _TEXTS: dict[Template, tuple[str, str]] = {
         "You are invited to an account on Perennial",
         (
             "You are invited to join {account} as {role}.\n\nAccept within seven days:\n\n{link}"
-            "\n\nToken: {token}"
+            "\n\nToken: {token}\n\nIf you do not know who invites you, do nothing."
         ),
     ),
     Template.INVOICE_PAID: (
@@ -110,6 +124,7 @@ _TEXTS: dict[Template, tuple[str, str]] = {
 #: Where a mail's link leads, below the public URL.
 _PATHS: dict[Template, str] = {
     Template.VERIFY_EMAIL: "verify-email?token={token}",
+    Template.SIGN_UP: "verify-email?token={token}",
     Template.RESET_PASSWORD: "reset-password?token={token}",
     Template.CHANGE_EMAIL: "confirm-email?token={token}",
     Template.INVITATION: "accept-invitation?token={token}",

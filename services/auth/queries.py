@@ -10,7 +10,7 @@ from sqlalchemy import Row, or_, select
 from services.auth import tables
 from services.auth.domain.accounts import Account, AccountNotFound, Invitation, Membership
 from services.auth.domain.api_keys import ApiKey
-from services.auth.domain.mail import Mail
+from services.auth.domain.mail import Mail, SettledInvoice
 from services.auth.domain.mfa import Totp
 from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound, OperatorSecret
 from services.auth.domain.projects import Project, ProjectNotFound
@@ -175,6 +175,12 @@ async def audit_log(
         statement = statement.where(log.c.actor == actor)
     rows: Sequence[Row[Any]] = (await uow.session.execute(page.narrow(statement, log.c.id))).all()
     return rows
+
+
+async def has_paid(uow: UnitOfWork, account_id: UUID) -> bool:
+    """Whether an account ever paid an invoice over more than nothing."""
+    statement = select(SettledInvoice).where(tables.settled_invoices.c.account_id == account_id)
+    return (await uow.session.scalars(statement.limit(1))).one_or_none() is not None
 
 
 async def everything_about(uow: UnitOfWork, user_id: UUID) -> dict[str, Sequence[Any]]:

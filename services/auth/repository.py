@@ -1,10 +1,12 @@
 """Loading for a change: locked, in the caller's scope. And the unit of work that holds it all."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.auth import tables
@@ -24,8 +26,10 @@ from services.auth.domain.mail import Mail, MailStatus
 from services.auth.domain.mfa import Totp
 from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound, OperatorSecret
 from services.auth.domain.projects import Project, ProjectNotFound
+from services.auth.domain.registrations import COMPARED, Registration
 from services.auth.domain.roles import Role
 from services.auth.domain.sessions import (
+    KnownDevice,
     MailedToken,
     Purpose,
     RefreshToken,
@@ -80,6 +84,24 @@ class Users:
         )
         return (await self._session.scalars(statement)).one_or_none()
 
+    async def lock_address(self, key: str) -> None:
+        """Of two that prove one address at once, the second one sees what the first one did."""
+        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], signed=True)
+        await self._session.execute(select(func.pg_advisory_xact_lock(number)))
+
+    async def unconfirmed(self, email: str) -> tuple[UUID, str | None] | None:
+        """Who signed up with the address while an earlier release ran, and their hash. No lock."""
+        statement = (
+            select(tables.users.c.id, tables.users.c.password_hash)
+            .join(tables.personal_details)
+            .where(
+                tables.personal_details.c.address_key == address_key(email),
+                tables.users.c.status == UserStatus.PENDING,
+            )
+        )
+        row = (await self._session.execute(statement)).one_or_none()
+        return None if row is None else (row.id, row.password_hash)
+
     async def password_of(self, email: str) -> tuple[UUID, str | None] | None:
         """Whose address it is and their hash. No lock: hashing takes its time."""
         statement = (
@@ -90,11 +112,37 @@ class Users:
         row = (await self._session.execute(statement)).one_or_none()
         return None if row is None else (row.id, row.password_hash)
 
-    async def is_taken(self, email: str) -> bool:
-        statement = select(tables.personal_details.c.user_id).where(
-            tables.personal_details.c.address_key == address_key(email)
+
+class Registrations:
+    """Sign-ups that wait for their address to be proven. Never locked: they do not change."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, registration: Registration) -> None:
+        self._session.add(registration)
+
+    async def with_address(self, email: str, *, at: datetime) -> Sequence[Registration]:
+        """The newest that are still good, newest first: those that a password is compared with."""
+        statement = (
+            select(Registration)
+            .where(
+                tables.registrations.c.address_key == address_key(email),
+                tables.registrations.c.expires_at > at,
+            )
+            .order_by(tables.registrations.c.id.desc())
+            .limit(COMPARED)
         )
-        return (await self._session.scalar(statement)) is not None
+        return (await self._session.scalars(statement)).all()
+
+    async def find(self, registration_id: UUID) -> Registration | None:
+        return await self._session.get(Registration, registration_id)
+
+    async def drop(self, key: str) -> None:
+        """Forget what anybody signed up with this address."""
+        await self._session.execute(
+            delete(Registration).where(tables.registrations.c.address_key == key)
+        )
 
 
 class Accounts:
@@ -295,6 +343,23 @@ class MailedTokens:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
+    def add(self, token: MailedToken) -> None:
+        self._session.add(token)
+
+    async def drop_of_user(self, user_id: UUID) -> None:
+        await self._session.execute(
+            delete(MailedToken).where(tables.mailed_tokens.c.user_id == user_id)
+        )
+
+    async def drop_of_address(self, key: str) -> None:
+        """Void what would make an address somebody's that was nobody's when it was mailed."""
+        await self._session.execute(
+            delete(MailedToken).where(
+                tables.mailed_tokens.c.user_id.is_(None),
+                tables.mailed_tokens.c.address_key == key,
+            )
+        )
+
     async def replace(self, token: MailedToken) -> None:
         """Add it and void the user's older ones for the same purpose."""
         await self._session.execute(
@@ -306,11 +371,46 @@ class MailedTokens:
         )
         self._session.add(token)
 
+    async def peek(self, secret: str, purpose: Purpose) -> MailedToken | None:
+        """Without a lock."""
+        found = await self._session.get(MailedToken, fingerprint(secret))
+        return found if found is not None and found.purpose is purpose else None
+
     async def get(self, secret: str, purpose: Purpose) -> MailedToken:
-        found = await self._session.get(MailedToken, fingerprint(secret), with_for_update=True)
+        found = await self._session.get(
+            MailedToken, fingerprint(secret), with_for_update=True, populate_existing=True
+        )
         if found is None or found.purpose is not purpose:
             raise TokenRefused
         return found
+
+
+class KnownDevices:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def is_known(self, user_id: UUID, device_hash: bytes) -> bool:
+        statement = select(tables.known_devices.c.user_id).where(
+            tables.known_devices.c.user_id == user_id,
+            tables.known_devices.c.device_hash == device_hash,
+        )
+        return (await self._session.scalar(statement)) is not None
+
+    async def note(self, user_id: UUID, device_hash: bytes, *, at: datetime) -> None:
+        """Know this device from now on."""
+        statement = upsert(KnownDevice).values(
+            user_id=user_id, device_hash=device_hash, created_at=at, last_used_at=at
+        )
+        await self._session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["user_id", "device_hash"], set_={"last_used_at": at}
+            )
+        )
+
+    async def forget_all(self, user_id: UUID) -> None:
+        await self._session.execute(
+            delete(KnownDevice).where(tables.known_devices.c.user_id == user_id)
+        )
 
 
 class Totps:
@@ -448,6 +548,8 @@ class AuthUnitOfWork(UnitOfWork):
     def __init__(self, session: AsyncSession, scope: Scope, platform: Platform) -> None:
         super().__init__(session, scope, platform)
         self.users = Users(session)
+        self.registrations = Registrations(session)
+        self.known_devices = KnownDevices(session)
         self.accounts = Accounts(session)
         self.memberships = Memberships(session)
         self.invitations = Invitations(session)

@@ -16,7 +16,9 @@ from shared.db import Database
 from shared.runtime import Runtime
 
 if TYPE_CHECKING:
+    from services.auth.counters import Counters
     from services.auth.mail import Mailer
+    from services.auth.mail_limits import MailLimits
     from services.auth.passwords import Passwords
     from services.auth.throttle import Throttle
     from services.auth.tokens import Issuer, KeyRing
@@ -49,10 +51,24 @@ class Resources:
         return Passwords(workers=self._runtime.settings.password_workers)
 
     @cached_property
+    def counters(self) -> "Counters":
+        from services.auth.counters import Counters  # noqa: PLC0415
+
+        return Counters(self._runtime.redis)
+
+    @cached_property
     def throttle(self) -> "Throttle":
         from services.auth.throttle import Throttle  # noqa: PLC0415
 
-        return Throttle(self._runtime.redis)
+        return Throttle(self.counters)
+
+    @cached_property
+    def mail_limits(self) -> "MailLimits":
+        from services.auth.mail_limits import MailLimits  # noqa: PLC0415
+
+        return MailLimits(
+            self.counters, from_one_network=self._runtime.settings.mails_from_one_network
+        )
 
     @cached_property
     def mailer(self) -> "Mailer":

@@ -24,6 +24,11 @@ class AuthSettings(Settings):
     staff_password: SecretStr | None = Field(None, description="Their password.")
     default_country: str = Field("DE", description="Of accounts that name none (ISO 3166).")
     default_time_zone: str = Field("UTC", description="Of accounts that name none (IANA).")
+    mails_from_one_network: int = Field(
+        60,
+        ge=0,
+        description="Mails that one network address may have us send to others, an hour; 0: any.",
+    )
     portal_url: str | None = Field(
         None,
         description="Where customers' own pages are: the link of a customer session leads there, "

@@ -33,8 +33,15 @@ from services.auth.domain.mail import Mail, MailStatus, SettledInvoice, Template
 from services.auth.domain.mfa import Totp
 from services.auth.domain.operator_keys import OperatorKey, OperatorSecret
 from services.auth.domain.projects import Project, ProjectStatus
+from services.auth.domain.registrations import Registration
 from services.auth.domain.roles import Role, StaffRole
-from services.auth.domain.sessions import MailedToken, Purpose, RefreshToken, Session
+from services.auth.domain.sessions import (
+    KnownDevice,
+    MailedToken,
+    Purpose,
+    RefreshToken,
+    Session,
+)
 from services.auth.domain.users import PersonalDetails, User, UserStatus
 from shared.db import service_metadata, stored
 
@@ -85,6 +92,38 @@ personal_details = Table(
         "address_key",
         postgresql_ops={"address_key": "text_pattern_ops"},
     ),
+)
+
+registrations = Table(
+    "registrations",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Uuid, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("address_key", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("full_name", Text),
+    Column("account_name", Text),
+    Column("country", Text, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    _moment("created_at"),
+    _moment("expires_at"),
+    # What was signed up with an address, when it is proven and when somebody logs in.
+    Index("ix_registrations_address_key", "address_key", "id"),
+    # The hourly clean-up looks for what nobody confirmed.
+    Index("ix_registrations_expires_at", "expires_at"),
+)
+
+known_devices = Table(
+    "known_devices",
+    metadata,
+    Column("user_id", ForeignKey(users.c.id), primary_key=True),
+    Column("device_hash", LargeBinary, primary_key=True),
+    _moment("created_at"),
+    _moment("last_used_at"),
+    # The hourly clean-up looks for what was not used for long.
+    Index("ix_known_devices_last_used_at", "last_used_at"),
+    CheckConstraint("octet_length(device_hash) = 32", name="hash"),
 )
 
 accounts = Table(
@@ -210,14 +249,22 @@ mailed_tokens = Table(
     "mailed_tokens",
     metadata,
     Column("token_hash", LargeBinary, primary_key=True),
-    Column("user_id", ForeignKey(users.c.id), nullable=False),
+    Column("user_id", ForeignKey(users.c.id)),
     _choice("purpose", Purpose),
     Column("email", Text),
+    Column("address_key", Text),
     _moment("created_at"),
     _moment("expires_at"),
     _moment("used_at", nullable=True),
     # A new token voids the user's older ones for the same purpose.
     Index("ix_mailed_tokens_user_id", "user_id", "purpose"),
+    # Once an address is somebody's, no other token makes it anybody's.
+    Index(
+        "ix_mailed_tokens_address_key",
+        "address_key",
+        postgresql_where=text("user_id IS NULL"),
+    ),
+    CheckConstraint("user_id IS NOT NULL OR address_key IS NOT NULL", name="proves"),
     # The daily clean-up looks for what is long over.
     Index("ix_mailed_tokens_expires_at", "expires_at"),
     CheckConstraint("octet_length(token_hash) = 32", name="hash"),
@@ -330,12 +377,16 @@ settled_invoices = Table(
     Column("invoice_id", Uuid, primary_key=True),
     Column("account_id", Uuid, nullable=False),
     _moment("settled_at"),
+    # Whether an account has ever paid.
+    Index("ix_settled_invoices_account_id", "account_id"),
     # The daily clean-up.
     Index("ix_settled_invoices_settled_at", "settled_at"),
 )
 
 mapping.map_imperatively(User, users)
 mapping.map_imperatively(PersonalDetails, personal_details)
+mapping.map_imperatively(Registration, registrations)
+mapping.map_imperatively(KnownDevice, known_devices)
 mapping.map_imperatively(Account, accounts)
 mapping.map_imperatively(Membership, memberships)
 mapping.map_imperatively(Invitation, invitations)

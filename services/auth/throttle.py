@@ -1,102 +1,127 @@
-"""Slowing down who guesses: a growing delay per address and network address, never a lock-out."""
+"""Slowing down who guesses: a growing delay and never a lock-out.
 
-import hashlib
-from dataclasses import dataclass
+A guess is counted before it is looked at, so that of many at once no more are checked than one
+after the other would be; one that was right is taken back. docs/services/auth.md says which counts
+there are, and why nobody can keep an owner out with them.
+"""
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
 
+from services.auth.counters import Bucket, Counters, hashed, network_of
+from services.auth.domain.mfa import SecondFactorWrong
+from services.auth.domain.sessions import TokenRefused
+from services.auth.domain.users import WrongCredentials
 from shared.errors import TooManyRequests
 
-#: Failures of one address from one network address that cost nothing …
-FREE_TRIES = 5
-LONGEST_SECONDS = 900
-#: … and of one address from anywhere in a day, after which everybody waits, but not for long:
-#: whoever guesses must not keep the owner out.
-FREE_TRIES_ANYWHERE = 100
-LONGEST_ANYWHERE_SECONDS = 30
-DAY_MILLISECONDS = 86_400_000
-
-#: Count a failure and, past the free ones, set the delay: doubling up to the longest.
-_FAIL = """
-local n = redis.call('incr', KEYS[1])
-if n == 1 then redis.call('pexpire', KEYS[1], ARGV[1]) end
-local over = n - tonumber(ARGV[2])
-if over >= 0 then
-  local wait = math.min(2 ^ math.min(over, 20), tonumber(ARGV[3]))
-  redis.call('set', KEYS[2], '1', 'px', math.floor(wait * 1000))
-end
-return n
-"""
+#: What a wrong guess ends in. Anything else that ends a request says nothing about the guess.
+WRONG = (WrongCredentials, SecondFactorWrong, TokenRefused)
 
 
 class TooManyTries(TooManyRequests):
-    """Too many wrong passwords for this address; the delay grows with each."""
+    """Too many wrong guesses; the delay grows with each."""
 
     code = "too-many-tries"
 
 
-@dataclass(frozen=True, slots=True)
-class _Counter:
-    name: str
-    free: int
-    longest_seconds: int
+@dataclass(slots=True)
+class Guess:
+    """One that is being looked at. `right`: it was, so the owner starts over here."""
 
-    @property
-    def until(self) -> str:
-        return f"{self.name}:until"
+    buckets: list[Bucket] = field(default_factory=list)
+    right: bool = False
 
 
 class Throttle:
-    """Keeps its counts in Redis; without it nothing is delayed (the gateway's limits still are).
+    """What may be guessed: passwords, codes of a second factor, mailed tokens."""
 
-    Addresses are hashed, since Redis is not where personal data belongs.
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    @asynccontextmanager
+    async def password(
+        self, who: str, ip: str | None, *, device: bytes | None, came_in: float | None = None
+    ) -> AsyncIterator[Guess]:
+        """Look at a password of `who`. `device` is one that they are known at.
+
+        `came_in` is when the request did (`time.monotonic`), where some time has gone by since.
+        """
+        async with self._guess(_at_password(who, ip, device), came_in) as guess:
+            yield guess
+
+    @asynccontextmanager
+    async def code(
+        self, user_id: UUID, *, device: bytes | None, came_in: float | None = None
+    ) -> AsyncIterator[Guess]:
+        """Look at a code of a user's second factor: whoever sends it knows the password."""
+        async with self._guess(_at_code(user_id, device), came_in) as guess:
+            yield guess
+
+    @asynccontextmanager
+    async def token(self, ip: str | None) -> AsyncIterator[Guess]:
+        """Look at a mailed token."""
+        bucket = Bucket(
+            name=f"auth:tries:tokens:{network_of(ip)}",
+            free=30,
+            longest_seconds=60,
+            per_seconds=3600,
+        )
+        async with self._guess([bucket], None) as guess:
+            yield guess
+
+    async def start_over(self, address: str, user_id: UUID, ip: str | None) -> None:
+        """They have shown by mail who they are: what strangers guessed does not delay them here."""
+        pair, _, anywhere = _at_password(address, ip, None)
+        await self._counters.forget([pair, anywhere, *_at_code(user_id, None)])
+
+    @asynccontextmanager
+    async def _guess(self, buckets: list[Bucket], came_in: float | None) -> AsyncIterator[Guess]:
+        left = await self._counters.try_once(buckets, came_in=came_in)
+        if left:
+            raise TooManyTries(
+                "Too many failed tries. Wait, then try again.",
+                retry_after_seconds=-(-left // 1000),
+            )
+        guess = Guess(buckets)
+        try:
+            yield guess
+        except WRONG:
+            raise
+        except Exception:
+            await self._counters.take_back(buckets)
+            raise
+        if guess.right:
+            # The first one is theirs alone; the others count for more than this guess.
+            await self._counters.forget(buckets[:1])
+            buckets = buckets[1:]
+        if buckets:
+            await self._counters.take_back(buckets)
+
+
+def _at_password(who: str, ip: str | None, device: bytes | None) -> list[Bucket]:
+    name = f"auth:tries:{hashed(who)}"
+    if device is not None:
+        at = Bucket(name=f"{name}:at:{device.hex()[:32]}", free=5, longest_seconds=900)
+        return [at]
+    network = network_of(ip)
+    return [
+        Bucket(name=f"{name}:{network}", free=5, longest_seconds=900),
+        # Somebody who tries one password with many addresses. Many people may be behind this one.
+        Bucket(name=f"auth:tries:from:{network}", free=100, longest_seconds=60, per_seconds=3600),
+        # Many who try one address. Not for long: it is all who do not come from a known device.
+        Bucket(name=name, free=100, longest_seconds=30),
+    ]
+
+
+def _at_code(user_id: UUID, device: bytes | None) -> list[Bucket]:
+    """Guessing from anywhere is slowed down to some thirty in a day.
+
+    Of a million codes three are good at any time. Who guesses has the password, and a reset of it
+    starts this over.
     """
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-
-    async def check(self, address: str, ip: str | None) -> None:
-        """Raises `TooManyTries` while a delay runs."""
-        try:
-            for counter in _counters(address, ip):
-                left = int(await self._redis.pttl(counter.until))
-                if left > 0:
-                    raise TooManyTries(
-                        "Too many failed tries. Wait, then try again.",
-                        retry_after_seconds=-(-left // 1000),
-                    )
-        except RedisError:
-            return
-
-    async def failed(self, address: str, ip: str | None) -> None:
-        """Count a failure."""
-        try:
-            for counter in _counters(address, ip):
-                await self._redis.eval(
-                    _FAIL,
-                    2,
-                    counter.name,
-                    counter.until,
-                    str(DAY_MILLISECONDS),
-                    str(counter.free),
-                    str(counter.longest_seconds),
-                )
-        except RedisError:
-            return
-
-    async def succeeded(self, address: str, ip: str | None) -> None:
-        """Start over for this address from this network address."""
-        mine = _counters(address, ip)[0]
-        try:
-            await self._redis.delete(mine.name, mine.until)
-        except RedisError:
-            return
-
-
-def _counters(address: str, ip: str | None) -> tuple[_Counter, _Counter]:
-    who = hashlib.sha256(address.encode()).hexdigest()[:32]
-    return (
-        _Counter(f"auth:tries:{who}:{ip}", FREE_TRIES, LONGEST_SECONDS),
-        _Counter(f"auth:tries:{who}", FREE_TRIES_ANYWHERE, LONGEST_ANYWHERE_SECONDS),
-    )
+    name = f"auth:tries:code:{user_id}"
+    if device is not None:
+        name = f"{name}:at:{device.hex()[:32]}"
+    return [Bucket(name=name, free=5, longest_seconds=7200)]

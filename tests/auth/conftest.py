@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 from services.auth.main import service
-from tests.auth.people import People
+from tests.auth.people import People, an_address, from_address
 from tests.harness import Deployment, Running, running
 
 
@@ -21,6 +22,14 @@ async def auth(deployment: Deployment, mail_dir: Path) -> AsyncIterator[Running]
         yield started
 
 
+@pytest.fixture(scope="session")
+def app(auth: Running) -> FastAPI:
+    return service.create_api(auth.runtime)
+
+
 @pytest.fixture
-def people(auth: Running, mail_dir: Path) -> People:
-    return People(auth, mail_dir)
+async def people(auth: Running, app: FastAPI, mail_dir: Path) -> AsyncIterator[People]:
+    """Each test comes from a network address of its own, so that none uses up another's tries."""
+    ip = an_address()
+    async with from_address(app, ip) as http:
+        yield People(auth, mail_dir, http, app, ip)

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from fastapi import FastAPI
 
 from services.auth.domain.roles import StaffRole
 from services.auth.passwords import Passwords
@@ -25,6 +26,17 @@ def claims(token: str) -> dict[str, Any]:
     body = token.split(".")[1]
     decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     return decoded
+
+
+def an_address() -> str:
+    """Some network address (of the block that nobody has, RFC 2544)."""
+    return f"198.{secrets.choice((18, 19))}.{secrets.randbelow(256)}.{secrets.randbelow(256)}"
+
+
+def from_address(app: FastAPI, address: str) -> httpx.AsyncClient:
+    """A client of the application that comes from this network address."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1234))
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
 @dataclass
@@ -43,10 +55,19 @@ class Person:
 class People:
     """Makes people, and reads their mail."""
 
-    def __init__(self, auth: Running, mail_dir: Path) -> None:
+    def __init__(
+        self, auth: Running, mail_dir: Path, http: httpx.AsyncClient, app: FastAPI, ip: str
+    ) -> None:
         self.auth = auth
-        self.http: httpx.AsyncClient = auth.http
+        self.http = http
         self.mail_dir = mail_dir
+        self.app = app
+        #: Where `http` comes from.
+        self.ip = ip
+
+    def elsewhere(self, address: str | None = None) -> httpx.AsyncClient:
+        """A client at another network address."""
+        return from_address(self.app, address or an_address())
 
     def address(self) -> str:
         return f"p{secrets.token_hex(6)}@example.com"
@@ -63,7 +84,9 @@ class People:
     async def verified(self, email: str | None = None, **more: Any) -> Person:
         person = await self.registered(email, **more)
         token = await self.mailed_token(person.email, "Confirm your address")
-        answer = await self.http.post("/v1/auth/verify-email", json={"token": token})
+        answer = await self.http.post(
+            "/v1/auth/verify-email", json={"token": token, "password": PASSWORD}
+        )
         assert answer.status_code == 200, answer.text
         return person
 

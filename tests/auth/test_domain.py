@@ -125,13 +125,21 @@ def test_a_session_ends_however_busy_it_is() -> None:
 
 @pytest.mark.parametrize("purpose", list(Purpose))
 def test_a_mailed_token_works_once_and_for_a_while(purpose: Purpose) -> None:
-    token = MailedToken.make("secret", user_id=new_id(), purpose=purpose, at=NOW)
+    def a_token() -> MailedToken:
+        return MailedToken.make(
+            "secret", user_id=new_id(), purpose=purpose, address_key="a@example.com", at=NOW
+        )
+
+    token = a_token()
     token.use(at=NOW)
     with pytest.raises(TokenRefused):
         token.use(at=NOW)
-    old = MailedToken.make("secret", user_id=new_id(), purpose=purpose, at=NOW)
+    old = a_token()
     with pytest.raises(TokenRefused):
         old.use(at=old.expires_at)
+    with pytest.raises(TokenRefused):
+        old.use(at=NOW, for_address="b@example.com")
+    old.use(at=NOW, for_address="a@example.com")
 
 
 def test_the_codes_are_those_of_rfc_6238() -> None:

@@ -23,7 +23,7 @@ async def test_everything_about_me_is_exported(people: People) -> None:
     assert export["profile"]["full_name"] == "Grace Hopper"
     assert export["accounts"][0]["id"] == str(person.account_id)
     assert len(export["sessions"]) == 1
-    assert [mail["template"] for mail in export["mails"]] == ["verify_email"]
+    assert export["mails"] == []  # what confirmed the address was mailed to no user yet
 
 
 async def rows_with(deployment: Deployment, text: str) -> list[str]:

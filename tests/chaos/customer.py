@@ -180,7 +180,8 @@ class Customer(Subscriber, Payer):
             "sign up", "POST", "/v1/auth/register", {**body, "full_name": "Chaos", **ZONE}
         )
         token = self._token_mailed()
-        client.must("verify", "POST", "/v1/auth/verify-email", {"token": token})
+        verified = {"token": token, "password": PASSWORD}
+        client.must("verify", "POST", "/v1/auth/verify-email", verified)
 
         def log_in() -> str:
             credentials = {"email": email, "password": PASSWORD}

@@ -48,9 +48,9 @@ async def test_a_request_whose_process_dies_is_done_once(
     assert [answer.status_code for answer in answers] == [201, 201]
     assert answers[0].json() == answers[1].json()
     connection = await asyncpg.connect(deployment.database_urls["auth"])
-    made = await connection.fetch("SELECT id FROM auth.accounts WHERE name = $1", email)
+    made = await connection.fetch("SELECT id FROM auth.registrations WHERE email = $1", email)
     await connection.close()
-    assert [str(row["id"]) for row in made] == [answers[0].json()["account"]["id"]]
+    assert [str(row["id"]) for row in made] == [answers[0].json()["user"]["id"]]
 
 
 async def register(port: int, email: str) -> httpx.Response:

@@ -113,7 +113,7 @@ def sign_up(system: WholeSystem) -> tuple[str, str]:
         made = anybody.post("/v1/auth/register", email=email, password=PASSWORD, country="DE")
         token = re.search(r"^Token: (\S+)$", newest_mail(system.mailbox, email), re.MULTILINE)
         assert token
-        anybody.post("/v1/auth/verify-email", token=token[1])
+        anybody.post("/v1/auth/verify-email", token=token[1], password=PASSWORD)
         signed_in = anybody.post("/v1/auth/login", email=email, password=PASSWORD)
     return made["account"]["id"], signed_in["access_token"]
 

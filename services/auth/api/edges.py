@@ -16,7 +16,6 @@ from services.auth.use_cases.grants import Device
 from shared.clock import utc_now
 from shared.db import Scope
 from shared.errors import Forbidden, Unauthenticated
-from shared.locks import limit
 from shared.security import Caller
 from shared.web import Edge, Reading, command, public_command, reading
 
@@ -172,6 +171,12 @@ def device_of(request: Request) -> Device:
 From = Annotated[Device, Depends(device_of)]
 
 
-async def limit_mails(edge: Reading[AuthUnitOfWork], address: str) -> None:
-    """One address gets three asked-for mails an hour, whoever asks, known or not."""
-    await limit(edge.runtime.redis, f"auth:mails:{address}", most=3, per_seconds=3600)
+@asynccontextmanager
+async def with_code(auth: Resources, user_id: UUID, code: str | None) -> AsyncIterator[None]:
+    """For what takes a code of the second factor: a wrong one is a guess, and counted before."""
+    if code is None:
+        yield
+        return
+    async with auth.throttle.code(user_id, device=None) as guess:
+        yield
+        guess.right = True

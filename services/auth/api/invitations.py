@@ -1,6 +1,6 @@
 """Invitations to an account, and accepting them."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from services.auth.api.edges import (
     AccountCommand,
     AccountReading,
     Auth,
+    From,
     PublicCommand,
     person,
     role_of,
@@ -31,15 +32,17 @@ from services.auth.domain.accounts import (
 from services.auth.domain.roles import Role
 from services.auth.domain.sessions import TokenRefused
 from services.auth.domain.users import PasswordRefused
+from services.auth.mail_limits import TooManyMails
 from services.auth.passwords import check_strength
+from services.auth.throttle import TooManyTries
 from services.auth.use_cases.invite import accept_invitation, invite, withdraw_invitation
-from shared.locks import limit
+from shared.clock import utc_now
 from shared.web import Page, PageRequest, Router, page_request, problems
 
 router = Router(tags=["accounts"])
 
-#: Mails that one account may have us send to strangers in a day.
-INVITATIONS_A_DAY = 100
+#: Until then an account invites few: whoever made it to send mails has gone elsewhere.
+NEW_FOR = timedelta(days=1)
 
 
 class InvitationView(BaseModel):
@@ -86,17 +89,11 @@ class InviteRequest(Strict):
     "/v1/accounts/{account_id}/invitations",
     status_code=201,
     response_model=InvitationView,
-    responses=problems(RoleTooWeak, AlreadyMember, AccountIsClosed),
+    responses=problems(RoleTooWeak, AlreadyMember, AccountIsClosed, TooManyMails),
 )
-async def offer(body: InviteRequest, edge: AccountCommand) -> Response:
+async def offer(body: InviteRequest, edge: AccountCommand, auth: Auth, device: From) -> Response:
     """Mail somebody an invitation. Owners invite to any role, admins to all but owner."""
     user_id = person(edge.caller)
-    await limit(
-        edge.runtime.redis,
-        f"auth:invitations:{edge.account_id}",
-        most=INVITATIONS_A_DAY,
-        per_seconds=86_400,
-    )
     async with edge.begin() as uow:
         invitation = await invite(
             uow,
@@ -106,6 +103,15 @@ async def offer(body: InviteRequest, edge: AccountCommand) -> Response:
             invited_by=user_id,
             by=await role_of(uow, edge),
             now=edge.now,
+        )
+        account = await uow.accounts.get(edge.account_id)
+        await auth.mail_limits.invitation(
+            account.id,
+            user_id,
+            body.email,
+            device.ip,
+            is_new=account.created_at > utc_now() - NEW_FOR,
+            has_paid=await queries.has_paid(uow, account.id),
         )
         return await edge.answer(uow, _view(invitation), status=201)
 
@@ -139,15 +145,15 @@ class JoinedView(BaseModel):
 @router.post(
     "/v1/auth/invitations/accept",
     response_model=JoinedView,
-    responses=problems(TokenRefused, InvitationOver, AlreadyMember, PasswordRefused),
+    responses=problems(TokenRefused, InvitationOver, AlreadyMember, PasswordRefused, TooManyTries),
 )
-async def accept(body: AcceptRequest, edge: PublicCommand, auth: Auth) -> Response:
+async def accept(body: AcceptRequest, edge: PublicCommand, auth: Auth, device: From) -> Response:
     """Join, with the token from the mail: it proves the address. Log in afterwards."""
     password_hash = None
     if body.password is not None:
         check_strength(body.password, personal=(body.full_name or "",))
         password_hash = await auth.passwords.hash(body.password)
-    async with edge.begin() as uow:
+    async with auth.throttle.token(device.ip), edge.begin() as uow:
         membership = await accept_invitation(
             uow,
             token=body.token,

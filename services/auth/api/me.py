@@ -9,20 +9,25 @@ from pydantic import BaseModel
 
 from services.auth import queries
 from services.auth.addresses import Address
-from services.auth.api.edges import Auth, From, MyCommand, MyReading
+from services.auth.api.edges import Auth, From, LogInAgain, MyCommand, MyReading, with_code
 from services.auth.api.views import (
     Accepted,
     AccountView,
+    Code,
     MyAccountView,
     Name,
     Password,
     Strict,
+    Token,
     UserView,
 )
 from services.auth.domain.accounts import Account, LastOwner, Membership
+from services.auth.domain.mfa import SecondFactorRequired, SecondFactorWrong
 from services.auth.domain.sessions import Session, SessionNotFound, TokenRefused
 from services.auth.domain.users import AddressTaken, PasswordRefused, WrongCredentials
+from services.auth.mail_limits import TooManyMails
 from services.auth.passwords import check_strength
+from services.auth.throttle import TooManyTries
 from services.auth.use_cases.change_email import ask_to_change_email, change_email
 from services.auth.use_cases.change_password import change_password
 from services.auth.use_cases.erase_user import erase_user
@@ -96,13 +101,23 @@ async def erase(edge: MyCommand) -> Response:
 class ChangePasswordRequest(Strict):
     current_password: Password
     password: Password
+    totp: Code = None
 
 
-@router.post("/password", status_code=204, responses=problems(WrongCredentials, PasswordRefused))
+@router.post(
+    "/password",
+    status_code=204,
+    responses=problems(
+        WrongCredentials, SecondFactorRequired, SecondFactorWrong, PasswordRefused, TooManyTries
+    ),
+)
 async def change_my_password(
     body: ChangePasswordRequest, edge: MyCommand, auth: Auth, device: From
 ) -> Response:
-    """Choose a new password, knowing the old one. Every session ends, this one too."""
+    """Choose a new password, knowing the old one. Every session ends, this one too.
+
+    Where a second factor is on, with a code of it.
+    """
     async with edge.runtime.begin(edge.scope) as uow:
         _, details = await queries.user_with_details(uow, edge.user_id)
     check_strength(body.password, personal=(details.email, details.full_name or ""))
@@ -113,6 +128,7 @@ async def change_my_password(
         user_id=edge.user_id,
         current=body.current_password,
         new=body.password,
+        code=body.totp,
         device=device,
         now=edge.now,
     )
@@ -121,27 +137,45 @@ async def change_my_password(
 
 class ChangeEmailRequest(Strict):
     email: Address
+    totp: Code = None
 
 
-@router.post("/email", status_code=202, response_model=Accepted)
-async def ask_for_new_email(body: ChangeEmailRequest, edge: MyCommand) -> Response:
-    """Have a token mailed to a new address. Needs a log-in of the last ten minutes."""
+@router.post(
+    "/email",
+    status_code=202,
+    response_model=Accepted,
+    responses=problems(
+        LogInAgain, SecondFactorRequired, SecondFactorWrong, TooManyMails, TooManyTries
+    ),
+)
+async def ask_for_new_email(
+    body: ChangeEmailRequest, edge: MyCommand, auth: Auth, device: From
+) -> Response:
+    """Have a token mailed to a new address.
+
+    Needs a log-in of the last ten minutes and, where a second factor is on, a code of it.
+    """
     edge.require_fresh()
-    async with edge.begin() as uow:
-        await ask_to_change_email(uow, edge.user_id, email=body.email, now=edge.now)
+    async with with_code(auth, edge.user_id, body.totp), edge.begin() as uow:
+        await ask_to_change_email(uow, edge.user_id, email=body.email, code=body.totp, now=edge.now)
+        await auth.mail_limits.address_change(edge.user_id, body.email, device.ip)
         return await edge.answer(uow, Accepted(), status=202)
 
 
 class ConfirmEmailRequest(Strict):
-    token: str
+    token: Token
 
 
 @router.post(
-    "/email/confirm", response_model=UserView, responses=problems(TokenRefused, AddressTaken)
+    "/email/confirm",
+    response_model=UserView,
+    responses=problems(TokenRefused, AddressTaken, TooManyTries),
 )
-async def confirm_new_email(body: ConfirmEmailRequest, edge: MyCommand) -> Response:
-    """Take the new address, with the token that was mailed to it."""
-    async with edge.begin() as uow:
+async def confirm_new_email(
+    body: ConfirmEmailRequest, edge: MyCommand, auth: Auth, device: From
+) -> Response:
+    """Take the new address, with the token that was mailed to it. Every session ends, this too."""
+    async with auth.throttle.token(device.ip), edge.begin() as uow:
         user, details = await change_email(uow, edge.user_id, token=body.token, now=edge.now)
         return await edge.answer(uow, UserView.of(user, details))
 

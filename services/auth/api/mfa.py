@@ -1,11 +1,20 @@
 """A second factor for my log-in."""
 
-from fastapi import Response
+from typing import Annotated
+
+from fastapi import Body, Response
 from pydantic import BaseModel, Field
 
-from services.auth.api.edges import MyCommand
-from services.auth.api.views import Strict
-from services.auth.domain.mfa import TotpAlreadyOn, TotpCodeRefused, TotpNotOn
+from services.auth.api.edges import Auth, LogInAgain, MyCommand, with_code
+from services.auth.api.views import Code, Strict
+from services.auth.domain.mfa import (
+    SecondFactorRequired,
+    SecondFactorWrong,
+    TotpAlreadyOn,
+    TotpCodeRefused,
+    TotpNotOn,
+)
+from services.auth.throttle import TooManyTries
 from services.auth.use_cases.second_factor import confirm_totp, enroll_totp, remove_totp
 from shared.web import Router, problems
 
@@ -57,10 +66,26 @@ async def confirm(body: ConfirmRequest, edge: MyCommand) -> Response:
         return await edge.answer(uow, BackupCodesView(backup_codes=codes), repeat=HiddenView())
 
 
-@router.delete("", status_code=204, responses=problems(TotpNotOn))
-async def remove(edge: MyCommand) -> Response:
-    """Turn it off. Needs a log-in of the last ten minutes."""
+class RemoveRequest(Strict):
+    totp: Code = None
+
+
+#: A request without a body, which is told what is missing.
+NO_CODE = RemoveRequest()
+
+
+@router.delete(
+    "",
+    status_code=204,
+    responses=problems(
+        TotpNotOn, LogInAgain, SecondFactorRequired, SecondFactorWrong, TooManyTries
+    ),
+)
+async def remove(
+    edge: MyCommand, auth: Auth, body: Annotated[RemoveRequest, Body()] = NO_CODE
+) -> Response:
+    """Turn it off, with a code of it or a backup code. Needs a log-in of the last ten minutes."""
     edge.require_fresh()
-    async with edge.begin() as uow:
-        await remove_totp(uow, edge.user_id, now=edge.now)
+    async with with_code(auth, edge.user_id, body.totp), edge.begin() as uow:
+        await remove_totp(uow, edge.user_id, code=body.totp, now=edge.now)
         return await edge.answer(uow)

@@ -1,27 +1,44 @@
 """Coming in: register, verify, log in, refresh, log out, forgotten passwords, API keys' tokens."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from fastapi import Response
 from pydantic import BaseModel, Field
 
 from services.auth.addresses import Address
-from services.auth.api.edges import Auth, From, PublicCommand, limit_mails
-from services.auth.api.views import Accepted, AccountView, Name, Password, Strict, Token, UserView
-from services.auth.domain.accounts import AccountNotFound, UnknownCountry, UnknownTimeZone
+from services.auth.api.edges import Auth, From, PublicCommand
+from services.auth.api.views import (
+    Accepted,
+    AccountView,
+    Code,
+    DeviceSecret,
+    Name,
+    Password,
+    Strict,
+    Token,
+    UserView,
+)
+from services.auth.domain.accounts import (
+    AccountNotFound,
+    AccountStatus,
+    UnknownCountry,
+    UnknownTimeZone,
+)
 from services.auth.domain.api_keys import KEY_PREFIX, ApiKeyRefused
 from services.auth.domain.keys import ACCESS_LIFE
 from services.auth.domain.mail import Template
 from services.auth.domain.mfa import SecondFactorRequired, SecondFactorWrong
+from services.auth.domain.registrations import PasswordRequired, Registration
 from services.auth.domain.sessions import RefreshTokenRefused, TokenRefused
 from services.auth.domain.users import (
     AddressNotVerified,
-    AddressTaken,
     PasswordRefused,
     UserIsSuspended,
+    UserStatus,
     WrongCredentials,
-    address_key,
 )
+from services.auth.mail_limits import TooManyMails
 from services.auth.passwords import PasswordBusy, check_strength
 from services.auth.resources import Resources
 from services.auth.throttle import TooManyTries
@@ -34,7 +51,7 @@ from services.auth.use_cases.mail_tokens import ask_for_mail
 from services.auth.use_cases.refresh_session import refresh_session
 from services.auth.use_cases.register_user import register_user
 from services.auth.use_cases.reset_password import check_reset, reset_password
-from services.auth.use_cases.verify_email import verify_email
+from services.auth.use_cases.verify_email import Newcomer, choose_password, verify_email
 from shared.clock import utc_now
 from shared.web import Router, problems
 
@@ -51,23 +68,59 @@ class RegisterRequest(Strict):
 
 
 class RegisteredView(BaseModel):
+    """What there will be once the address is confirmed with the password of this sign-up."""
+
     user: UserView
     account: AccountView
+
+    @classmethod
+    def of(cls, registration: Registration) -> "RegisteredView":
+        return cls(
+            user=UserView(
+                id=registration.id,
+                email=registration.email,
+                full_name=registration.full_name,
+                status=UserStatus.PENDING,
+                staff=None,
+                created_at=registration.created_at,
+                version=1,
+            ),
+            account=AccountView(
+                id=registration.account_id,
+                name=registration.account_name or registration.full_name,
+                country=registration.country,
+                time_zone=registration.time_zone,
+                email=None,
+                language=None,
+                currency=None,
+                external_id=None,
+                metadata=None,
+                status=AccountStatus.OPEN,
+                created_at=registration.created_at,
+                version=1,
+            ),
+        )
 
 
 @router.post(
     "/register",
     status_code=201,
     response_model=RegisteredView,
-    responses=problems(AddressTaken, PasswordRefused, UnknownCountry, UnknownTimeZone),
+    responses=problems(PasswordRefused, UnknownCountry, UnknownTimeZone, TooManyMails),
 )
-async def register(body: RegisterRequest, edge: PublicCommand, auth: Auth) -> Response:
-    """Sign up. A mail with a token goes to the address; log-in works once it is verified."""
+async def register(
+    body: RegisterRequest, edge: PublicCommand, auth: Auth, device: From
+) -> Response:
+    """Sign up. A mail with a token goes to the address; log-in works once it is verified.
+
+    The answer is the same for every address: of one that has an account, the owner is told so.
+    """
     check_strength(body.password, personal=(body.email, body.full_name or ""))
     password_hash = await auth.passwords.hash(body.password)
     settings = edge.runtime.settings
     async with edge.begin() as uow:
-        user, details, account = await register_user(
+        await auth.mail_limits.asked(Template.SIGN_UP, body.email, device.ip)
+        registration = register_user(
             uow,
             email=body.email,
             password_hash=password_hash,
@@ -77,46 +130,96 @@ async def register(body: RegisterRequest, edge: PublicCommand, auth: Auth) -> Re
             time_zone=body.time_zone or settings.default_time_zone,
             now=edge.now,
         )
-        view = RegisteredView(user=UserView.of(user, details), account=AccountView.of(account))
-        return await edge.answer(uow, view, status=201)
+        return await edge.answer(uow, RegisteredView.of(registration), status=201)
 
 
-class TokenRequest(Strict):
+class VerifyRequest(Strict):
+    """The rest is for somebody who did not sign up themself, and starts afresh."""
+
     token: Token
+    password: Password | None = Field(
+        None, description="The one that you signed up with, or a new one if you did not."
+    )
+    full_name: Name | None = None
+    account_name: Name | None = None
+    country: str | None = Field(None, max_length=2, description="ISO 3166-1 alpha-2.")
+    time_zone: str | None = Field(None, max_length=64, description="An IANA name.")
 
 
 class VerifiedView(BaseModel):
     id: UUID
+    account_id: UUID
     status: str
 
 
-@router.post("/verify-email", response_model=VerifiedView, responses=problems(TokenRefused))
-async def verify(body: TokenRequest, edge: PublicCommand) -> Response:
-    """Confirm the address with the token from the mail. It works once."""
-    async with edge.begin() as uow:
-        user = await verify_email(uow, token=body.token, now=edge.now)
-        return await edge.answer(uow, VerifiedView(id=user.id, status=user.status))
+@router.post(
+    "/verify-email",
+    response_model=VerifiedView,
+    responses=problems(
+        TokenRefused,
+        PasswordRequired,
+        PasswordRefused,
+        UnknownCountry,
+        UnknownTimeZone,
+        TooManyTries,
+    ),
+)
+async def verify(body: VerifyRequest, edge: PublicCommand, auth: Auth, device: From) -> Response:
+    """Confirm the address with the token from the mail, and say which password you come in with.
+
+    With the password of a sign-up, what was entered there is yours. With another one you start
+    afresh with that: a stranger may have signed up with your address, and all of theirs is gone.
+    The token works once.
+    """
+    settings = edge.runtime.settings
+    newcomer = Newcomer(
+        full_name=body.full_name,
+        account_name=body.account_name,
+        country=body.country or settings.default_country,
+        time_zone=body.time_zone or settings.default_time_zone,
+    )
+    async with auth.throttle.token(device.ip):
+        choice = await choose_password(
+            edge.runtime.begin,
+            auth.passwords,
+            token=body.token,
+            password=body.password,
+            personal=(body.full_name or "",),
+            now=edge.now,
+        )
+        async with edge.begin() as uow:
+            user = await verify_email(
+                uow, token=body.token, choice=choice, newcomer=newcomer, now=edge.now
+            )
+            view = VerifiedView(id=user.id, account_id=user.home_account_id, status=user.status)
+            return await edge.answer(uow, view)
 
 
 class AddressRequest(Strict):
     email: Address
 
 
-@router.post("/verify-email/resend", status_code=202, response_model=Accepted)
-async def resend_verification(body: AddressRequest, edge: PublicCommand) -> Response:
+@router.post(
+    "/verify-email/resend",
+    status_code=202,
+    response_model=Accepted,
+    responses=problems(TooManyMails),
+)
+async def resend_verification(
+    body: AddressRequest, edge: PublicCommand, auth: Auth, device: From
+) -> Response:
     """Have the mail sent again. The answer is the same for every address."""
-    await limit_mails(edge, address_key(body.email))
     async with edge.begin() as uow:
-        ask_for_mail(uow, body.email, Template.VERIFY_EMAIL, now=edge.now)
+        await auth.mail_limits.asked(Template.SIGN_UP, body.email, device.ip)
+        ask_for_mail(uow, body.email, Template.SIGN_UP, now=edge.now)
         return await edge.answer(uow, Accepted(), status=202)
 
 
 class LogInRequest(Strict):
     email: Address
     password: Password
-    totp: str | None = Field(
-        None, min_length=6, max_length=40, description="A code, or a backup code."
-    )
+    totp: Code = None
+    device_secret: DeviceSecret = None
     account_id: UUID | None = Field(None, description="Which account the token is for.")
 
 
@@ -164,7 +267,7 @@ async def login(
         password=body.password,
         code=body.totp,
         account_id=body.account_id,
-        device=device,
+        device=replace(device, secret=body.device_secret),
         now=edge.now,
     )
     return await _granted(auth, grant, response)
@@ -194,11 +297,16 @@ async def logout(body: RefreshRequest, edge: PublicCommand) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/password/forgot", status_code=202, response_model=Accepted)
-async def forgot(body: AddressRequest, edge: PublicCommand) -> Response:
+@router.post(
+    "/password/forgot",
+    status_code=202,
+    response_model=Accepted,
+    responses=problems(TooManyMails),
+)
+async def forgot(body: AddressRequest, edge: PublicCommand, auth: Auth, device: From) -> Response:
     """Have a token mailed to choose a new password with. Same answer for every address."""
-    await limit_mails(edge, address_key(body.email))
     async with edge.begin() as uow:
+        await auth.mail_limits.asked(Template.RESET_PASSWORD, body.email, device.ip)
         ask_for_mail(uow, body.email, Template.RESET_PASSWORD, now=edge.now)
         return await edge.answer(uow, Accepted(), status=202)
 
@@ -206,17 +314,30 @@ async def forgot(body: AddressRequest, edge: PublicCommand) -> Response:
 class ResetRequest(Strict):
     token: Token
     password: Password
+    device_secret: DeviceSecret = None
 
 
-@router.post("/password/reset", status_code=204, responses=problems(TokenRefused, PasswordRefused))
-async def reset(body: ResetRequest, edge: PublicCommand, auth: Auth) -> Response:
-    """Choose a new password with the token from the mail. Every session ends."""
-    async with edge.runtime.begin() as uow:
-        personal = await check_reset(uow, token=body.token, now=edge.now)
-    check_strength(body.password, personal=personal)
-    password_hash = await auth.passwords.hash(body.password)
-    async with edge.runtime.begin() as uow:
-        await reset_password(uow, token=body.token, password_hash=password_hash, now=edge.now)
+@router.post(
+    "/password/reset",
+    status_code=204,
+    responses=problems(TokenRefused, PasswordRefused, TooManyTries),
+)
+async def reset(body: ResetRequest, edge: PublicCommand, auth: Auth, device: From) -> Response:
+    """Choose a new password with the token from the mail. Every session ends.
+
+    What others guessed wrong does not delay the next log-in from here.
+    """
+    here = replace(device, secret=body.device_secret)
+    async with auth.throttle.token(device.ip):
+        async with edge.runtime.begin() as uow:
+            personal = await check_reset(uow, token=body.token, now=edge.now)
+        check_strength(body.password, personal=personal)
+        password_hash = await auth.passwords.hash(body.password)
+        async with edge.runtime.begin() as uow:
+            user, address = await reset_password(
+                uow, token=body.token, password_hash=password_hash, device=here, now=edge.now
+            )
+    await auth.throttle.start_over(address, user.id, device.ip)
     return Response(status_code=204)
 
 

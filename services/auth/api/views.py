@@ -20,6 +20,23 @@ Name = Annotated[
 ]
 #: An opaque token; longer ones are not ours.
 Token = Annotated[str, Field(min_length=1, max_length=200)]
+#: A code of the second factor, where one is on.
+Code = Annotated[
+    str | None,
+    Field(min_length=6, max_length=40, description="A code, or a backup code."),
+]
+#: What a client made once, and keeps.
+DeviceSecret = Annotated[
+    str | None,
+    Field(
+        min_length=32,
+        max_length=200,
+        description=(
+            "Random, made once by this client and kept. Where a user was let in with it before, "
+            "wrong tries of others do not delay them."
+        ),
+    ),
+]
 #: Bounded here, judged by the domain.
 Password = Annotated[str, Field(min_length=1, max_length=1024)]
 

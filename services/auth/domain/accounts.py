@@ -172,10 +172,16 @@ class Account:
 
     @classmethod
     def register(
-        cls, *, name: str | None, country: str, time_zone: str, at: datetime
+        cls,
+        *,
+        name: str | None,
+        country: str,
+        time_zone: str,
+        at: datetime,
+        account_id: UUID | None = None,
     ) -> tuple["Account", AccountRegistered]:
         account = cls(
-            id=new_id(),
+            id=account_id or new_id(),
             name=name,
             country=checked_country(country),
             time_zone=checked_zone(time_zone),

@@ -1,5 +1,7 @@
 """Mail that waits to be sent: written with what caused it, sent by a worker afterwards."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,8 +18,28 @@ BACKOFF = tuple(
 CLAIM = timedelta(seconds=120)
 
 
+#: How much of a name stands in a mail.
+LONGEST_NAME = 60
+#: What mail programs turn into a link: an address of the web or of mail, or what looks like one.
+_LINK = re.compile(r"://|@|^www\.|\w\.\w{2,}|/", re.IGNORECASE)
+
+
+def plain_name(text: str | None) -> str | None:
+    """Somebody's words as they may stand in a mail to somebody else, who did not ask for them.
+
+    One short line without links and invisible characters; None when nothing is left.
+    """
+    folded = unicodedata.normalize("NFKC", text or "")
+    seen = "".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in folded)
+    words = [word for word in seen.split() if not _LINK.search(word)]
+    return " ".join(words)[:LONGEST_NAME].strip() or None
+
+
 class Template(StrEnum):
+    #: Of an earlier release; `SIGN_UP` says the same now.
     VERIFY_EMAIL = "verify_email"
+    SIGN_UP = "sign_up"
+    ACCOUNT_EXISTS = "account_exists"
     RESET_PASSWORD = "reset_password"  # noqa: S105 -- the name of a mail
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 -- the same
     SECOND_FACTOR_CHANGED = "second_factor_changed"

@@ -127,6 +127,17 @@ class RefreshToken:
         self.used_at = at
 
 
+@dataclass(eq=False, kw_only=True)
+class KnownDevice:
+    """Somewhere a user proved themself before: a stranger's wrong tries do not delay them there."""
+
+    user_id: UUID
+    #: Of a secret that the client made; only its hash is kept.
+    device_hash: bytes
+    created_at: datetime
+    last_used_at: datetime
+
+
 class Purpose(StrEnum):
     VERIFY_EMAIL = "verify_email"
     RESET_PASSWORD = "reset_password"  # noqa: S105 -- a purpose, not a password
@@ -135,13 +146,16 @@ class Purpose(StrEnum):
 
 @dataclass(eq=False, kw_only=True)
 class MailedToken:
-    """Proves that its bearer reads the mail of an address. Works once."""
+    """Proves that its bearer reads the mail of one address. Works once, and for that address."""
 
     token_hash: bytes
-    user_id: UUID
+    #: Null where the address is nobody's yet: it is to be confirmed after a sign-up.
+    user_id: UUID | None
     purpose: Purpose
-    #: The new address, where the token is to confirm one.
+    #: The address as it was typed, where the token is to make it somebody's.
     email: str | None = None
+    #: The address that it was mailed to. Null on a token that an earlier release made.
+    address_key: str | None = None
     created_at: datetime
     expires_at: datetime
     used_at: datetime | None = None
@@ -151,8 +165,9 @@ class MailedToken:
         cls,
         secret: str,
         *,
-        user_id: UUID,
+        user_id: UUID | None,
         purpose: Purpose,
+        address_key: str,
         email: str | None = None,
         at: datetime,
     ) -> "MailedToken":
@@ -162,11 +177,18 @@ class MailedToken:
             user_id=user_id,
             purpose=purpose,
             email=email,
+            address_key=address_key,
             created_at=at,
             expires_at=at + life,
         )
 
-    def use(self, *, at: datetime) -> None:
-        if self.used_at is not None or at >= self.expires_at:
+    def is_good(self, *, at: datetime, for_address: str | None = None) -> bool:
+        """Not used, not too old, and `for_address`: the one that its user has now."""
+        if for_address is not None and self.address_key not in (None, for_address):
+            return False
+        return self.used_at is None and at < self.expires_at
+
+    def use(self, *, at: datetime, for_address: str | None = None) -> None:
+        if not self.is_good(at=at, for_address=for_address):
             raise TokenRefused
         self.used_at = at

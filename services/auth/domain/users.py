@@ -20,7 +20,9 @@ from shared.ids import new_id
 
 
 class UserStatus(StrEnum):
-    PENDING = "pending"  # the address is not confirmed yet
+    #: The address is not confirmed yet. Sign-ups are no users until they are (see registrations);
+    #: who signed up while an earlier release ran is one, until the address is proven.
+    PENDING = "pending"
     ACTIVE = "active"
     SUSPENDED = "suspended"
     ERASED = "erased"
@@ -106,10 +108,10 @@ class User:
 
     @classmethod
     def register(
-        cls, *, home_account_id: UUID, password_hash: str, at: datetime
+        cls, *, home_account_id: UUID, password_hash: str, at: datetime, user_id: UUID | None = None
     ) -> tuple["User", UserRegistered]:
         user = cls(
-            id=new_id(),
+            id=user_id or new_id(),
             home_account_id=home_account_id,
             password_hash=password_hash,
             created_at=at,
@@ -187,10 +189,6 @@ class PersonalDetails:
         return cls(
             user_id=user_id, email=email, address_key=address_key(email), full_name=full_name
         )
-
-    @property
-    def greeting(self) -> str:
-        return self.full_name or self.email
 
 
 def address_key(email: str) -> str:

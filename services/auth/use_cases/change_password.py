@@ -1,5 +1,6 @@
 """Choose a new password, knowing the old one. Spans transactions: hashing takes time."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -11,6 +12,7 @@ from services.auth.repository import AuthUnitOfWork
 from services.auth.throttle import Throttle
 from services.auth.use_cases.grants import Device
 from services.auth.use_cases.reset_password import set_password
+from services.auth.use_cases.second_factor import require_second_factor
 
 Begin = Callable[[], AbstractAsyncContextManager[AuthUnitOfWork]]
 
@@ -23,20 +25,35 @@ async def change_password(
     user_id: UUID,
     current: str,
     new: str,
+    code: str | None,
     device: Device,
     now: datetime,
 ) -> None:
-    """Refuses with `WrongCredentials`, and slows down who guesses with a stolen token."""
-    who = str(user_id)
-    await throttle.check(who, device.ip)
+    """Refuses with `WrongCredentials`, and slows down who guesses with a stolen token.
+
+    Where a second factor is on, with a code of it: a token and a password are not all that the
+    owner has.
+    """
+    came_in = time.monotonic()
     async with begin() as uow:
         kept = (await uow.users.get(user_id)).password_hash
-    right, _ = await passwords.verify(current, kept)
-    if not right:
-        await throttle.failed(who, device.ip)
-        raise WrongCredentials
-    password_hash = await passwords.hash(new)
-    async with begin() as uow:
-        user = await uow.users.get(user_id)
-        user.may_sign_in(with_hash=kept)
-        await set_password(uow, user, password_hash, now=now)
+
+    async def set_new() -> None:
+        password_hash = await passwords.hash(new)
+        async with begin() as uow:
+            user = await uow.users.get(user_id)
+            user.may_sign_in(with_hash=kept)
+            await require_second_factor(uow, user_id, code, now=now)
+            await set_password(uow, user, password_hash, now=now)
+
+    async with throttle.password(str(user_id), device.ip, device=None, came_in=came_in) as guess:
+        right, _ = await passwords.verify(current, kept)
+        if not right:
+            raise WrongCredentials
+        if code is None:
+            await set_new()
+        else:
+            async with throttle.code(user_id, device=None, came_in=came_in) as code_guess:
+                await set_new()
+                code_guess.right = True
+        guess.right = True

@@ -14,6 +14,7 @@ BATCH = 1000
 SESSIONS_KEPT = timedelta(days=30)
 TOKENS_KEPT = timedelta(days=1)
 MAILS_KEPT = timedelta(days=90)
+DEVICES_KEPT = timedelta(days=180)
 SETTLED_KEPT = timedelta(days=400)
 
 
@@ -28,6 +29,8 @@ async def clean_up(uow: AuthUnitOfWork, *, now: datetime) -> int:
             t.mails,
             (t.mails.c.created_at < now - MAILS_KEPT) & (t.mails.c.status != MailStatus.WAITING),
         ),
+        (t.registrations, t.registrations.c.expires_at < now),
+        (t.known_devices, t.known_devices.c.last_used_at < now - DEVICES_KEPT),
         (t.settled_invoices, t.settled_invoices.c.settled_at < now - SETTLED_KEPT),
     ):
         gone += await _delete(uow, table, over)
@@ -54,6 +57,6 @@ async def _delete(uow: AuthUnitOfWork, table: Table, over: ColumnElement[bool]) 
     key = next(iter(table.primary_key.columns))
     batch = select(key).where(over).limit(BATCH).with_for_update(skip_locked=True)
     result: CursorResult[Any] = await uow.session.execute(  # type: ignore[assignment]
-        delete(table).where(key.in_(batch))
+        delete(table).where(key.in_(batch), over)
     )
     return result.rowcount

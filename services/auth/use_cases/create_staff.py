@@ -3,8 +3,9 @@
 from datetime import datetime
 
 from services.auth.domain.roles import NO_ACCOUNT, StaffRole
-from services.auth.domain.users import PersonalDetails, User, UserStatus
+from services.auth.domain.users import User
 from services.auth.repository import AuthUnitOfWork
+from services.auth.use_cases.claim_address import add_user, claim_address
 
 
 async def create_staff(
@@ -17,15 +18,15 @@ async def create_staff(
 ) -> tuple[User, bool]:
     """The staff user with this address and whether they are new.
 
-    Somebody who is registered already becomes staff and keeps their password.
+    The operator vouches for the address: what somebody signed up with it and never confirmed is
+    gone. Somebody who has confirmed it becomes staff, keeps their password and logs in again.
     """
-    user = await uow.users.find_by_address(email)
+    user = await claim_address(uow, email, now=now)
     if user is not None:
-        if user.staff_role is not role or user.status is UserStatus.PENDING:
+        if user.staff_role is not role:
             before = user.staff_role
             user.staff_role = role
-            if user.status is UserStatus.PENDING:
-                uow.emit(user.verify(at=now))
+            await uow.sessions.revoke_all(user.id, because="another staff role", at=now)
             uow.audit(
                 "user.staff_role_changed", user.id, before={"role": before}, after={"role": role}
             )
@@ -34,8 +35,9 @@ async def create_staff(
         home_account_id=NO_ACCOUNT, password_hash=password_hash, at=now
     )
     user.staff_role = role
-    await uow.users.add(user, PersonalDetails.of(user.id, email=email, full_name=None))
+    verified = user.verify(at=now)
+    await add_user(uow, user, email=email, full_name=None)
     uow.emit(registered)
-    uow.emit(user.verify(at=now))
+    uow.emit(verified)
     uow.audit("user.staff_created", user.id, after={"role": role})
     return user, True

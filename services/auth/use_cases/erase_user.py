@@ -7,7 +7,7 @@ from sqlalchemy import delete, update
 from services.auth import tables
 from services.auth.domain.accounts import Account, AccountStatus, LastOwner, Membership
 from services.auth.domain.roles import Role
-from services.auth.domain.sessions import MailedToken, Session
+from services.auth.domain.sessions import Session
 from services.auth.domain.users import PersonalDetails, User
 from services.auth.repository import AuthUnitOfWork
 from services.auth.use_cases.update_account import close_account
@@ -18,6 +18,23 @@ async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
 
     Raises `LastOwner` while others are in an account that nobody else owns.
     """
+    details = await uow.users.details(user.id)
+    if details is not None:
+        await uow.mails.erase(user.id, details.address_key)
+        await uow.invitations.erase(details.address_key)
+        await uow.registrations.drop(details.address_key)
+        await uow.mailed_tokens.drop_of_address(details.address_key)
+    await forget_user(uow, user, because="erasure", now=now)
+    await uow.session.execute(
+        update(Session).where(tables.sessions.c.user_id == user.id).values(ip=None, user_agent=None)
+    )
+    # Answers that are kept for repeats may say who they are.
+    keys = uow.platform.idempotency_keys
+    await uow.session.execute(delete(keys).where(keys.c.scope.startswith(f"{user.id}/")))
+
+
+async def forget_user(uow: AuthUnitOfWork, user: User, *, because: str, now: datetime) -> None:
+    """Take away all that they come in with and where they are in; the address is free again."""
     memberships = await uow.memberships.list_of_user(user.id)
     # One order for everybody, so that two owners who go at once do not wait for each other.
     for membership in sorted(memberships, key=lambda one: one.account_id):
@@ -25,24 +42,14 @@ async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
     totp = await uow.totps.find(user.id)
     if totp is not None:
         await uow.totps.remove(totp)
-    details = await uow.users.details(user.id)
-    if details is not None:
-        await uow.mails.erase(user.id, details.address_key)
-        await uow.invitations.erase(details.address_key)
-    for kind, column in (
-        (MailedToken, tables.mailed_tokens.c.user_id),
-        (PersonalDetails, tables.personal_details.c.user_id),
-    ):
-        await uow.session.execute(delete(kind).where(column == user.id))
-    await uow.sessions.revoke_all(user.id, because="erasure", at=now)
+    await uow.known_devices.forget_all(user.id)
+    await uow.mailed_tokens.drop_of_user(user.id)
     await uow.session.execute(
-        update(Session).where(tables.sessions.c.user_id == user.id).values(ip=None, user_agent=None)
+        delete(PersonalDetails).where(tables.personal_details.c.user_id == user.id)
     )
-    # Answers that are kept for repeats may say who they are.
-    keys = uow.platform.idempotency_keys
-    await uow.session.execute(delete(keys).where(keys.c.scope.startswith(f"{user.id}/")))
+    await uow.sessions.revoke_all(user.id, because=because, at=now)
     uow.emit(user.erase(at=now))
-    uow.audit("user.erased", user.id)
+    uow.audit("user.erased", user.id, after={"because": because})
 
 
 async def _leave(uow: AuthUnitOfWork, membership: Membership) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from services.auth.domain.accounts import Account, AccountNotFound, AccountStatus, Membership
 from services.auth.domain.bearer import Bearer
 from services.auth.domain.roles import NO_ACCOUNT
-from services.auth.domain.sessions import RefreshTokenRefused, Session
+from services.auth.domain.sessions import RefreshTokenRefused, Session, fingerprint
 from services.auth.domain.users import User
 from services.auth.repository import AuthUnitOfWork
 
@@ -66,6 +66,12 @@ class Device:
 
     ip: str | None
     user_agent: str | None
+    #: What the client made once and keeps, to be known by again.
+    secret: str | None = None
+
+    @property
+    def hash(self) -> bytes | None:
+        return None if self.secret is None else fingerprint(self.secret)
 
 
 async def open_session(

@@ -11,12 +11,13 @@ from services.auth.domain.accounts import (
     Membership,
     require_manager,
 )
-from services.auth.domain.mail import Mail, Template
+from services.auth.domain.mail import Mail, Template, plain_name
 from services.auth.domain.roles import Role
 from services.auth.domain.sessions import fingerprint, new_secret
 from services.auth.domain.users import PasswordRefused, User, UserIsSuspended, UserStatus
 from services.auth.repository import AuthUnitOfWork
-from services.auth.use_cases.register_user import a_place, add_user
+from services.auth.use_cases.claim_address import add_user, claim_address
+from services.auth.use_cases.register_user import a_place
 from shared.clock import utc_now
 
 
@@ -50,6 +51,7 @@ async def invite(
         at=utc_now(),
     )
     uow.invitations.add(invitation)
+    name = plain_name(account.name)
     uow.mail(
         Mail.to_address(
             email,
@@ -57,7 +59,7 @@ async def invite(
             dated=now,
             at=utc_now(),
             token=secret,
-            account=account.name or "an account",
+            account=f"“{name}”" if name else "an account",
             role=role.value,
         )
     )
@@ -80,10 +82,14 @@ async def accept_invitation(
     full_name: str | None,
     now: datetime,
 ) -> Membership:
-    """A place in the account for whoever reads the address; a user too, if there is none yet."""
+    """A place in the account for whoever reads the address.
+
+    A user too, if nobody has proven the address before: the token proves it now, so a stranger's
+    sign-up with it is dropped, and the password is the one that comes with the token.
+    """
     invitation = await uow.invitations.by_token(token)
     email = invitation.accept(at=now)
-    user = await uow.users.find_by_address(email)
+    user = await claim_address(uow, email, now=now)
     account = await uow.accounts.get(invitation.account_id)
     await uow.require_clock_at_rest(account.id)
     if account.status is AccountStatus.CLOSED:
@@ -101,8 +107,6 @@ async def accept_invitation(
         raise UserIsSuspended("This user is suspended; ask support.")
     elif await uow.memberships.find(account.id, user.id) is not None:
         raise AlreadyMember("You are a member already.")
-    if user.status is UserStatus.PENDING:
-        uow.emit(user.verify(at=now))  # the token came by mail, as the verification does
     membership = a_place(user.id, account.id, invitation.role, now=now)
     uow.memberships.add(membership)
     uow.audit("member.joined", user.id, account_id=account.id, after={"role": invitation.role})
@@ -120,12 +124,11 @@ async def _newcomer(
 ) -> User:
     if password_hash is None:
         raise PasswordRefused("Choose a password: you are new here.", field="password")
-    user, _ = await add_user(
-        uow,
-        home_account_id=account_id,
-        email=email,
-        full_name=full_name,
-        password_hash=password_hash,
-        now=now,
+    user, registered = User.register(
+        home_account_id=account_id, password_hash=password_hash, at=now
     )
+    verified = user.verify(at=now)
+    await add_user(uow, user, email=email, full_name=full_name)
+    uow.emit(registered)
+    uow.emit(verified)
     return user

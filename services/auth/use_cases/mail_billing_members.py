@@ -34,6 +34,8 @@ OUTCOMES = {
 async def mail_about_invoice(uow: AuthUnitOfWork, event: InvoicePaid | CreditNoteIssued) -> None:
     """A receipt, or a credit note. Nothing for an invoice over nothing."""
     if isinstance(event, InvoicePaid):
+        if event.total.amount == 0:
+            return
         await uow.session.execute(
             upsert(tables.settled_invoices)
             .values(
@@ -43,8 +45,6 @@ async def mail_about_invoice(uow: AuthUnitOfWork, event: InvoicePaid | CreditNot
             )
             .on_conflict_do_nothing()
         )
-        if event.total.amount == 0:
-            return
     template = Template.INVOICE_PAID
     if isinstance(event, CreditNoteIssued):
         template = Template.CREDIT_NOTE_ISSUED

@@ -1,19 +1,18 @@
-"""Somebody signs up: a user, their personal details apart, and an account that they own."""
+"""Somebody signs up. Whether the address is theirs is for the mail to find out."""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy.exc import IntegrityError
-
 from services.auth.domain.accounts import Account, Membership
+from services.auth.domain.mail import Template
+from services.auth.domain.registrations import Registration
 from services.auth.domain.roles import Role
-from services.auth.domain.users import AddressTaken, PersonalDetails, User
 from services.auth.repository import AuthUnitOfWork
-from services.auth.use_cases.mail_tokens import mail_verification
+from services.auth.use_cases.mail_tokens import ask_for_mail
 from shared.ids import new_id
 
 
-async def register_user(
+def register_user(
     uow: AuthUnitOfWork,
     *,
     email: str,
@@ -23,24 +22,23 @@ async def register_user(
     country: str,
     time_zone: str,
     now: datetime,
-) -> tuple[User, PersonalDetails, Account]:
-    """Register them and mail a token to the address. Raises `AddressTaken`."""
-    account, registered = Account.register(
-        name=account_name or full_name, country=country, time_zone=time_zone, at=now
-    )
-    user, details = await add_user(
-        uow,
-        home_account_id=account.id,
+) -> Registration:
+    """Keep what they set until the address is proven, and mail a token to it.
+
+    The same happens for an address that somebody has already: only its owner is told.
+    """
+    registration = Registration.of(
         email=email,
-        full_name=full_name,
         password_hash=password_hash,
-        now=now,
+        full_name=full_name,
+        account_name=account_name,
+        country=country,
+        time_zone=time_zone,
+        at=now,
     )
-    await uow.accounts.add(account)
-    uow.memberships.add(a_place(user.id, account.id, Role.OWNER, now=now))
-    uow.emit(registered)
-    await mail_verification(uow, user.id, now=now)
-    return user, details, account
+    uow.registrations.add(registration)
+    ask_for_mail(uow, email, Template.SIGN_UP, now=now)
+    return registration
 
 
 async def open_account(
@@ -59,31 +57,6 @@ async def open_account(
     uow.emit(registered)
     uow.audit("account.opened", account.id, account_id=account.id)
     return account
-
-
-async def add_user(
-    uow: AuthUnitOfWork,
-    *,
-    home_account_id: UUID,
-    email: str,
-    full_name: str | None,
-    password_hash: str,
-    now: datetime,
-) -> tuple[User, PersonalDetails]:
-    """A new user with this address, still to be verified."""
-    taken = AddressTaken("Somebody has registered this address. Log in instead.", field="email")
-    if await uow.users.is_taken(email):
-        raise taken
-    user, registered = User.register(
-        home_account_id=home_account_id, password_hash=password_hash, at=now
-    )
-    details = PersonalDetails.of(user.id, email=email, full_name=full_name)
-    try:
-        await uow.users.add(user, details)
-    except IntegrityError as error:  # somebody else was faster by a moment
-        raise taken from error
-    uow.emit(registered)
-    return user, details
 
 
 def a_place(user_id: UUID, account_id: UUID, role: Role, *, now: datetime) -> Membership:

@@ -6,28 +6,39 @@ from services.auth.domain.mail import Mail, Template
 from services.auth.domain.sessions import Purpose, TokenRefused
 from services.auth.domain.users import User, UserStatus
 from services.auth.repository import AuthUnitOfWork
+from services.auth.use_cases.grants import Device
 
 
 async def check_reset(uow: AuthUnitOfWork, *, token: str, now: datetime) -> tuple[str, ...]:
     """Whether the token is good, without using it. Gives the words a password must not be of."""
-    mailed = await uow.mailed_tokens.get(token, Purpose.RESET_PASSWORD)
-    if mailed.used_at is not None or now >= mailed.expires_at:
+    mailed = await uow.mailed_tokens.peek(token, Purpose.RESET_PASSWORD)
+    if mailed is None or mailed.user_id is None:
         raise TokenRefused
     details = await uow.users.details(mailed.user_id)
-    return (details.email, details.full_name or "") if details else ()
+    if details is None or not mailed.is_good(at=now, for_address=details.address_key):
+        raise TokenRefused
+    return details.email, details.full_name or ""
 
 
 async def reset_password(
-    uow: AuthUnitOfWork, *, token: str, password_hash: str, now: datetime
-) -> User:
-    """Set it and end every session. The token works once."""
+    uow: AuthUnitOfWork, *, token: str, password_hash: str, device: Device, now: datetime
+) -> tuple[User, str]:
+    """Set it and end every session. Gives the user and the key of the address that they proved.
+
+    The token works once, and only while the address that it came to is theirs.
+    """
     mailed = await uow.mailed_tokens.get(token, Purpose.RESET_PASSWORD)
-    mailed.use(at=now)
-    user = await uow.users.get(mailed.user_id)
-    if user.status is not UserStatus.ACTIVE:
+    if mailed.user_id is None:
         raise TokenRefused
+    user = await uow.users.get(mailed.user_id)
+    details = await uow.users.details(user.id)
+    if details is None or user.status is not UserStatus.ACTIVE:
+        raise TokenRefused
+    mailed.use(at=now, for_address=details.address_key)
     await set_password(uow, user, password_hash, now=now)
-    return user
+    if device.hash is not None:
+        await uow.known_devices.note(user.id, device.hash, at=now)
+    return user, details.address_key
 
 
 async def set_password(

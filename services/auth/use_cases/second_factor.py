@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.auth.domain.mail import Mail, Template
-from services.auth.domain.mfa import Totp, TotpAlreadyOn, TotpNotOn
+from services.auth.domain.mfa import SecondFactorRequired, Totp, TotpAlreadyOn, TotpNotOn
 from services.auth.repository import AuthUnitOfWork
 
 
@@ -36,12 +36,31 @@ async def confirm_totp(
     return codes
 
 
-async def remove_totp(uow: AuthUnitOfWork, user_id: UUID, *, now: datetime) -> None:
+async def remove_totp(
+    uow: AuthUnitOfWork, user_id: UUID, *, code: str | None, now: datetime
+) -> None:
+    """Turn it off, with a code of it. Raises `TotpNotOn`."""
     totp = await uow.totps.find(user_id)
     if totp is None or not totp.is_on:
         raise TotpNotOn("No second factor is on.")
+    await require_second_factor(uow, user_id, code, now=now)
     await uow.totps.remove(totp)
     await _tell(uow, user_id, "off", now=now)
+
+
+async def require_second_factor(
+    uow: AuthUnitOfWork, user_id: UUID, code: str | None, *, now: datetime
+) -> None:
+    """Where one is on: a code of it, or a backup code. It is used up by this.
+
+    Raises `SecondFactorRequired` without a code, `SecondFactorWrong` when it is not good.
+    """
+    totp = await uow.totps.find(user_id)
+    if totp is None or not totp.is_on:
+        return
+    if code is None:
+        raise SecondFactorRequired
+    totp.check(code, at=now)
 
 
 async def _tell(uow: AuthUnitOfWork, user_id: UUID, state: str, *, now: datetime) -> None:

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from uuid import UUID
 
-from services.auth.domain.mail import Mail, Template
+from services.auth.domain.mail import Mail, Template, plain_name
 from services.auth.letters import write
 from services.auth.mail import Letter, Mailer, MailRefused
 from services.auth.repository import AuthUnitOfWork
@@ -19,7 +19,7 @@ Begin = Callable[[], AbstractAsyncContextManager[AuthUnitOfWork]]
 
 BATCH = 20
 #: Mails that somebody asked for by typing an address.
-ASKED_FOR = frozenset({Template.RESET_PASSWORD, Template.VERIFY_EMAIL})
+ASKED_FOR = frozenset({Template.RESET_PASSWORD, Template.VERIFY_EMAIL, Template.SIGN_UP})
 
 
 async def send_mails(begin: Begin, mailer: Mailer, *, public_url: str, now: datetime) -> int:
@@ -71,7 +71,7 @@ async def _prepare(
     if mail.user_id is not None:
         details = await uow.users.details(mail.user_id)
         address = details.email if details else None
-        greeting = details.greeting if details else None
+        greeting = plain_name(details.full_name) if details else None
     elif mail.template in ASKED_FOR:
         address = await answer_asked_mail(uow, mail, now=now)
     if address is None:
