@@ -6,7 +6,7 @@ from fastapi import Depends, Query, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from services.auth import account_queries, queries
-from services.auth.addresses import Address
+from services.auth.addresses import Address, KnownAddress
 from services.auth.api.edges import (
     AccountCommand,
     AccountReading,
@@ -32,7 +32,7 @@ from services.auth.domain.roles import Role
 from services.auth.use_cases.make_account import make_account
 from services.auth.use_cases.register_user import open_account
 from services.auth.use_cases.update_account import close_account, update_account
-from shared.errors import Forbidden
+from shared.errors import Forbidden, PreconditionFailed
 from shared.money import Currency
 from shared.security import Caller
 from shared.web import Page, PageRequest, Router, page_request, problems
@@ -93,7 +93,7 @@ class AccountFilter(BaseModel):
     """Which accounts to list, for the operator: those that match all that is given."""
 
     external_id: ExternalId | None = None
-    email: Address | None = Field(None, description="The account's own, or a member's.")
+    email: KnownAddress | None = Field(None, description="The account's own, or a member's.")
     search: str | None = Field(
         None, max_length=200, description="How words in name, email and external_id begin."
     )
@@ -172,7 +172,11 @@ async def open_another(body: OpenAccountRequest, edge: MyCommand) -> Response:
         return await edge.answer(uow, view, status=201)
 
 
-@router.get("/{account_id}", response_model=AccountView, responses=problems(AccountNotFound))
+@router.get(
+    "/{account_id}",
+    response_model=AccountView,
+    responses=problems(AccountNotFound),
+)
 async def read(edge: AccountReading) -> Response:
     """The account that the token is for."""
     async with edge.begin() as uow:
@@ -197,6 +201,7 @@ class UpdateAccountRequest(AccountFields):
         ExternalIdTaken,
         UnknownCountry,
         UnknownTimeZone,
+        PreconditionFailed,
     ),
 )
 async def update(body: UpdateAccountRequest, edge: AccountCommand) -> Response:
@@ -216,7 +221,7 @@ async def update(body: UpdateAccountRequest, edge: AccountCommand) -> Response:
 @router.delete(
     "/{account_id}",
     status_code=204,
-    responses=problems(AccountNotFound, AccountIsClosed, RoleTooWeak),
+    responses=problems(AccountNotFound, AccountIsClosed, RoleTooWeak, PreconditionFailed),
 )
 async def close(edge: AccountCommand) -> Response:
     """Close the account: what it subscribed to ends, its keys stop working. Owners only."""

@@ -23,6 +23,7 @@ from services.auth.use_cases.administer_users import (
     reactivate_user,
     suspend_user,
 )
+from shared.errors import PreconditionFailed
 from shared.web import Page, PageRequest, Router, for_staff, page_request, problems
 
 router = Router(prefix="/v1/admin", tags=["admin"])
@@ -86,7 +87,7 @@ class UpdateUserRequest(Strict):
 @router.patch(
     "/users/{user_id}",
     response_model=AdminUserView,
-    responses=problems(UserNotFound),
+    responses=problems(UserNotFound, PreconditionFailed),
     dependencies=[for_staff(StaffRole.ADMIN)],
 )
 async def update_user(user_id: UUID, body: UpdateUserRequest, edge: MyCommand) -> Response:
@@ -102,7 +103,7 @@ async def update_user(user_id: UUID, body: UpdateUserRequest, edge: MyCommand) -
 @router.post(
     "/users/{user_id}/suspend",
     response_model=AdminUserView,
-    responses=problems(UserNotFound, IllegalUserTransition),
+    responses=problems(UserNotFound, IllegalUserTransition, PreconditionFailed),
     dependencies=[for_staff(StaffRole.SUPPORT)],
 )
 async def suspend(user_id: UUID, edge: MyCommand) -> Response:
@@ -117,7 +118,7 @@ async def suspend(user_id: UUID, edge: MyCommand) -> Response:
 @router.post(
     "/users/{user_id}/reactivate",
     response_model=AdminUserView,
-    responses=problems(UserNotFound, IllegalUserTransition),
+    responses=problems(UserNotFound, IllegalUserTransition, PreconditionFailed),
     dependencies=[for_staff(StaffRole.SUPPORT)],
 )
 async def reactivate(user_id: UUID, edge: MyCommand) -> Response:

@@ -18,6 +18,7 @@ from shared.db import Scope
 from shared.errors import Forbidden, Unauthenticated
 from shared.security import Caller
 from shared.web import Edge, Reading, command, public_command, reading
+from shared.web.refusals import refuses
 
 
 class LogInAgain(Forbidden):
@@ -96,12 +97,14 @@ def person(caller: Caller) -> UUID:
     return UUID(caller.subject)
 
 
+@refuses(LogInEnded)
 async def person_reading(
     edge: Annotated[Reading[AuthUnitOfWork], Depends(reading)],
 ) -> PersonReading:
     return PersonReading(edge.request, edge.caller, None)
 
 
+@refuses(LogInEnded)
 async def person_command(edge: Annotated[Edge[AuthUnitOfWork], Depends(command)]) -> PersonEdge:
     return PersonEdge(edge.request, edge.caller, None, edge.key, await edge.request.body())
 
@@ -119,12 +122,14 @@ def _about(caller: Caller, account_id: UUID) -> UUID | None:
     return None
 
 
+@refuses(AccountNotFound, LogInEnded)
 async def account_reading(
     account_id: UUID, edge: Annotated[Reading[AuthUnitOfWork], Depends(reading)]
 ) -> Reading[AuthUnitOfWork]:
     return Reading(edge.request, edge.caller, _about(edge.caller, account_id))
 
 
+@refuses(AccountNotFound, LogInEnded)
 async def account_command(
     account_id: UUID, edge: Annotated[Edge[AuthUnitOfWork], Depends(command)]
 ) -> Edge[AuthUnitOfWork]:

@@ -32,6 +32,7 @@ from services.auth.use_cases.change_email import ask_to_change_email, change_ema
 from services.auth.use_cases.change_password import change_password
 from services.auth.use_cases.erase_user import erase_user
 from services.auth.use_cases.update_profile import update_profile
+from shared.errors import PreconditionFailed
 from shared.web import Page, PageRequest, Router, page_request, problems
 
 router = Router(prefix="/v1/me", tags=["me"])
@@ -68,7 +69,7 @@ class UpdateMeRequest(Strict):
     full_name: Name | None = None
 
 
-@router.patch("", response_model=UserView)
+@router.patch("", response_model=UserView, responses=problems(PreconditionFailed))
 async def update(body: UpdateMeRequest, edge: MyCommand) -> Response:
     """Change my profile."""
     async with edge.begin() as uow:
@@ -84,7 +85,7 @@ async def update(body: UpdateMeRequest, edge: MyCommand) -> Response:
         return await edge.answer(uow, UserView.of(user, details))
 
 
-@router.delete("", status_code=204, responses=problems(LastOwner))
+@router.delete("", status_code=204, responses=problems(LastOwner, PreconditionFailed))
 async def erase(edge: MyCommand) -> Response:
     """Erase me: personal details, sessions and keys go at once; accounts only I am in close.
 

@@ -14,6 +14,7 @@ from services.auth.domain.accounts import LastOwner, MemberNotFound, Membership,
 from services.auth.domain.roles import Role
 from services.auth.domain.users import PersonalDetails
 from services.auth.use_cases.manage_members import change_member_role, remove_member
+from shared.errors import PreconditionFailed
 from shared.web import Page, PageRequest, Router, page_request, problems
 
 router = Router(prefix="/v1/accounts/{account_id}/members", tags=["accounts"])
@@ -57,7 +58,7 @@ class RoleRequest(Strict):
 @router.patch(
     "/{user_id}",
     response_model=MemberView,
-    responses=problems(MemberNotFound, RoleTooWeak, LastOwner),
+    responses=problems(MemberNotFound, RoleTooWeak, LastOwner, PreconditionFailed),
 )
 async def change_role(user_id: UUID, body: RoleRequest, edge: AccountCommand) -> Response:
     """Give a member another role. It counts from their next token on."""
@@ -71,7 +72,9 @@ async def change_role(user_id: UUID, body: RoleRequest, edge: AccountCommand) ->
 
 
 @router.delete(
-    "/{user_id}", status_code=204, responses=problems(MemberNotFound, RoleTooWeak, LastOwner)
+    "/{user_id}",
+    status_code=204,
+    responses=problems(MemberNotFound, RoleTooWeak, LastOwner, PreconditionFailed),
 )
 async def remove(user_id: UUID, edge: AccountCommand) -> Response:
     """Take somebody out of the account, or leave it."""

@@ -23,6 +23,7 @@ from services.auth.use_cases.create_operator_key import create_operator_key
 from services.auth.use_cases.revoke_operator_key import revoke_operator_key
 from services.auth.use_cases.rotate_operator_key import rotate_operator_key
 from shared.clock import utc_now
+from shared.errors import PreconditionFailed
 from shared.security import KeyScope
 from shared.web import Page, PageRequest, RequestModel, Router, for_staff, page_request, problems
 
@@ -151,7 +152,7 @@ class RotateRequest(RequestModel):
 @router.post(
     "/{key_id}/rotate",
     response_model=NewOperatorKeyView,
-    responses=problems(OperatorKeyNotFound, OperatorKeyOver, ExpiryPassed),
+    responses=problems(OperatorKeyNotFound, OperatorKeyOver, ExpiryPassed, PreconditionFailed),
 )
 async def rotate(key_id: UUID, body: RotateRequest, command: MyCommand) -> Response:
     """A new secret of the same key, in this answer alone (staff of the role admin)."""
@@ -169,7 +170,11 @@ async def rotate(key_id: UUID, body: RotateRequest, command: MyCommand) -> Respo
         return await command.answer(uow, _shown(view, plain), repeat=_shown(view, None))
 
 
-@router.delete("/{key_id}", status_code=204, responses=problems(OperatorKeyNotFound))
+@router.delete(
+    "/{key_id}",
+    status_code=204,
+    responses=problems(OperatorKeyNotFound, PreconditionFailed),
+)
 async def revoke(key_id: UUID, command: MyCommand) -> Response:
     """End a key, with all its secrets (staff of the role admin)."""
     async with command.begin() as uow:

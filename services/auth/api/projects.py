@@ -19,6 +19,7 @@ from services.auth.domain.projects import (
 from services.auth.domain.roles import Role
 from services.auth.repository import AuthUnitOfWork
 from services.auth.use_cases.manage_projects import create_project, update_project
+from shared.errors import BadRequest, PreconditionFailed
 from shared.web import (
     Edge,
     Page,
@@ -63,7 +64,7 @@ def _view(project: Project) -> ProjectView:
     )
 
 
-@router.get("")
+@router.get("", responses=problems(BadRequest))
 async def list_projects(
     edge: Annotated[Reading[AuthUnitOfWork], Depends(listing)],
     page: Annotated[PageRequest, Depends(page_request)],
@@ -84,7 +85,7 @@ class CreateProjectRequest(Strict):
     "",
     status_code=201,
     response_model=ProjectView,
-    responses=problems(ProjectNameTaken, IllegalProjectTransition),
+    responses=problems(ProjectNameTaken, IllegalProjectTransition, BadRequest),
     dependencies=[WRITER],
 )
 async def create(
@@ -120,7 +121,9 @@ class UpdateProjectRequest(Strict):
 @router.patch(
     "/{project_id}",
     response_model=ProjectView,
-    responses=problems(ProjectNotFound, ProjectNameTaken, IllegalProjectTransition),
+    responses=problems(
+        ProjectNotFound, ProjectNameTaken, IllegalProjectTransition, PreconditionFailed
+    ),
     dependencies=[WRITER],
 )
 async def update(

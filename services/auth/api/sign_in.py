@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import Response
 from pydantic import BaseModel, Field
 
-from services.auth.addresses import Address
+from services.auth.addresses import Address, KnownAddress
 from services.auth.api.edges import Auth, From, PublicCommand
 from services.auth.api.views import (
     Accepted,
@@ -196,7 +196,7 @@ async def verify(body: VerifyRequest, edge: PublicCommand, auth: Auth, device: F
 
 
 class AddressRequest(Strict):
-    email: Address
+    email: KnownAddress
 
 
 @router.post(
@@ -216,7 +216,7 @@ async def resend_verification(
 
 
 class LogInRequest(Strict):
-    email: Address
+    email: KnownAddress
     password: Password
     totp: Code = None
     device_secret: DeviceSecret = None
