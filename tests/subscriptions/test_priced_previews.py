@@ -103,6 +103,8 @@ async def test_a_change_is_priced_for_itself_and_the_next_invoice_after_it(
     for asked in invoicing.asked:
         assert asked.headers["Authorization"] == buyer.headers["Authorization"]
         assert asked.headers["Perennial-Account"] == str(buyer.account_id)
+        # A key may be bound to addresses, and is held to them by invoicing too.
+        assert asked.headers["X-Forwarded-For"] == "127.0.0.1"
     assert preview["invoice"]["total"]["amount"] == preview["subtotal"]
     assert preview["invoice"]["of_a_later_release"] == [1, 2]
     assert preview["credit_notes"] == []
