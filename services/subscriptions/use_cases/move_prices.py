@@ -169,6 +169,6 @@ async def _both(
         raise MoveMakesNoSense("Move to another price of a plan, in the same currency.")
     if old.component or new.component:
         raise MoveMakesNoSense(
-            "A component is not moved: whoever holds one keeps its price, until they leave its plan."
+            "A component is not moved: whoever holds it keeps its price, until they leave the plan."
         )
     return old, new
