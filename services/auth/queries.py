@@ -15,7 +15,7 @@ from services.auth.domain.mfa import Totp
 from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound, OperatorSecret
 from services.auth.domain.projects import Project, ProjectNotFound
 from services.auth.domain.roles import StaffRole
-from services.auth.domain.sessions import Session
+from services.auth.domain.sessions import KnownDevice, Session
 from services.auth.domain.users import PersonalDetails, User, UserNotFound, UserStatus
 from shared.db import UnitOfWork
 from shared.pages import PageRequest
@@ -191,6 +191,11 @@ async def everything_about(uow: UnitOfWork, user_id: UUID) -> dict[str, Sequence
         "accounts": (await uow.session.execute(_my_accounts(user_id))).all(),
         "sessions": (
             await uow.session.scalars(select(Session).where(tables.sessions.c.user_id == user_id))
+        ).all(),
+        "known_devices": (
+            await uow.session.scalars(
+                select(KnownDevice).where(tables.known_devices.c.user_id == user_id)
+            )
         ).all(),
         "api_keys": (
             await uow.session.scalars(select(ApiKey).where(tables.api_keys.c.created_by == user_id))

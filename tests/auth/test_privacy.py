@@ -16,13 +16,15 @@ from tests.harness import Deployment
 
 
 async def test_everything_about_me_is_exported(people: People) -> None:
-    person = await people.logged_in(full_name="Grace Hopper")
+    person = await people.verified(full_name="Grace Hopper")
+    await people.log_in(person, device_secret="a secret that this test's client made once")
 
     export = (await people.http.get("/v1/me/export", headers=person.headers)).json()
 
     assert export["profile"]["full_name"] == "Grace Hopper"
     assert export["accounts"][0]["id"] == str(person.account_id)
     assert len(export["sessions"]) == 1
+    assert len(export["known_devices"]) == 1
     assert export["mails"] == []  # what confirmed the address was mailed to no user yet
 
 

@@ -242,6 +242,7 @@ class ExportView(BaseModel):
     profile: UserView
     accounts: list[MyAccountView]
     sessions: list[SessionView]
+    known_devices: list[dict[str, Any]]
     api_keys: list[dict[str, Any]]
     mails: list[dict[str, Any]]
     audit_log: list[dict[str, Any]]
@@ -261,6 +262,10 @@ async def export(edge: MyReading) -> ExportView:
             profile=UserView.of(user, details),
             accounts=[my_account(account, place) for account, place in found["accounts"]],
             sessions=[_session(one, edge.caller.session_id) for one in found["sessions"]],
+            known_devices=[
+                {"created_at": one.created_at, "last_used_at": one.last_used_at}
+                for one in found["known_devices"]
+            ],
             api_keys=[
                 {"id": key.id, "name": key.name, "prefix": key.prefix, "created_at": key.created_at}
                 for key in found["api_keys"]
