@@ -46,13 +46,17 @@ class Deployment:
             if key.startswith("PERENNIAL_") and not key.startswith(LAUNCHERS_OWN)
         }
 
+    @property
+    def is_production(self) -> bool:
+        """Without a staff user that everybody knows, and without the sandbox provider."""
+        return is_production(self.caller)
+
     def service(self, name: str) -> dict[str, str]:
         """For `api`, `worker` and the service's own commands."""
         password = self.passwords[f"database_{name}"]
         return {
-            **_PER_SERVICE_DEFAULTS.get(name, {}),
+            **({} if self.is_production else _FOR_DEVELOPMENT.get(name, {})),
             "PERENNIAL_ENVIRONMENT": "development",
-            "PERENNIAL_TEST_CLOCKS": "1",
             "PERENNIAL_PUBLIC_URL": self.public_url,
             **self._asked,
             **self._own(name),
@@ -95,14 +99,23 @@ class Deployment:
         """For who uses the system from outside: the demo."""
         staff = self.service("auth")
         names = ("PUBLIC_URL", "MAIL_DIR", "STAFF_EMAIL", "STAFF_PASSWORD")
-        return {f"PERENNIAL_{name}": staff[f"PERENNIAL_{name}"] for name in names}
+        return {
+            f"PERENNIAL_{name}": staff[f"PERENNIAL_{name}"]
+            for name in names
+            if f"PERENNIAL_{name}" in staff
+        }
 
     def broker(self, user: str) -> str:
         """The broker as one of its users reaches it."""
         return f"amqp://{user}:{self.passwords[f'broker_{user}']}@{self.rabbitmq}/{quote(VHOST)}"
 
 
-_PER_SERVICE_DEFAULTS = {
+def is_production(environment: Mapping[str, str]) -> bool:
+    """Whether whoever has this environment asks for production."""
+    return environment.get("PERENNIAL_ENVIRONMENT") == "production"
+
+
+_FOR_DEVELOPMENT = {
     "auth": {
         "PERENNIAL_STAFF_EMAIL": STAFF_EMAIL,
         "PERENNIAL_STAFF_PASSWORD": STAFF_PASSWORD,

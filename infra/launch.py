@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from infra.environment import SERVICES, STAFF_EMAIL, STAFF_PASSWORD
+from infra.environment import SERVICES, STAFF_EMAIL, STAFF_PASSWORD, is_production
 from infra.native import ports
 from infra.native.__main__ import main as native
 from infra.native.__main__ import run_dir
@@ -124,7 +124,7 @@ class Compose:
 
     def _scale(self) -> list[str]:
         words = self.environment.get("SCALE", "").replace(",", " ").split()
-        scaled = []
+        scaled = ["--scale", "sandbox=0"] if is_production(self.environment) else []
         for word in words:
             name, _, count = word.partition("=")
             scaled += ["--scale", f"{name}-api={count}" if name in SERVICES else word]

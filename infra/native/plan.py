@@ -215,9 +215,12 @@ class Plan:
     # ---- processes --------------------------------------------------------------------------
 
     def programs(self) -> dict[str, Program]:
-        """The sandbox provider and the services' processes, by name, in the order of starting."""
+        """The sandbox provider, where there is one, and the services' processes, in order."""
         deployment = self.deployment
-        programs = [self._python("sandbox", ["services.payments.sandbox"], deployment.provider())]
+        programs = []
+        if not deployment.is_production:
+            sandbox = ["services.payments.sandbox"]
+            programs.append(self._python("sandbox", sandbox, deployment.provider()))
         for worker in self.workers:
             environment = deployment.service(worker.service) | {
                 "PERENNIAL_INTERNAL_PORT": str(self.ports[f"{worker.name} internal"])

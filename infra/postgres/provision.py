@@ -14,7 +14,8 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-from infra.environment import SERVICES
+from infra.environment import SERVICES, is_production
+from shared.settings import refuse_unfit, weakness, weakness_of_url
 
 SQL = Path(__file__).with_name("provision.sql")
 
@@ -76,6 +77,15 @@ def main() -> int:
     if missing:
         sys.stderr.write(f"Settings are missing: {', '.join(missing)}\n")
         return 2
+    if is_production(os.environ):
+        refuse_unfit(
+            f"{name} {fault}"
+            for name, fault in (
+                (wanted[0], weakness_of_url(os.environ[wanted[0]])),
+                *((name, weakness(os.environ[name])) for name in names.values()),
+            )
+            if fault
+        )
     passwords = {service: os.environ[name] for service, name in names.items()}
     try:
         asyncio.run(provision(os.environ["PERENNIAL_ADMIN_DATABASE_URL"], passwords))

@@ -13,11 +13,12 @@ from services.auth.domain.roles import StaffRole
 from services.auth.domain.users import PasswordRefused
 from services.auth.passwords import check_strength
 from services.auth.resources import AuthRuntime, own
+from services.auth.settings import DEVELOPMENT_STAFF
 from services.auth.use_cases.create_operator_key import create_operator_key
 from services.auth.use_cases.create_staff import create_staff
 from services.auth.use_cases.rotate_keys import ensure_key, rotate_keys
 from shared.clock import utc_now
-from shared.errors import Invalid
+from shared.errors import Conflict, Invalid
 from shared.observability import logger
 from shared.security import KeyScope
 
@@ -26,6 +27,12 @@ log = logger(__name__)
 
 class NotAnAddress(Invalid):
     code = "not-an-address"
+
+
+class DevelopmentStaff(Conflict):
+    """In production nobody comes in as the staff user whose password everybody knows."""
+
+    code = "development-staff"
 
 
 async def staff(runtime: AuthRuntime, arguments: list[str]) -> int:
@@ -134,6 +141,14 @@ async def rotate(runtime: AuthRuntime, arguments: list[str]) -> int:
 async def after_migrate(runtime: AuthRuntime) -> None:
     """A key to sign with, and the first staff user where the environment names one."""
     settings = runtime.settings
+    async with runtime.begin() as uow:
+        if settings.environment == "production" and await queries.has_staff_at(
+            uow, DEVELOPMENT_STAFF
+        ):
+            raise DevelopmentStaff(
+                f"The staff user of development, {DEVELOPMENT_STAFF}, can still come in. Make a "
+                "staff user of your own, and have them take this one's role away."
+            )
     async with runtime.begin() as uow:
         await ensure_key(uow, now=utc_now())
     if not (settings.staff_email and settings.staff_password):

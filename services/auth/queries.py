@@ -16,7 +16,7 @@ from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound,
 from services.auth.domain.projects import Project, ProjectNotFound
 from services.auth.domain.roles import StaffRole
 from services.auth.domain.sessions import KnownDevice, Session
-from services.auth.domain.users import PersonalDetails, User, UserNotFound, UserStatus
+from services.auth.domain.users import PersonalDetails, User, UserNotFound, UserStatus, address_key
 from shared.db import UnitOfWork
 from shared.pages import PageRequest
 
@@ -211,6 +211,20 @@ async def everything_about(uow: UnitOfWork, user_id: UUID) -> dict[str, Sequence
             )
         ).all(),
     }
+
+
+async def has_staff_at(uow: UnitOfWork, address: str) -> bool:
+    """Whether the user with this address is staff and can come in."""
+    statement = (
+        select(User)
+        .join(PersonalDetails, tables.personal_details.c.user_id == tables.users.c.id)
+        .where(
+            tables.personal_details.c.address_key == address_key(address),
+            tables.users.c.staff_role.is_not(None),
+            tables.users.c.status == UserStatus.ACTIVE,
+        )
+    )
+    return (await uow.session.scalars(statement)).one_or_none() is not None
 
 
 async def is_staffed(uow: UnitOfWork) -> bool:

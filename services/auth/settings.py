@@ -1,10 +1,14 @@
 """The environment of the auth service."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 
 from shared.settings import Settings
+
+#: Who may look around in a development system (infra/environment.py), and never in production.
+DEVELOPMENT_STAFF = "staff@example.com"
 
 
 class AuthSettings(Settings):
@@ -37,3 +41,9 @@ class AuthSettings(Settings):
     password_workers: int = Field(
         2, ge=1, le=64, description="Passwords hashed side by side; 19 MiB and one core each."
     )
+
+    def unfit_for_production(self) -> Iterator[str]:
+        yield from super().unfit_for_production()
+        if self.staff_email == DEVELOPMENT_STAFF:
+            yield "PERENNIAL_STAFF_EMAIL is the one of development"
+        yield from self._weak("staff_password")

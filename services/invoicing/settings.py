@@ -1,5 +1,7 @@
 """Invoicing's environment variables."""
 
+from collections.abc import Iterator
+
 from pydantic import Field, SecretStr
 
 from shared.settings import Settings
@@ -37,3 +39,7 @@ class InvoicingSettings(Settings):
         description="Where a worker fetches the ECB's exchange rates every six hours; "
         "nothing is fetched when it is not set.",
     )
+
+    def unfit_for_production(self) -> Iterator[str]:
+        yield from super().unfit_for_production()
+        yield from self._weak("link_secret", "s3_access_key_id", "s3_secret_access_key")

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from services.payments.sandbox.app import create_app
 from services.payments.sandbox.settings import SandboxSettings
 from shared.files import write_for_owner_only
+from shared.settings import refuse_unfit
 
 
 def main() -> None:
@@ -15,6 +16,8 @@ def main() -> None:
         settings = SandboxSettings()
     except ValidationError as wrong:
         sys.exit(f"The sandbox's settings are wrong: {wrong}")
+    if settings.environment == "production":
+        refuse_unfit(iter(["the sandbox is no payment provider, it charges nobody"]))
     write_for_owner_only()
     uvicorn.run(
         create_app(settings),

@@ -1,7 +1,9 @@
 """The sandbox's environment variables."""
 
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -10,6 +12,10 @@ class SandboxSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PERENNIAL_SANDBOX_")
 
+    #: The services' own setting: in production it does not start.
+    environment: Literal["development", "production"] = Field(
+        "development", validation_alias="PERENNIAL_ENVIRONMENT"
+    )
     host: str = "127.0.0.1"
     port: int = 8090
     #: The SQLite file that holds the sandbox's books.
