@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
@@ -21,6 +21,16 @@ from joserfc.jwk import KeySet
 from shared.db import Scope
 from shared.errors import Forbidden, Unauthenticated, Unavailable
 from shared.http import HttpClient
+from shared.revocations import (
+    UNKNOWN,
+    Ground,
+    News,
+    RevocationCache,
+    Revocations,
+    Revoked,
+    Source,
+    SourceAway,
+)
 from shared.runtime import Runtime
 from shared.secret_keys import is_secret_key, is_well_formed
 
@@ -32,8 +42,12 @@ REFRESH_AT_MOST_EVERY_SECONDS = 5
 
 #: What every API key begins with; it is traded for an access token before anything else.
 API_KEY_PREFIX = "prn_"
-#: A key that is revoked works this much longer where it was in use.
+#: How long the access token that a key was traded for is used, so that its last use is noted.
 EXCHANGED_TTL_SECONDS = 60
+#: For how long it is used when auth does not answer: nearly as long as it lives.
+EXCHANGED_USABLE_SECONDS = 840
+#: How long auth is left alone after it did not answer.
+EXCHANGE_REST_SECONDS = 1
 MOST_EXCHANGED = 10_000
 MOST_VERIFIED = 10_000
 
@@ -80,6 +94,33 @@ OPERATOR_SCOPES = frozenset(
         KeyScope.TEST_CLOCKS_WRITE,
     }
 )
+
+
+class LogInEnded(Unauthenticated):
+    """The session behind the token was ended: by log-out, a new password or staff."""
+
+    code = "log-in-ended"
+
+    def __init__(self) -> None:
+        super().__init__("This log-in has ended. Log in again.")
+
+
+class RoleChanged(Unauthenticated):
+    """The role in the account is another one since the token was made: refresh it."""
+
+    code = "role-changed"
+
+    def __init__(self) -> None:
+        super().__init__("Your role in this account changed. Ask for a new access token.")
+
+
+class RevocationsUnknown(Unavailable):
+    """Nobody could say for five seconds whose access has ended; only reading goes on meanwhile."""
+
+    code = "revocations-unknown"
+
+    def __init__(self) -> None:
+        super().__init__("It cannot be checked right now whether this access still holds.")
 
 
 FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
@@ -200,6 +241,37 @@ def exchange_at(jwks_url: str) -> Exchange:
     return exchange
 
 
+def revocations_at(jwks_url: str) -> Source:
+    """What was revoked, from auth itself: for when Redis cannot say."""
+    url = urljoin(jwks_url, "/internal/revocations")
+
+    async def ask(after: int) -> News:
+        found: list[Revoked] = []
+        try:
+            async with HttpClient(timeout=1) as client:
+                while True:
+                    answer = await client.get(url, params={"after": after})
+                    answer.raise_for_status()
+                    page = answer.json()
+                    found += [Revoked(*entry) for entry in page["revoked"]]
+                    after = page["position"]
+                    if not page["more"]:
+                        return News(found, after)
+        except (httpx.HTTPError, ValueError) as error:
+            raise SourceAway from error
+
+    return ask
+
+
+@dataclass(frozen=True, slots=True)
+class Traded:
+    """The access token that a key was traded for, and when, by this process's clock."""
+
+    token: str
+    fresh_until: float
+    at: float
+
+
 class Verifier:
     """Checks access tokens against auth's published keys (RFC 7517, RFC 9068).
 
@@ -208,13 +280,21 @@ class Verifier:
     """
 
     def __init__(
-        self, fetch: FetchKeys, *, issuer: str, audience: str, exchange: Exchange | None = None
+        self,
+        fetch: FetchKeys,
+        *,
+        issuer: str,
+        audience: str,
+        exchange: Exchange | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         self._fetch = fetch
+        #: Without them a token is good until it expires.
+        self._revocations = revocations
         #: Auth, which needs not ask itself by HTTP, puts its own here.
         self.exchange = exchange
-        #: By the key's hash: until when the access token that it was traded for is used.
-        self._exchanged: dict[bytes, tuple[float, str]] = {}
+        #: By the key's hash.
+        self._exchanged: dict[bytes, Traded] = {}
         #: By the token's hash: claims whose signature was checked, and by which keys. Checking it
         #: costs more than the rest of a cheap request, and callers ask again and again.
         self._verified: dict[bytes, tuple[KeySet, dict[str, Any]]] = {}
@@ -230,8 +310,54 @@ class Verifier:
             sub={"essential": True},
         )
 
-    async def verify(self, token: str) -> Caller:
-        """Who the token, or the API key, speaks for. Raises `Unauthenticated` for any other."""
+    async def verify(self, token: str, *, reads: bool = False) -> Caller:
+        """Who the token, or the API key, speaks for. Raises `Unauthenticated` for any other.
+
+        When nobody can say whose access has ended, only what `reads` goes on, and not for staff:
+        anything else is `RevocationsUnknown`.
+        """
+        claims = await self._claims_of(token)
+        if self._revocations is not None:
+            known = await self._revocations.are_known()
+            ended = self._revocations.ended(claims)
+            if ended is not None:
+                claims = await self._traded_again(token, ended)
+            if not known:
+                self._go_on_unknowing(claims, reads=reads)
+        try:
+            return _caller(claims)
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unauthenticated("The access token is not valid, or no longer.") from error
+
+    async def _traded_again(self, token: str, ended: Ground) -> dict[str, Any]:
+        """A key may be good although its token is not: its maker's role, or a secret, is another.
+
+        Else raises what ended.
+        """
+        refusal = _refusal(ended)
+        if not self._is_key(token) or not ended.version:
+            raise refusal
+        self._exchanged.pop(_name(token), None)
+        try:
+            claims = await self._claims_of(token)
+        except Unavailable:
+            raise refusal from None
+        if self._revocations is not None and self._revocations.ended(claims) is not None:
+            raise refusal
+        return claims
+
+    def _go_on_unknowing(self, claims: dict[str, Any], *, reads: bool) -> None:
+        """Let through what reads: an account's own data, for no longer than the token lives."""
+        goes_on = reads and claims.get("staff") is None
+        UNKNOWN.labels("let through" if goes_on else "refused").inc()
+        if not goes_on:
+            raise RevocationsUnknown
+
+    def _is_key(self, token: str) -> bool:
+        return token.startswith(API_KEY_PREFIX) and self.exchange is not None
+
+    async def _claims_of(self, token: str) -> dict[str, Any]:
+        """What the token says, or what the key was traded for."""
         if is_secret_key(token) and not is_well_formed(token):
             raise KeyMistyped("This is not a whole key: its checksum does not fit. Copy it again.")
         if token.startswith(API_KEY_PREFIX) and self.exchange is not None:
@@ -246,23 +372,30 @@ class Verifier:
                 if refreshed is keys:
                     raise
                 claims = self._decode(token, refreshed)
-            return _caller(claims)
         except (JoseError, ValueError, KeyError, TypeError) as error:
             raise Unauthenticated("The access token is not valid, or no longer.") from error
+        return claims
 
     async def _traded(self, key: str, exchange: Exchange) -> str:
-        name = hashlib.sha256(key.encode()).digest()
-        until, token = self._exchanged.get(name, (0.0, ""))
-        if time.monotonic() >= until:
-            token = await exchange(key)
+        name = _name(key)
+        traded = self._exchanged.get(name)
+        now = time.monotonic()
+        if traded is None or now >= traded.fresh_until:
+            try:
+                traded = Traded(await exchange(key), now + EXCHANGED_TTL_SECONDS, now)
+            except Unavailable:
+                # The token is good for longer; whether the key still is, revocations tell.
+                if traded is None or now >= traded.at + EXCHANGED_USABLE_SECONDS:
+                    raise
+                traded = replace(traded, fresh_until=now + EXCHANGE_REST_SECONDS)
             if len(self._exchanged) >= MOST_EXCHANGED:
                 self._exchanged.clear()
-            self._exchanged[name] = (time.monotonic() + EXCHANGED_TTL_SECONDS, token)
-        return token
+            self._exchanged[name] = traded
+        return traded.token
 
     def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
         """The claims. A signature is checked once by the same keys, its time at each use."""
-        name = hashlib.sha256(token.encode()).digest()
+        name = _name(token)
         by, claims = self._verified.get(name, (None, {}))
         if by is not keys:
             decoded = jwt.decode(token, keys, algorithms=ALGORITHMS)
@@ -292,12 +425,28 @@ class Verifier:
 def verifier_over_http(runtime: Runtime[Any, Any]) -> Verifier:
     """The verifier of every service but auth, which it asks for its keys."""
     settings = runtime.settings
+    cache = RevocationCache(runtime.redis, settings.issuer)
+    sources = {"redis": cache.read, "auth": revocations_at(settings.jwks_url)}
     return Verifier(
         fetch_from(settings.jwks_url),
         issuer=settings.issuer,
         audience=settings.audience,
         exchange=exchange_at(settings.jwks_url),
+        revocations=Revocations(sources),
     )
+
+
+def _name(token: str) -> bytes:
+    """What a token or key is remembered by."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _refusal(ended: Ground) -> Unauthenticated:
+    if ended.kind == "session":
+        return LogInEnded()
+    if ended.kind == "membership":
+        return RoleChanged()
+    return Unauthenticated("The API key is unknown, expired or revoked.")
 
 
 def _caller(claims: dict[str, Any]) -> Caller:

@@ -9,7 +9,8 @@ from sqlalchemy import Row, or_, select
 
 from services.auth import tables
 from services.auth.domain.accounts import Account, AccountNotFound, Invitation, Membership
-from services.auth.domain.api_keys import ApiKey
+from services.auth.domain.api_keys import ApiKey, Maker
+from services.auth.domain.bearer import membership_claim
 from services.auth.domain.mail import Mail, SettledInvoice
 from services.auth.domain.mfa import Totp
 from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound, OperatorSecret
@@ -19,6 +20,7 @@ from services.auth.domain.sessions import KnownDevice, Session
 from services.auth.domain.users import PersonalDetails, User, UserNotFound, UserStatus, address_key
 from shared.db import UnitOfWork
 from shared.pages import PageRequest
+from shared.revocations import News, Revoked
 
 
 async def user_with_details(uow: UnitOfWork, user_id: UUID) -> tuple[User, PersonalDetails]:
@@ -129,6 +131,41 @@ async def living_sessions(
         tables.sessions.c.expires_at > now,
     )
     return (await uow.session.scalars(page.narrow(statement, tables.sessions.c.id))).all()
+
+
+REVOCATIONS = """
+SELECT position, subject::text, below, extract(epoch FROM until)::bigint AS until
+  FROM auth.revocations
+ WHERE position > $1 AND until > clock_timestamp()
+ ORDER BY position
+ LIMIT $2
+"""
+
+
+async def revocations(uow: UnitOfWork, *, after: int, most: int | None = None) -> News:
+    """What was revoked after a position and may still matter: all of it, or the first `most`."""
+    rows = await uow.fetch(REVOCATIONS, after, most)
+    return News([Revoked(*row) for row in rows], rows[-1]["position"] if rows else after)
+
+
+async def maker_of(uow: UnitOfWork, key: ApiKey) -> Maker:
+    """What became of the person who made a key: what the key may do depends on it."""
+    user, place = tables.users.c, tables.memberships.c
+    statement = (
+        select(user.status, user.staff_role, place.role, place.id, place.version)
+        .outerjoin(
+            tables.memberships,
+            (place.user_id == user.id) & (place.account_id == key.account_id),
+        )
+        .where(user.id == key.created_by)
+    )
+    row = (await uow.session.execute(statement)).one()
+    return Maker(
+        is_active=row.status is UserStatus.ACTIVE,
+        staff=row.staff_role,
+        role=row.role,
+        membership=membership_claim(row.id, row.version) if row.id else None,
+    )
 
 
 async def users(

@@ -1,11 +1,11 @@
 """Loading for a change: locked, in the caller's scope. And the unit of work that holds it all."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,13 +20,14 @@ from services.auth.domain.accounts import (
     MemberNotFound,
     Membership,
 )
-from services.auth.domain.api_keys import ApiKey, ApiKeyNotFound
+from services.auth.domain.api_keys import ApiKey, ApiKeyNotFound, KeyEnd
 from services.auth.domain.keys import SigningKey
 from services.auth.domain.mail import Mail, MailStatus
 from services.auth.domain.mfa import Totp
 from services.auth.domain.operator_keys import OperatorKey, OperatorKeyNotFound, OperatorSecret
 from services.auth.domain.projects import Project, ProjectNotFound
 from services.auth.domain.registrations import COMPARED, Registration
+from services.auth.domain.revocations import KEPT_FOR, Revocation, RevokedKind
 from services.auth.domain.roles import Role
 from services.auth.domain.sessions import (
     KnownDevice,
@@ -45,12 +46,19 @@ from services.auth.domain.users import (
     UserStatus,
     address_key,
 )
+from shared.clock import utc_now
 from shared.db import Platform, Scope, UnitOfWork
 
 #: One worker at a time makes or rotates keys.
 KEYS_LOCK = 7_310_575_184_661_021
 #: Keeps the locks of external ids apart from others.
 EXTERNAL_IDS = 4_401_973_220_148_853
+#: Held from the last statement of a transaction that revokes to its commit, so that positions
+#: follow the order of commits: who has read up to one has missed none before it.
+REVOCATIONS_LOCK = 7_310_575_184_661_022
+
+#: Notes that what a token stands on is over.
+Revoke = Callable[[RevokedKind, UUID], None]
 
 
 class Users:
@@ -280,8 +288,9 @@ class Projects:
 
 
 class Sessions:
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, revoke: Revoke) -> None:
         self._session = session
+        self._revoke = revoke
 
     async def add(self, opened: Session, token: RefreshToken) -> None:
         self._session.add(opened)
@@ -314,6 +323,11 @@ class Sessions:
         session = await self._session.get(Session, token.session_id, with_for_update=True)
         return (session, token) if session is not None else None
 
+    def end(self, session: Session, *, because: str, at: datetime) -> None:
+        """End one, and every access token of it."""
+        session.revoke(because=because, at=at)
+        self._revoke(RevokedKind.SESSION, session.id)
+
     async def revoke_all(
         self,
         user_id: UUID,
@@ -323,20 +337,29 @@ class Sessions:
         account_id: UUID | None = None,
         but: UUID | None = None,
     ) -> None:
-        """End every session of a user, or those into one account."""
+        """End every session of a user, or those into one account, and their access tokens."""
+        mine = tables.sessions.c.user_id == user_id
+        if account_id is not None:
+            mine &= tables.sessions.c.signed_in_to == account_id
+        if but is not None:
+            mine &= tables.sessions.c.id != but
+        await self._end_all(mine, because=because, at=at)
+
+    async def revoke_into(self, account_id: UUID, *, because: str, at: datetime) -> None:
+        """End everybody's sessions into an account, and their access tokens."""
+        await self._end_all(tables.sessions.c.signed_in_to == account_id, because=because, at=at)
+
+    async def _end_all(self, which: ColumnElement[bool], *, because: str, at: datetime) -> None:
         statement = (
             update(Session)
-            .where(
-                tables.sessions.c.user_id == user_id,
-                tables.sessions.c.revoked_at.is_(None),
-            )
+            .where(which, tables.sessions.c.revoked_at.is_(None))
             .values(revoked_at=at, revoked_because=because)
+            .returning(tables.sessions.c.id, tables.sessions.c.last_used_at)
         )
-        if account_id is not None:
-            statement = statement.where(tables.sessions.c.signed_in_to == account_id)
-        if but is not None:
-            statement = statement.where(tables.sessions.c.id != but)
-        await self._session.execute(statement)
+        alive_since = utc_now() - KEPT_FOR
+        for row in (await self._session.execute(statement)).all():
+            if row.last_used_at > alive_since:  # of others, no access token is alive
+                self._revoke(RevokedKind.SESSION, row.id)
 
 
 class MailedTokens:
@@ -428,8 +451,9 @@ class Totps:
 
 
 class ApiKeys:
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, revoke: Revoke) -> None:
         self._session = session
+        self._revoke = revoke
 
     def add(self, key: ApiKey) -> None:
         self._session.add(key)
@@ -445,15 +469,48 @@ class ApiKeys:
         statement = select(ApiKey).where(tables.api_keys.c.key_hash == fingerprint(secret))
         return (await self._session.scalars(statement)).one_or_none()
 
-    async def revoke_all(self, account_id: UUID, *, at: datetime) -> None:
-        await self._session.execute(
-            update(ApiKey)
-            .where(
-                tables.api_keys.c.account_id == account_id,
-                tables.api_keys.c.revoked_at.is_(None),
+    def end(self, key: ApiKey, *, because: KeyEnd, at: datetime) -> None:
+        """End one, and every access token of it."""
+        key.revoke(because=because, at=at)
+        self._revoke(RevokedKind.KEY, key.id)
+
+    async def end_of_account(self, account_id: UUID, *, because: KeyEnd, at: datetime) -> None:
+        """End all keys of an account, and their access tokens."""
+        await self._end_all(tables.api_keys.c.account_id == account_id, because=because, at=at)
+
+    async def end_made_by(
+        self,
+        user_id: UUID,
+        *,
+        because: KeyEnd,
+        at: datetime,
+        account_id: UUID | None = None,
+        as_staff: bool = False,
+    ) -> None:
+        """End the keys that somebody made, and their access tokens: all, or those of one account.
+
+        `as_staff` leaves those of accounts that they are a member of.
+        """
+        mine = tables.api_keys.c.created_by == user_id
+        if account_id is not None:
+            mine &= tables.api_keys.c.account_id == account_id
+        if as_staff:
+            mine &= tables.api_keys.c.account_id.not_in(
+                select(tables.memberships.c.account_id).where(
+                    tables.memberships.c.user_id == user_id
+                )
             )
-            .values(revoked_at=at)
+        await self._end_all(mine, because=because, at=at)
+
+    async def _end_all(self, which: ColumnElement[bool], *, because: KeyEnd, at: datetime) -> None:
+        statement = (
+            update(ApiKey)
+            .where(which, tables.api_keys.c.revoked_at.is_(None))
+            .values(revoked_at=at, revoked_because=because)
+            .returning(tables.api_keys.c.id)
         )
+        for key_id in (await self._session.scalars(statement)).all():
+            self._revoke(RevokedKind.KEY, key_id)
 
 
 class OperatorKeys:
@@ -506,6 +563,17 @@ class SigningKeys:
         await self._session.delete(key)
 
 
+NOTE_REVOCATIONS = """
+INSERT INTO auth.revocations (position, kind, subject, below, until)
+SELECT greatest(
+           (SELECT coalesce(max(position), 0) FROM auth.revocations),
+           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+       ) + number, kind, subject, below, until
+  FROM unnest($1::text[], $2::uuid[], $3::integer[], $4::timestamptz[])
+       WITH ORDINALITY AS noted (kind, subject, below, until, number)
+"""
+
+
 class Mails:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -554,13 +622,34 @@ class AuthUnitOfWork(UnitOfWork):
         self.memberships = Memberships(session)
         self.invitations = Invitations(session)
         self.projects = Projects(session)
-        self.sessions = Sessions(session)
+        self.sessions = Sessions(session, self.revoke)
         self.mailed_tokens = MailedTokens(session)
         self.totps = Totps(session)
-        self.api_keys = ApiKeys(session)
+        self.api_keys = ApiKeys(session, self.revoke)
         self.operator_keys = OperatorKeys(session)
         self.signing_keys = SigningKeys(session)
         self.mails = Mails(session)
+        self._revocations: list[Revocation] = []
+
+    def revoke(self, kind: RevokedKind, subject: UUID, *, below: int = 1) -> None:
+        """Have every service refuse the access tokens that stand on this, once it is committed."""
+        self._revocations.append(Revocation(kind=kind, subject=subject, below=below, at=utc_now()))
+        self.wake("tell_what_was_revoked")
+
+    async def write(self) -> None:
+        """As every unit of work; what was revoked comes last, since all others wait for it."""
+        await super().write()
+        if not self._revocations:
+            return
+        await self.fetch("SELECT pg_advisory_xact_lock($1)", REVOCATIONS_LOCK)
+        noted = self._revocations
+        await self.fetch(
+            NOTE_REVOCATIONS,
+            [one.kind.value for one in noted],
+            [one.subject for one in noted],
+            [one.below for one in noted],
+            [one.until for one in noted],
+        )
 
     def mail(self, mail: Mail) -> None:
         """Have a worker send it, once this has committed."""

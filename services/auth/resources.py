@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from services.auth.passwords import Passwords
     from services.auth.throttle import Throttle
     from services.auth.tokens import Issuer, KeyRing
+    from shared.revocations import News, RevocationCache
     from shared.security import Verifier
 
 AuthRuntime = Runtime[AuthUnitOfWork, AuthSettings]
@@ -71,6 +72,12 @@ class Resources:
         )
 
     @cached_property
+    def revocations(self) -> "RevocationCache":
+        from shared.revocations import RevocationCache  # noqa: PLC0415
+
+        return RevocationCache(self._runtime.redis, self._runtime.settings.issuer)
+
+    @cached_property
     def mailer(self) -> "Mailer":
         from services.auth.mail import mailer  # noqa: PLC0415
 
@@ -110,7 +117,9 @@ def own(runtime: Runtime[Any, Any]) -> Resources:
 
 def verifier(runtime: AuthRuntime) -> "Verifier":
     """Auth's own: the keys that it publishes and the API keys it knows, without asking by HTTP."""
+    from services.auth.queries import revocations  # noqa: PLC0415
     from services.auth.use_cases.exchange_api_key import exchange_api_key  # noqa: PLC0415
+    from shared.revocations import Revocations  # noqa: PLC0415
     from shared.security import Verifier  # noqa: PLC0415
 
     settings = runtime.settings
@@ -124,4 +133,14 @@ def verifier(runtime: AuthRuntime) -> "Verifier":
             bearer = await exchange_api_key(uow, secret=secret, now=utc_now())
         return await own(runtime).issuer.access_token(bearer, at=utc_now())
 
-    return Verifier(fetch, issuer=settings.issuer, audience=settings.audience, exchange=exchange)
+    async def revoked(after: int) -> "News":
+        async with runtime.begin() as uow:
+            return await revocations(uow, after=after)
+
+    return Verifier(
+        fetch,
+        issuer=settings.issuer,
+        audience=settings.audience,
+        exchange=exchange,
+        revocations=Revocations({"database": revoked}),
+    )

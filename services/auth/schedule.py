@@ -2,6 +2,7 @@
 
 from services.auth.resources import AuthRuntime, own
 from services.auth.use_cases.clean_up import clean_up
+from services.auth.use_cases.publish_revocations import publish_revocations
 from services.auth.use_cases.rotate_keys import keep_keys_fresh
 from services.auth.use_cases.send_mails import send_mails
 from shared.schedule import Due, Schedule
@@ -20,6 +21,14 @@ async def send_waiting_mails(runtime: AuthRuntime, due: Due) -> int:
         public_url=runtime.settings.public_url,
         now=due.now,
     )
+
+
+@schedule.job(every=1.0)
+async def tell_what_was_revoked(runtime: AuthRuntime, due: Due) -> int:
+    """Woken by whatever revokes; in between it says each second that there was nothing more."""
+    if due.account_id is None:
+        await publish_revocations(runtime.begin, own(runtime).revocations)
+    return 0
 
 
 @schedule.job(every=3600)

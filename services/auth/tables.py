@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     CheckConstraint,
     Column,
     DateTime,
@@ -27,13 +28,14 @@ from services.auth.domain.accounts import (
     InvitationStatus,
     Membership,
 )
-from services.auth.domain.api_keys import ApiKey
+from services.auth.domain.api_keys import ApiKey, KeyEnd
 from services.auth.domain.keys import SigningKey
 from services.auth.domain.mail import Mail, MailStatus, SettledInvoice, Template
 from services.auth.domain.mfa import Totp
 from services.auth.domain.operator_keys import OperatorKey, OperatorSecret
 from services.auth.domain.projects import Project, ProjectStatus
 from services.auth.domain.registrations import Registration
+from services.auth.domain.revocations import RevokedKind
 from services.auth.domain.roles import Role, StaffRole
 from services.auth.domain.sessions import (
     KnownDevice,
@@ -295,9 +297,13 @@ api_keys = Table(
     _moment("created_at"),
     _moment("expires_at", nullable=True),
     _moment("revoked_at", nullable=True),
+    # Null where the release before this column ended it.
+    _choice("revoked_because", KeyEnd, nullable=True),
     _moment("last_used_at", nullable=True),
     # The account's list of keys.
     Index("ix_api_keys_account_id", "account_id", "id"),
+    # The keys that somebody made: they end with their maker.
+    Index("ix_api_keys_created_by", "created_by"),
     CheckConstraint("octet_length(key_hash) = 32", name="hash"),
 )
 
@@ -338,6 +344,18 @@ signing_keys = Table(
     _moment("signs_from"),
     _moment("published_until", nullable=True),
     _moment("created_at"),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    # In the order of commits: microseconds since 1970 when there was none at that instant.
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    _choice("kind", RevokedKind),
+    Column("subject", Uuid, nullable=False),
+    Column("below", Integer, nullable=False),
+    _moment("until"),
+    CheckConstraint("below > 0", name="below"),
 )
 
 mails = Table(

@@ -102,6 +102,10 @@ class Issuer:
             claims["sid"] = str(bearer.session_id)
         if bearer.authenticated_at is not None:
             claims["auth_time"] = int(bearer.authenticated_at.timestamp())
+        if bearer.key_version:
+            claims["key_version"] = bearer.key_version
+        if bearer.membership is not None:
+            claims["membership"] = bearer.membership
         header = {"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": key.kid}
         pair = ECKey.import_key(dict(key.private_jwk))
         return jwt.encode(header, claims, pair, algorithms=[ALGORITHM])

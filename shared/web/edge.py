@@ -37,6 +37,10 @@ ANONYMOUS = Caller(subject="anonymous", account_id=None)
 KEPT_HEADERS = ("content-type", "etag", "location")
 
 
+#: Methods that change nothing.
+READS = frozenset({"GET", "HEAD"})
+
+
 class IdempotencyKeyMissing(BadRequest):
     code = "idempotency-key-missing"
 
@@ -222,7 +226,7 @@ async def caller(
     runtime: Runtime[Any, Any] = request.app.state.runtime
     if runtime.verifier is None:
         raise RuntimeError("this process does not look at tokens")
-    asking = await runtime.verifier.verify(token)
+    asking = await runtime.verifier.verify(token, reads=request.method in READS)
     check_key(request, asking)
     return asking
 

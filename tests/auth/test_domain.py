@@ -4,6 +4,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pyotp
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.auth.domain.accounts import Account, AccountIsClosed, Membership, RoleTooWeak
-from services.auth.domain.api_keys import ApiKey, ApiKeyRefused
+from services.auth.domain.api_keys import ApiKey, ApiKeyRefused, KeyEnd, Maker
 from services.auth.domain.mfa import SecondFactorWrong, Totp, TotpCodeRefused, new_backup_code
-from services.auth.domain.roles import NO_ACCOUNT, Role
+from services.auth.domain.roles import NO_ACCOUNT, Role, StaffRole
 from services.auth.domain.sessions import (
     IDLE_LIFE,
     SESSION_LIFE,
@@ -188,9 +189,53 @@ def test_a_key_that_ended_or_was_revoked_is_refused() -> None:
     assert secret.encode() not in key.key_hash
     with pytest.raises(ApiKeyRefused):
         key.require_alive(at=NOW + timedelta(days=1))
-    key.revoke(at=NOW)
+    key.revoke(because=KeyEnd.MAKER_LEFT, at=NOW)
+    key.revoke(because=KeyEnd.REVOKED, at=NOW)
+    assert key.revoked_because is KeyEnd.MAKER_LEFT
     with pytest.raises(ApiKeyRefused):
         key.require_alive(at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("key_role", "maker", "acts_as"),
+    [
+        ("owner", {"role": "owner"}, "owner"),
+        ("owner", {"role": "admin"}, "admin"),
+        ("admin", {"role": "owner"}, "admin"),
+        ("admin", {"role": "billing"}, "billing"),
+        ("member", {"role": "admin"}, "member"),
+        ("billing", {"role": "member"}, None),
+        ("owner", {"staff": "admin"}, "owner"),
+        ("owner", {"staff": "support"}, None),
+        ("owner", {"staff": "admin", "role": "member"}, "member"),
+        ("member", {}, None),
+        ("member", {"role": "owner", "is_active": False}, None),
+        ("member", {"staff": "admin", "is_active": False}, None),
+    ],
+)
+def test_a_key_acts_with_no_more_than_its_makers_role(
+    key_role: str, maker: dict[str, Any], acts_as: str | None
+) -> None:
+    key, _ = ApiKey.create(
+        account_id=new_id(),
+        name="k",
+        role=Role(key_role),
+        scopes=[],
+        created_by=new_id(),
+        expires_at=None,
+        at=NOW,
+    )
+    today = Maker(
+        is_active=maker.get("is_active", True),
+        staff=StaffRole(maker["staff"]) if "staff" in maker else None,
+        role=Role(maker["role"]) if "role" in maker else None,
+        membership=None,
+    )
+    if acts_as is None:
+        with pytest.raises(ApiKeyRefused):
+            key.acting_role(today)
+    else:
+        assert key.acting_role(today) is Role(acts_as)
 
 
 def test_signing_keys_overlap() -> None:

@@ -15,6 +15,7 @@ class Valve:
         self._open = asyncio.Event()
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.connections = 0
         self.url = ""
 
@@ -26,7 +27,9 @@ class Valve:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.add(writer)
         there, away = await asyncio.open_connection(*self._target)
+        self._writers.add(away)
         self._tasks |= {
             asyncio.create_task(self._pass_on(reader, away)),
             asyncio.create_task(self._pass_on(there, writer)),
@@ -41,9 +44,12 @@ class Valve:
         writer.close()
 
     async def close(self) -> None:
+        """Both ends of every connection lose it."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 @asynccontextmanager
@@ -58,5 +64,5 @@ async def a_valve(url: str) -> AsyncIterator[Valve]:
     try:
         yield valve
     finally:
-        await valve.close()
         server.close()
+        await valve.close()

@@ -15,9 +15,10 @@ from services.auth.domain.api_keys import (
     ApiKey,
     ApiKeyNotFound,
     ExpiryPassed,
+    KeyEnd,
     ScopeOfTheOperator,
 )
-from services.auth.domain.roles import Role
+from services.auth.domain.roles import MAKES_CUSTOMERS_KEYS, Role
 from services.auth.use_cases.manage_api_keys import create_api_key, revoke_api_key
 from shared.security import KeyScope
 from shared.web import Page, PageRequest, Router, page_request, problems
@@ -35,6 +36,7 @@ class ApiKeyView(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    revoked_because: KeyEnd | None
     last_used_at: datetime | None
 
 
@@ -55,6 +57,7 @@ def _view(key: ApiKey) -> ApiKeyView:
         created_at=key.created_at,
         expires_at=key.expires_at,
         revoked_at=key.revoked_at,
+        revoked_because=key.revoked_because,
         last_used_at=key.last_used_at,
     )
 
@@ -86,8 +89,14 @@ class CreateApiKeyRequest(Strict):
     responses=problems(RoleTooWeak, ExpiryPassed, ScopeOfTheOperator),
 )
 async def create(body: CreateApiKeyRequest, edge: AccountCommand) -> Response:
-    """A new key, shown in this answer alone. It cannot do more than who makes it."""
+    """A new key, shown in this answer alone. It never does more than who made it could.
+
+    It ends when they leave the account, are suspended or erased. Of the staff only admins make
+    keys for a customer, which end with that role.
+    """
     user_id = person(edge.caller)
+    if edge.caller.staff is not None:
+        edge.caller.require_staff(MAKES_CUSTOMERS_KEYS)
     async with edge.begin() as uow:
         key, secret = await create_api_key(
             uow,
@@ -110,7 +119,7 @@ async def create(body: CreateApiKeyRequest, edge: AccountCommand) -> Response:
 
 @router.delete("/{key_id}", status_code=204, responses=problems(ApiKeyNotFound, RoleTooWeak))
 async def revoke(key_id: UUID, edge: AccountCommand) -> Response:
-    """End a key. Access tokens made of it die within a quarter of an hour."""
+    """End a key and every access token made of it, everywhere within five seconds."""
     async with edge.begin() as uow:
         await revoke_api_key(uow, key_id, by=await role_of(uow, edge))
         return await edge.answer(uow)

@@ -15,8 +15,8 @@ from services.auth.resources import Resources, own
 from services.auth.use_cases.grants import Device
 from shared.clock import utc_now
 from shared.db import Scope
-from shared.errors import Forbidden, Unauthenticated
-from shared.security import Caller
+from shared.errors import Forbidden
+from shared.security import Caller, LogInEnded
 from shared.web import Edge, Reading, command, public_command, reading
 from shared.web.refusals import refuses
 
@@ -30,22 +30,16 @@ class LogInAgain(Forbidden):
 PublicCommand = Annotated[Edge[AuthUnitOfWork], Depends(public_command)]
 
 
-class LogInEnded(Unauthenticated):
-    """The session behind the token was ended: by log-out, a new password or staff."""
-
-    code = "log-in-ended"
-
-
 async def require_log_in(uow: AuthUnitOfWork, caller: Caller) -> None:
-    """Auth itself asks whether the log-in behind a token has ended since it was issued.
+    """Where people change how they come in, a log-in that has ended is refused at once.
 
-    Other services take the token until it expires, within a quarter of an hour.
+    Everywhere else it is within five seconds (`shared.revocations`).
     """
     if caller.session_id is None:
         return
     session = await uow.session.get(Session, caller.session_id)
     if session is None or not session.is_alive(at=utc_now()):
-        raise LogInEnded("This log-in has ended. Log in again.")
+        raise LogInEnded
 
 
 class PersonReading(Reading[AuthUnitOfWork]):

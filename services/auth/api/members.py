@@ -61,7 +61,7 @@ class RoleRequest(Strict):
     responses=problems(MemberNotFound, RoleTooWeak, LastOwner, PreconditionFailed),
 )
 async def change_role(user_id: UUID, body: RoleRequest, edge: AccountCommand) -> Response:
-    """Give a member another role. It counts from their next token on."""
+    """Give a member another role. Tokens with the old one end within five seconds."""
     async with edge.begin() as uow:
         by = await role_of(uow, edge)
         membership = await uow.memberships.get(edge.account_id, user_id)

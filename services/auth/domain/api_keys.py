@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
-from services.auth.domain.roles import Role
+from services.auth.domain.roles import INCLUDED, MAKES_CUSTOMERS_KEYS, Role, StaffRole
 from services.auth.domain.sessions import fingerprint, new_secret
 from shared.errors import Invalid, NotFound, Unauthenticated
 from shared.ids import new_id
@@ -41,9 +42,47 @@ class ScopeOfTheOperator(Invalid):
     code = "scope-of-the-operator"
 
 
+class KeyEnd(StrEnum):
+    """Why a key works no more. It does not come back, whatever becomes of the reason."""
+
+    REVOKED = "revoked"
+    MAKER_LEFT = "maker-left"
+    MAKER_ERASED = "maker-erased"
+    MAKER_SUSPENDED = "maker-suspended"
+    MAKER_LOST_ROLE = "maker-lost-role"
+    ACCOUNT_CLOSED = "account-closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """Who made a key, as they are now."""
+
+    is_active: bool
+    staff: StaffRole | None
+    #: In the key's account, and the membership that says so.
+    role: Role | None
+    membership: str | None
+
+    @property
+    def strength(self) -> Role | None:
+        """What they may do in the account; None: nothing.
+
+        A staff admin who is a member of the account counts as that member.
+        """
+        if not self.is_active:
+            return None
+        if self.role is None and self.staff is MAKES_CUSTOMERS_KEYS:
+            return Role.OWNER
+        return self.role
+
+
 @dataclass(eq=False, kw_only=True)
 class ApiKey:
-    """Only its hash is kept. It acts with the role it was given, within its scopes."""
+    """Only its hash is kept. It acts within its scopes, with the role that it was given.
+
+    It never does what its maker could not do now: where their role is a weaker one by now, that
+    one counts.
+    """
 
     id: UUID
     account_id: UUID
@@ -56,6 +95,7 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None = None
+    revoked_because: KeyEnd | None = None
     #: To the minute, so that a busy key is not a busy row.
     last_used_at: datetime | None = None
 
@@ -95,5 +135,19 @@ class ApiKey:
         if self.revoked_at is not None or (self.expires_at is not None and at >= self.expires_at):
             raise ApiKeyRefused
 
-    def revoke(self, *, at: datetime) -> None:
-        self.revoked_at = self.revoked_at or at
+    def acting_role(self, maker: Maker) -> Role:
+        """What it acts as today. Raises `ApiKeyRefused` where its maker could do nothing of it."""
+        strength = maker.strength
+        if strength is None:
+            raise ApiKeyRefused
+        if self.role in INCLUDED[strength]:
+            return self.role
+        if strength in INCLUDED[self.role]:
+            return strength
+        raise ApiKeyRefused
+
+    def revoke(self, *, because: KeyEnd, at: datetime) -> None:
+        """End it. Ending twice keeps the first time and reason."""
+        if self.revoked_at is None:
+            self.revoked_at = at
+            self.revoked_because = because

@@ -28,3 +28,12 @@ class Bearer:
     session_id: UUID | None = None
     #: When the person gave their password.
     authenticated_at: datetime | None = None
+    #: The membership and its version that the role comes from.
+    membership: str | None = None
+    #: A key of the operator has another one after each change of its secrets.
+    key_version: int = 0
+
+
+def membership_claim(membership_id: UUID, version: int) -> str:
+    """How a token names the membership that it stands on; another role is another version."""
+    return f"{membership_id}.{version}"

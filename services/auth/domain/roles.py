@@ -24,6 +24,15 @@ class StaffRole(StrEnum):
     ADMIN = "admin"
 
 
+#: What each role includes.
+INCLUDED: dict[Role, frozenset[Role]] = {
+    Role.OWNER: frozenset(Role),
+    Role.ADMIN: frozenset({Role.ADMIN, Role.BILLING, Role.MEMBER}),
+    Role.BILLING: frozenset({Role.BILLING}),
+    Role.MEMBER: frozenset({Role.MEMBER}),
+}
+#: Who of the staff may make keys of a customer's account.
+MAKES_CUSTOMERS_KEYS = StaffRole.ADMIN
 #: Who may change an account's members, invitations and keys.
 MANAGERS = frozenset({Role.OWNER, Role.ADMIN})
 #: Whom the mails about money go to.

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, Table, delete, select, update
+from sqlalchemy import ColumnElement, CursorResult, Table, delete, func, select, update
 
 from services.auth import tables
 from services.auth.domain.accounts import Account, InvitationStatus
@@ -21,6 +21,9 @@ SETTLED_KEPT = timedelta(days=400)
 async def clean_up(uow: AuthUnitOfWork, *, now: datetime) -> int:
     """How many rows went; a full batch means that there may be more."""
     t = tables
+    position = t.revocations.c.position
+    # Positions go on from the last, whatever the clock says.
+    not_the_last = position < select(func.max(position)).scalar_subquery()
     gone = 0
     for table, over in (
         (t.sessions, t.sessions.c.expires_at < now - SESSIONS_KEPT),
@@ -31,6 +34,7 @@ async def clean_up(uow: AuthUnitOfWork, *, now: datetime) -> int:
         ),
         (t.registrations, t.registrations.c.expires_at < now),
         (t.known_devices, t.known_devices.c.last_used_at < now - DEVICES_KEPT),
+        (t.revocations, (t.revocations.c.until < now) & not_the_last),
         (t.settled_invoices, t.settled_invoices.c.settled_at < now - SETTLED_KEPT),
     ):
         gone += await _delete(uow, table, over)

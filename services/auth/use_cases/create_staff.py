@@ -5,6 +5,7 @@ from datetime import datetime
 from services.auth.domain.roles import NO_ACCOUNT, StaffRole
 from services.auth.domain.users import User
 from services.auth.repository import AuthUnitOfWork
+from services.auth.use_cases.administer_users import set_staff_role
 from services.auth.use_cases.claim_address import add_user, claim_address
 
 
@@ -24,12 +25,7 @@ async def create_staff(
     user = await claim_address(uow, email, now=now)
     if user is not None:
         if user.staff_role is not role:
-            before = user.staff_role
-            user.staff_role = role
-            await uow.sessions.revoke_all(user.id, because="another staff role", at=now)
-            uow.audit(
-                "user.staff_role_changed", user.id, before={"role": before}, after={"role": role}
-            )
+            await set_staff_role(uow, user, role, now=now)
         return user, False
     user, registered = User.register(
         home_account_id=NO_ACCOUNT, password_hash=password_hash, at=now

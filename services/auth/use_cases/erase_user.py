@@ -6,11 +6,13 @@ from sqlalchemy import delete, update
 
 from services.auth import tables
 from services.auth.domain.accounts import Account, AccountStatus, LastOwner, Membership
+from services.auth.domain.api_keys import KeyEnd
 from services.auth.domain.roles import Role
 from services.auth.domain.sessions import Session
 from services.auth.domain.users import PersonalDetails, User
 from services.auth.repository import AuthUnitOfWork
 from services.auth.use_cases.update_account import close_account
+from shared.clock import utc_now
 
 
 async def erase_user(uow: AuthUnitOfWork, user: User, *, now: datetime) -> None:
@@ -48,6 +50,7 @@ async def forget_user(uow: AuthUnitOfWork, user: User, *, because: str, now: dat
         delete(PersonalDetails).where(tables.personal_details.c.user_id == user.id)
     )
     await uow.sessions.revoke_all(user.id, because=because, at=now)
+    await uow.api_keys.end_made_by(user.id, because=KeyEnd.MAKER_ERASED, at=utc_now())
     uow.emit(user.erase(at=now))
     uow.audit("user.erased", user.id, after={"because": because})
 

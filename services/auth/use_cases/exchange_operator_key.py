@@ -31,6 +31,7 @@ async def exchange_operator_key(uow: AuthUnitOfWork, *, secret: str, now: dateti
         scopes=tuple(key.scopes),
         is_operator=True,
         networks=tuple(key.networks),
+        key_version=key.version,
         # No token outlives what it was traded for.
         ends_at=min([now + ACCESS_LIFE, *ends]),
     )

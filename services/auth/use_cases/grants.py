@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.auth.domain.accounts import Account, AccountNotFound, AccountStatus, Membership
-from services.auth.domain.bearer import Bearer
+from services.auth.domain.bearer import Bearer, membership_claim
 from services.auth.domain.roles import NO_ACCOUNT
 from services.auth.domain.sessions import RefreshTokenRefused, Session, fingerprint
 from services.auth.domain.users import User
@@ -57,6 +57,7 @@ def bearer(user: User, membership: Membership | None, session: Session) -> Beare
         staff=user.staff_role,
         session_id=session.id,
         authenticated_at=session.created_at,
+        membership=membership_claim(membership.id, membership.version) if membership else None,
     )
 
 

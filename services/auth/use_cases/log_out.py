@@ -9,4 +9,4 @@ async def log_out(uow: AuthUnitOfWork, *, refresh_token: str, now: datetime) -> 
     """An unknown token is no error: whoever sends it is logged out."""
     found = await uow.sessions.find_by_token(refresh_token)
     if found is not None:
-        found[0].revoke(because="log-out", at=now)
+        uow.sessions.end(found[0], because="log-out", at=now)

@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from services.auth.domain.accounts import RoleTooWeak, require_manager
-from services.auth.domain.api_keys import ApiKey
+from services.auth.domain.api_keys import ApiKey, KeyEnd
 from services.auth.domain.roles import Role
 from services.auth.repository import AuthUnitOfWork
 from shared.clock import utc_now
@@ -44,5 +44,5 @@ async def create_api_key(
 async def revoke_api_key(uow: AuthUnitOfWork, key_id: UUID, *, by: Role) -> None:
     require_manager(by)
     key = await uow.api_keys.get(key_id)
-    key.revoke(at=utc_now())
+    uow.api_keys.end(key, because=KeyEnd.REVOKED, at=utc_now())
     uow.audit("api_key.revoked", key.id)

@@ -23,7 +23,7 @@ async def refresh_session(
         return None
     session, token = found
     if token.used_at is not None and session.is_alive(at=now):
-        session.revoke(because="reuse of a refresh token", at=now)
+        uow.sessions.end(session, because="reuse of a refresh token", at=now)
         uow.audit("session.revoked", session.id, after={"because": session.revoked_because})
         return None
     if not session.is_alive(at=now) or user.status is not UserStatus.ACTIVE:

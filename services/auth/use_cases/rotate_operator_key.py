@@ -2,7 +2,9 @@
 
 from datetime import datetime, timedelta
 
+from services.auth.domain.keys import LONGEST_LIFE
 from services.auth.domain.operator_keys import OperatorKey, OperatorSecret
+from services.auth.domain.revocations import RevokedKind
 from services.auth.repository import AuthUnitOfWork
 from services.auth.use_cases.create_operator_key import terms_of
 
@@ -21,6 +23,9 @@ async def rotate_operator_key(
     """
     before = terms_of(key)
     key.renew(expires_at=expires_at, at=now)
+    if overlap < LONGEST_LIFE:
+        # What was had for an older secret does not live longer than that secret.
+        uow.revoke(RevokedKind.KEY, key.id, below=key.version)
     for older in await uow.operator_keys.secrets_of(key.id):
         older.retire(after=overlap, at=now)
     secret, plain = OperatorSecret.issue(key.id, at=now)
