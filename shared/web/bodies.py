@@ -35,7 +35,7 @@ def _written(value: Any) -> Any:
 
 
 #: An instant with an offset, for query parameters; bodies have it of `RequestModel`.
-Instant = Annotated[AwareDatetime, BeforeValidator(_written), Field(ge=EARLIEST, lt=LATEST)]
+Instant = Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST), BeforeValidator(_written)]
 
 
 #: Of a schema, what describes no input.

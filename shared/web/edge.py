@@ -288,7 +288,7 @@ async def keyed_command(edge: Annotated[Edge[Any], Depends(command)]) -> Edge[An
     return edge
 
 
-@refuses(IdempotencyKeyReused, IdempotencyKeyInProgress)
+@refuses(IdempotencyKeyReused, IdempotencyKeyInProgress, TestClockBusy)
 async def public_command(request: Request, key: KeyHeader = None) -> Edge[Any]:
     """For what anybody may ask: no token is looked at."""
     return Edge(request, ANONYMOUS, None, key, await request.body())

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 from shared.web.edge import caller, keyed_command
+from shared.web.key_rules import KeyRule
 from shared.web.problems import MEDIA_TYPE, Problem, status_of
 from shared.web.refusals import refusals_of
 from shared.web.routing import all_dependants
@@ -56,7 +57,18 @@ def _completed(app: FastAPI) -> dict[str, Any]:
             for method in route.methods or ():
                 operation = document["paths"][route.path_format][method.lower()]
                 _complete(operation, method, route)
+                _say_what_keys_may(operation, app.state.key_rules[id(route.original_route)])
     return document
+
+
+def _say_what_keys_may(operation: dict[str, Any], rule: KeyRule | None) -> None:
+    """`x-key-scopes`: one of them is enough, and any key will do where there are none."""
+    if rule is None:  # nobody's token is looked at
+        return
+    if rule.reason is not None:
+        operation["x-not-for-keys"] = rule.reason
+    else:
+        operation["x-key-scopes"] = list(rule.scopes or ())
 
 
 def _complete(operation: dict[str, Any], method: str, route: RouteContext) -> None:

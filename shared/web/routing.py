@@ -1,14 +1,15 @@
 """Routes that are strict about what they are asked, and know their neighbours."""
 
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute, iter_route_contexts
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
 
 from shared.web.bodies import UNSTORABLE, Incoming, RequestModel
 
@@ -48,6 +49,10 @@ def close_doors(app: FastAPI) -> None:
         body = route.body_field
         if body is not None and not _is_strict(body.field_info.annotation):
             raise TypeError(f"the body of {route.path} is no RequestModel")
+        for one in all_dependants(route.dependant):
+            for field in one.query_params:
+                if not _is_bounded(field.field_info):
+                    raise TypeError(f"{field.alias} of {route.path} is an instant, but no Instant")
         # The last of the dependencies: rights come first, and nothing has happened yet.
         route.dependant.dependencies.append(
             get_parameterless_sub_dependant(
@@ -91,6 +96,21 @@ def _names(alias: str, kind: Any) -> list[str]:
 def _is_strict(kind: Any) -> bool:
     kinds = [one for one in getattr(kind, "__args__", (kind,)) if one is not type(None)]
     return all(isinstance(one, type) and issubclass(one, RequestModel) for one in kinds)
+
+
+def _is_bounded(said: FieldInfo) -> bool:
+    """Whether the instants that a parameter takes lie where they can be computed with."""
+    kind: Any = Annotated[said.annotation, said]
+    schemas: list[Any] = [TypeAdapter(kind).core_schema]
+    while schemas:
+        schema = schemas.pop()
+        if isinstance(schema, dict):
+            if schema.get("type") == "datetime" and "ge" not in schema:
+                return False
+            schemas += schema.values()
+        elif isinstance(schema, list):
+            schemas += schema
+    return True
 
 
 def _only(known: frozenset[str]) -> Callable[[Request], Coroutine[Any, Any, None]]:

@@ -392,6 +392,7 @@ async def test_a_route_that_would_take_anything_does_not_start(
     deployment: Deployment, issuer: TokenIssuer
 ) -> None:
     loose_body, foreign = Router(prefix="/v1/loose"), APIRouter(prefix="/v1/foreign")
+    boundless = Router(prefix="/v1/boundless")
 
     @loose_body.post("")
     async def take(body: Loose) -> None:
@@ -400,7 +401,11 @@ async def test_a_route_that_would_take_anything_does_not_start(
     @foreign.get("")
     async def give() -> None: ...
 
-    for bad in (loose_body, foreign):
+    @boundless.get("")
+    async def look(since: datetime | None = None) -> None:
+        del since
+
+    for bad in (loose_body, foreign, boundless):
         with pytest.raises(TypeError):
             async with running(a_service(bad), deployment, issuer, worker=False):
                 pass

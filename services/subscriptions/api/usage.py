@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import Query as Param
 from fastapi import Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from services.subscriptions.api.edge import Command, Listing
 from services.subscriptions.domain.catalog import MeterNotFound
@@ -43,36 +43,25 @@ from services.subscriptions.use_cases.record_usage import (
 from services.subscriptions.use_cases.void_usage import void_usage
 from shared.errors import BadRequest, Invalid
 from shared.money import AmountTooLarge
-from shared.web import Page, RequestModel, Router, problems
+from shared.web import Instant, Page, RequestModel, Router, problems
+from shared.web.bodies import is_storable
 
 router = Router(prefix="/v1", tags=["usage"])
 
 MOST_AT_ONCE = 1000
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def storable(text: str) -> str:
-    """Text that a database can keep and an answer can hold."""
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("it holds a character that cannot be stored")
-    return text
 
 
 def in_utc(instant: datetime) -> datetime:
     """The same instant, told by the clock that everything is kept in."""
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("it lies outside of the years 1 to 9999") from None
+    return instant.astimezone(UTC)
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(in_utc)]
-Text = Annotated[str, AfterValidator(storable)]
-EventId = Annotated[Text, Field(min_length=1, max_length=200)]
-MeterCode = Annotated[Text, Field(min_length=1, max_length=100)]
-From = Annotated[Instant | None, Param(alias="from")]
-To = Annotated[Instant | None, Param(alias="to")]
+Moment = Annotated[Instant, AfterValidator(in_utc)]
+EventId = Annotated[str, Field(min_length=1, max_length=200)]
+MeterCode = Annotated[str, Field(min_length=1, max_length=100)]
+From = Annotated[Moment | None, Param(alias="from")]
+To = Annotated[Moment | None, Param(alias="to")]
 
 
 class UsageRequest(RequestModel):
@@ -85,7 +74,7 @@ class UsageRequest(RequestModel):
     meter: MeterCode
     value: Annotated[Decimal, Field(max_digits=24, decimal_places=9)] = Decimal(1)
     member: EventId | None = None
-    at: Instant | None = None
+    at: Moment | None = None
     subscription_id: UUID | None = None
 
     def report(self) -> Report:
@@ -201,7 +190,7 @@ async def record_batch(body: BatchRequest, command: Command) -> Response:
     response_model=UsageView,
     responses=problems(UsageEventNotFound, UsageTooLate, AmountTooLarge, BadRequest),
 )
-async def void(event_id: Text, command: Command) -> Response:
+async def void(event_id: str, command: Command) -> Response:
     """Correct a mistake: the event no longer counts, and its id stays used.
 
     Possible for as long as usage of its instant is taken.
@@ -335,8 +324,8 @@ def _span(
         if until is not None:
             raise UsageRangeInvalid("Say from when on, too.", field="from")
         return None
-    # Nothing was used before, and nothing will have been: far instants have no hour everywhere.
-    start, end = max(since, EARLIEST), min(until or now, now + DAY)
+    # Nothing will have been used by then.
+    start, end = since, min(until or now, now + DAY)
     if start >= end:
         raise UsageRangeInvalid("The time that is asked for ends before it begins.", field="to")
     last = hour_of(end, time_zone)
@@ -352,6 +341,13 @@ def _decode(cursor: str) -> tuple[datetime, str]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, event_id = text.partition(" ")
-        return datetime.fromisoformat(at).replace(tzinfo=UTC), storable(event_id)
+        after = datetime.fromisoformat(at).replace(tzinfo=UTC)
     except (binascii.Error, ValueError):
-        raise Invalid("This cursor was not made here.", field="cursor") from None
+        raise _foreign_cursor() from None
+    if not is_storable(event_id):
+        raise _foreign_cursor()
+    return after, event_id
+
+
+def _foreign_cursor() -> Invalid:
+    return Invalid("This cursor was not made here.", field="cursor")
