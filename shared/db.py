@@ -19,7 +19,6 @@ from sqlalchemy import (
     make_url,
     or_,
     select,
-    text,
     true,
 )
 from sqlalchemy import (
@@ -244,14 +243,9 @@ class UnitOfWork:
         if self._outbox:
             await store(self, self._outbox)
         for job in sorted(self._wakes):
-            await self._notify(f"jobs_{self.platform.schema}", job)
+            await self.fetch("SELECT pg_notify($1, $2)", f"jobs_{self.platform.schema}", job)
         if self._activity:
             await self._write_activity()
-
-    async def _notify(self, channel: str, payload: str) -> None:
-        await self.session.execute(
-            text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload}
-        )
 
     def _count(self, account_id: UUID, direction: str, name: str) -> None:
         if self.platform.test_clocks and not name.startswith("test_clock."):
