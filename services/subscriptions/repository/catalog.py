@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import ARRAY, Select, Uuid, any_, bindparam, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.subscriptions import tables
@@ -29,6 +29,16 @@ prices = tables.prices.c
 subscriptions = tables.subscriptions.c
 invoice_states = tables.invoice_states.c
 
+#: Built once, each with one array, so that it is the same for any number.
+BY_IDS: dict[type[Any], Select[Any]] = {
+    kind: select(kind).where(table.c.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
+    for kind, table in (
+        (Price, tables.prices),
+        (Plan, tables.plans),
+        (Addon, tables.addons),
+        (Meter, tables.meters),
+    )
+}
 #: Built once: every change of a price asks.
 COMPONENTS = (
     select(Price)
@@ -225,7 +235,7 @@ class Catalog:
     ) -> None:
         missing = wanted - known.keys()
         if missing:
-            found = await self._session.scalars(select(kind).where(kind.id.in_(missing)))
+            found = await self._session.scalars(BY_IDS[kind], {"ids": list(missing)})
             known.update({entity.id: entity for entity in found})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -30,6 +30,19 @@ from shared.schedule import Due
 prices = tables.prices.c
 subscriptions = tables.subscriptions.c
 invoice_states = tables.invoice_states.c
+
+#: One array per column: the statement is the same for any number.
+CLAIM_PERIODS = text(
+    """
+    INSERT INTO subscriptions.billed_periods
+      (subscription_id, reason, period_start, period_end, event_id)
+    SELECT * FROM unnest(CAST(:subscriptions AS uuid[]), CAST(:reasons AS text[]),
+                         CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]),
+                         CAST(:events AS uuid[]))
+        ON CONFLICT DO NOTHING
+    RETURNING event_id
+    """
+)
 
 
 class Subscriptions:
@@ -151,19 +164,14 @@ class Subscriptions:
         """Record periods as billed; returns the events that were first to bill theirs."""
         if not events:
             return set()
-        billed = tables.billed_periods
-        statement = upsert(billed).on_conflict_do_nothing().returning(billed.c.event_id)
-        rows = [
-            {
-                "subscription_id": event.subscription_id,
-                "reason": reason,
-                "period_start": event.period_start,
-                "period_end": event.period_end,
-                "event_id": event.id,
-            }
-            for reason, event in events
-        ]
-        return set((await self._session.scalars(statement, rows)).all())
+        columns = {
+            "subscriptions": [event.subscription_id for _, event in events],
+            "reasons": [reason for reason, _ in events],
+            "starts": [event.period_start for _, event in events],
+            "ends": [event.period_end for _, event in events],
+            "events": [event.id for _, event in events],
+        }
+        return set((await self._session.scalars(CLAIM_PERIODS, columns)).all())
 
     async def invoice_state(self, invoice_id: UUID) -> InvoiceState | None:
         return await self._session.get(InvoiceState, invoice_id, with_for_update=True)
