@@ -56,3 +56,11 @@ def test_the_kept_results_can_be_shown() -> None:
 
     assert areas
     assert page(areas).count("\n## ") >= len(areas) - 1
+
+
+def test_the_release_before_stands_beside_this_one() -> None:
+    figure = {"before": 281.0, "now": 258.2, "ratio": 1.09, "pairs": 1.03, "rounds": 11}
+
+    shown = page({"release": {"command": "Like this.", "figures": {"renewal": figure}}})
+
+    assert "| renewal | 281.0 | 258.2 | **1.09** | 1.03 | 11 | - |" in shown
