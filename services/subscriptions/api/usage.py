@@ -16,7 +16,7 @@ from services.subscriptions.domain.catalog import MeterNotFound
 from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import plain
 from services.subscriptions.domain.usage import (
-    StoredUsage,
+    UsageEvent,
     UsageEventNotFound,
     UsageHasNoSubscription,
     UsageNotCounted,
@@ -105,7 +105,7 @@ class UsageView(BaseModel):
     received_at: datetime
 
     @classmethod
-    def of(cls, row: UsageRow | StoredUsage) -> "UsageView":
+    def of(cls, row: UsageRow | UsageEvent) -> "UsageView":
         return cls(
             id=row.id,
             meter_id=row.meter_id,

@@ -77,9 +77,6 @@ class UsageEvent:
     voided: bool = False
 
 
-StoredUsage = UsageEvent
-
-
 @dataclass(slots=True)
 class Bucket:
     """What happened in a part of an hour, so that a question reads hours and not events."""
