@@ -60,6 +60,16 @@ def a_whole_system(run_dir: Path) -> Iterator[WholeSystem]:
         )
 
 
+def a_key(system: WholeSystem, *more: str, scopes: str = "all") -> str:
+    """A secret key of the operator, as `make key` makes it."""
+    program = system.system.plan.command("auth", ["key", "backend", "--scopes", scopes, *more])
+    made = subprocess.run(
+        program.command, env=dict(program.environment), capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
 def log_lines(logs: Path) -> Iterator[dict[str, object]]:
     """Every JSON line that a process of ours wrote."""
     for path in logs.glob("*.log"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.demo.client import StoryFailed
-from infra.demo.story import PASSWORD, Report, Story
+from infra.demo.story import Report, Story
 from infra.environment import STAFF_EMAIL, STAFF_PASSWORD
 
 NEXT = """
@@ -16,13 +16,16 @@ The system keeps running. Try this; the first lines need no login:
   curl -s {url}/health
   curl -s '{url}/v1/plans?currency=EUR&limit=2' | python3 -m json.tool
 
-  # The customer of this story: her invoices, the last one as a PDF, and all that happened.
-  token=$(curl -s {url}/v1/auth/login -H 'Content-Type: application/json' \\
-    -d '{{"email": "{email}", "password": "{password}"}}' | {pick})
-  curl -s {url}/v1/invoices -H "Authorization: Bearer $token" | python3 -m json.tool
-  curl -s {url}/v1/invoices/{invoice}/pdf -H "Authorization: Bearer $token" -o invoice.pdf
+  # A key for your own backend (make key NAME=backend SCOPES=all makes one like it); with it the
+  # customer of this story: the account, its invoices, the last one as a PDF, all that happened.
+  key={key}
+  curl -s '{url}/v1/accounts?external_id={external_id}' -H "Authorization: Bearer $key" \\
+    | python3 -m json.tool
+  curl -s {url}/v1/invoices -H "Authorization: Bearer $key" \\
+    -H 'Perennial-Account: {account}' | python3 -m json.tool
+  curl -s {url}/v1/invoices/{invoice}/pdf -H "Authorization: Bearer $key" -o invoice.pdf
   curl -s {url}/v1/subscriptions/{subscription}/timeline \\
-    -H "Authorization: Bearer $token" | python3 -m json.tool
+    -H "Authorization: Bearer $key" | python3 -m json.tool
 
   # Staff: what needs a person (nothing, if all is well), and the ledger.
   staff=$(curl -s {url}/v1/auth/login -H 'Content-Type: application/json' \\
@@ -75,8 +78,9 @@ def what_next(story: Story, staff_password: str) -> str:
     """Commands to paste, with the ids and addresses of the story that was just told."""
     return NEXT.format(
         url=story.base_url,
-        email=story.email,
-        password=PASSWORD,
+        key=story.key,
+        account=story.account_id,
+        external_id=story.external_id,
         invoice=story.last_invoice_id,
         subscription=story.subscription_id,
         staff=story.staff_email,

@@ -1,4 +1,4 @@
-"""The story itself: sign-up to cancellation in simulated time, and the books at its end."""
+"""The story itself: a key, an account, four months of simulated time, and the books at its end."""
 
 import re
 from collections.abc import Callable
@@ -42,10 +42,16 @@ class Story:
         """Of the customer, who signs in with `PASSWORD`."""
         return f"ada-{self.run}@example.com"
 
+    @property
+    def external_id(self) -> str:
+        """What the backend calls the account."""
+        return f"crm-{self.run}"
+
     def tell(self) -> None:
         """All of it, in order. Raises `StoryFailed` at the first thing that is not as told."""
-        self._sign_up()
-        with self._customer, self._staff:
+        self._make_a_key()
+        self._make_an_account()
+        with self._customer, self._staff, self._backend:
             self._publish()
             self._prepare_to_pay()
             self._subscribe()
@@ -55,41 +61,65 @@ class Story:
             self._cancel_at_period_end()
             self._check_the_books()
 
-    def _sign_up(self) -> None:
-        self.report.step("A customer signs up, verifies the address and logs in")
-        email = self.email
+    def _make_a_key(self) -> None:
+        self.report.step("Staff make a secret key for the operator's backend, which does the rest")
         with Client(self.base_url) as anybody:
-            registered = anybody.post(
-                "/v1/auth/register",
-                email=email,
+            self.staff_token = anybody.post(
+                "/v1/auth/login", email=self.staff_email, password=self.staff_password
+            )["access_token"]
+        self._staff = Client(self.base_url, self.staff_token)
+        made = self._staff.post(
+            "/v1/ops/auth/keys",
+            name=f"demo {self.run}",
+            scopes=[
+                *("accounts:read", "accounts:write", "catalog:write", "credit:write"),
+                *("invoices:read", "ledger:read", "subscriptions:read", "test-clocks:write"),
+            ],
+        )
+        self.key = made["key"]
+        self._backend = Client(self.base_url, self.key)
+        self.report.fact(f"{made['secrets'][0]['prefix']}…, for {', '.join(made['scopes'])}")
+
+    def _make_an_account(self) -> None:
+        self.report.step("The backend makes an account for a customer, who is invited and logs in")
+        account = self._backend.post(
+            "/v1/accounts",
+            name=f"Analytical Engines {self.run}",
+            external_id=self.external_id,
+            email=self.email,
+            country="DE",
+            time_zone="Europe/Berlin",
+            currency="EUR",
+        )
+        self.account_id = account["id"]
+        self.report.fact(f"account {self.account_id}, {self.external_id} to the backend, in Berlin")
+        self._staff.post(
+            f"/v1/accounts/{self.account_id}/invitations", email=self.email, role="owner"
+        )
+        mail = newest_mail(self.mailbox, self.email)
+        token = re.search(r"^Token: (\S+)$", mail, re.MULTILINE)
+        if token is None:
+            raise StoryFailed(f"no token in the mail to {self.email}")
+        with Client(self.base_url) as anybody:
+            anybody.post(
+                "/v1/auth/invitations/accept",
+                token=token[1],
                 password=PASSWORD,
                 full_name="Ada Byron",
-                account_name=f"Analytical Engines {self.run}",
-                country="DE",
-                time_zone="Europe/Berlin",
             )
-            self.account_id = registered["account"]["id"]
-            mail = newest_mail(self.mailbox, email)
-            token = re.search(r"token[=: ]+([\w.-]{20,})", mail)
-            if token is None:
-                raise StoryFailed(f"no token in the mail to {email}")
-            anybody.post("/v1/auth/verify-email", token=token[1], password=PASSWORD)
-            tokens = anybody.post("/v1/auth/login", email=email, password=PASSWORD)
-            staff = anybody.post(
-                "/v1/auth/login", email=self.staff_email, password=self.staff_password
-            )
-        self.customer_token, self.staff_token = tokens["access_token"], staff["access_token"]
+            self.customer_token = anybody.post(
+                "/v1/auth/login", email=self.email, password=PASSWORD
+            )["access_token"]
         self._customer = Client(self.base_url, self.customer_token)
-        self._staff = Client(self.base_url, self.staff_token)
-        self.report.fact(f"account {self.account_id}, {email}, in Berlin")
+        self.report.fact(f"{self.email} is its owner")
 
     def _publish(self) -> None:
-        self.report.step("Staff publish two plans, each monthly in euro and dollar")
+        self.report.step("The backend publishes two plans, each monthly in euro and dollar")
         self.team = self._plan("team", "Team", {"EUR": 2900, "USD": 3200})
         self.business = self._plan("business", "Business", {"EUR": 5900, "USD": 6500})
 
     def _plan(self, code: str, name: str, amounts: dict[str, int]) -> dict[str, str]:
-        plan = self._staff.post(
+        plan = self._backend.post(
             "/v1/plans",
             code=f"{code}-{self.run}",
             name=name,
@@ -98,7 +128,7 @@ class Story:
         )
         prices = {}
         for currency, amount in amounts.items():
-            price = self._staff.post(
+            price = self._backend.post(
                 "/v1/prices",
                 plan_id=plan["id"],
                 currency=currency,
@@ -110,14 +140,14 @@ class Story:
             prices[currency] = price["id"]
             amount_text = money({"amount": amount, "currency": currency})
             self.report.fact(f"{name}: {amount_text} a month")
-        self._staff.post(f"/v1/plans/{plan['id']}/publish")
+        self._backend.post(f"/v1/plans/{plan['id']}/publish")
         return prices
 
     def _prepare_to_pay(self) -> None:
         self.report.step("The account's time is simulated from here on; a card is attached")
-        self.clock_id = self._staff.post("/v1/test-clocks", account_id=self.account_id, now=BEGIN)[
-            "id"
-        ]
+        self.clock_id = self._backend.post(
+            "/v1/test-clocks", account_id=self.account_id, now=BEGIN
+        )["id"]
         self._customer.put(
             "/v1/billing-details",
             name="Analytical Engines GmbH",
@@ -185,8 +215,10 @@ class Story:
         self._show_events()
 
     def _give_some_back(self) -> None:
-        self.report.step("Staff give 10.00 EUR of it back: a credit note, and money to the card")
-        note = self._staff.post(
+        self.report.step(
+            "The backend gives 10.00 EUR of it back: a credit note, and money to the card"
+        )
+        note = self._backend.post(
             "/v1/credit-notes",
             invoice_id=self._invoices()[0]["id"],
             amount=1000,
@@ -231,7 +263,7 @@ class Story:
             raise StoryFailed(f"credit notes say {noted}, refunds say {returned}")
         in_all = money({"amount": noted, "currency": "EUR"})
         self.report.fact(f"{len(notes)} credit note = refunds = {in_all}")
-        balances = self._staff.get("/v1/ledger/balances")["data"]
+        balances = self._backend.get("/v1/ledger/balances")["data"]
         sums: dict[str, int] = {}
         for row in balances:
             balance = row["balance"]
@@ -239,16 +271,16 @@ class Story:
         if any(sums.values()):
             raise StoryFailed(f"the ledger does not sum to zero: {sums}")
         self.report.fact("every ledger account together: 0")
-        audit = self._staff.get("/v1/reconciliation")
+        audit = self._backend.get("/v1/reconciliation")
         compared, found = audit["checked"].get("sandbox_charges", 0), len(audit["data"])
         self.report.fact(f"{compared} charges in the provider's own books, {found} differences")
 
     def _advance(self, to: datetime) -> None:
-        clock = self._staff.post(f"/v1/test-clocks/{self.clock_id}/advance", to=to.isoformat())
+        clock = self._backend.post(f"/v1/test-clocks/{self.clock_id}/advance", to=to.isoformat())
 
         def reached() -> bool:
             nonlocal clock
-            clock = self._staff.get(f"/v1/test-clocks/{self.clock_id}")
+            clock = self._backend.get(f"/v1/test-clocks/{self.clock_id}")
             return bool(clock["status"] == "ready")
 
         until(f"the clock reaches {to}", reached, within_seconds=60)

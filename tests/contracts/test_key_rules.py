@@ -88,6 +88,17 @@ def test_keys_do_nothing_that_people_are_asked_for_by_name(
     assert all(rule.reason for _, rule in writes)
 
 
+def test_the_documents_say_what_keys_may(apps: dict[str, tuple[Any, FastAPI]]) -> None:
+    for service, app in apps.values():
+        for path, item in app.openapi()["paths"].items():
+            for method, operation in item.items():
+                rule = rule_of(f"{method.upper()} {path}", service.key_rules())
+                if rule is not None:
+                    said = operation.get("x-key-scopes"), operation.get("x-not-for-keys")
+                    expected = None if rule.reason else list(rule.scopes or ())
+                    assert said == (expected, rule.reason), path
+
+
 def test_an_application_with_an_unruled_operation_does_not_start(
     apps: dict[str, tuple[Any, FastAPI]],
 ) -> None:

@@ -1,6 +1,5 @@
 """The operator's own backend, with nothing but a key: every service, through the gateway."""
 
-import subprocess
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
@@ -11,19 +10,9 @@ import pytest
 
 from infra.demo.client import Client, until
 from tests.journeys.conftest import Patient
-from tests.whole_system import WholeSystem
+from tests.whole_system import WholeSystem, a_key
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
-
-
-def a_key(system: WholeSystem, *more: str, scopes: str = "all") -> str:
-    """One that `make key` makes."""
-    program = system.system.plan.command("auth", ["key", "backend", "--scopes", scopes, *more])
-    made = subprocess.run(
-        program.command, env=dict(program.environment), capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr
-    return made.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +111,7 @@ def test_it_sells_and_bills_without_anybody_in_the_account(
 ) -> None:
     (found,) = backend.get("/v1/accounts", external_id=account["external_id"])["data"]
     details = acting.get("/v1/billing-details")
-    (invoice,) = acting.get("/v1/invoices")["data"]
+    invoice = acting.get(f"/v1/invoices/{subscription['latest_invoice_id']}")
     listed = backend.get("/v1/invoices", limit=200)["data"]
 
     assert found["id"] == account["id"] == subscription["account_id"]

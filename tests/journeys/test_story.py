@@ -11,7 +11,7 @@ import pytest
 from infra.demo.__main__ import what_next
 from infra.demo.story import Story
 from tests.journeys.conftest import Listener
-from tests.whole_system import WholeSystem, log_lines
+from tests.whole_system import WholeSystem, a_key, log_lines
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -119,7 +119,7 @@ def test_the_first_steps_work_as_they_are_written(whole_system: WholeSystem) -> 
     script = (
         block[1]
         .replace("http://localhost:8080", whole_system.base_url)
-        .replace(".run/mailbox", str(whole_system.mailbox))
+        .replace("$(make -s key NAME=backend SCOPES=all)", a_key(whole_system))
         .replace("curl -sS", "curl -sS --fail")
     )
 
@@ -144,7 +144,14 @@ def test_nothing_secret_or_personal_is_in_the_logs(
     whole_system: WholeSystem, told: tuple[Story, Listener]
 ) -> None:
     story, _ = told
-    canaries = ("demo passphrase", f"ada-{story.run}@", "Ada Byron", "Unter den Linden", "tok_ok")
+    canaries = (
+        "demo passphrase",
+        f"ada-{story.run}@",
+        "Ada Byron",
+        "Unter den Linden",
+        "tok_ok",
+        story.key,
+    )
 
     text = "".join(path.read_text(errors="replace") for path in whole_system.logs.glob("*.log"))
 
