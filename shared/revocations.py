@@ -4,7 +4,7 @@ Auth writes each ending down in the transaction that causes it. A worker of auth
 may still matter in Redis, and says every second until when they are the whole truth. An API asks
 Redis, or auth itself where Redis cannot say, only when a request comes and what it knows is older
 than two seconds; otherwise it looks into its own memory
-(docs/adr/0014-revocations-within-five-seconds.md).
+(docs/adr/0017-revocations-within-five-seconds.md).
 """
 
 import asyncio

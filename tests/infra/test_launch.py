@@ -85,6 +85,12 @@ def test_compose_is_used_where_a_daemon_answers(docker: Docker) -> None:
     assert f"Perennial runs at http://localhost:{docker.port}" in launched.stdout
 
 
+def test_compose_leaves_the_sandbox_out_in_production(docker: Docker) -> None:
+    docker.launch("up", PERENNIAL_ENVIRONMENT="production")
+
+    assert docker.asked[-1].endswith(" --scale sandbox=0")
+
+
 def test_a_failed_start_shows_why_and_leaves_nothing(docker: Docker) -> None:
     docker.answers(info=0, up=1)
 

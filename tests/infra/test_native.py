@@ -87,6 +87,18 @@ def test_what_the_caller_sets_reaches_the_processes_unless_the_launcher_decides_
     assert "PERENNIAL_GATEWAY_PORT" not in told
 
 
+def test_production_has_neither_the_sandbox_nor_the_staff_user_of_development(
+    tmp_path: Path, gateway_port: str
+) -> None:
+    made = plan(tmp_path, PERENNIAL_GATEWAY_PORT=gateway_port, PERENNIAL_ENVIRONMENT="production")
+    told = made.deployment.migrate("auth")
+
+    assert "sandbox" not in made.programs()
+    assert "PERENNIAL_STAFF_EMAIL" not in told
+    assert "PERENNIAL_STAFF_PASSWORD" not in told
+    assert told["PERENNIAL_ENVIRONMENT"] == "production"
+
+
 def test_each_service_has_credentials_of_its_own(tmp_path: Path, gateway_port: str) -> None:
     made = plan(tmp_path, PERENNIAL_GATEWAY_PORT=gateway_port)
     urls = [made.deployment.service(service)["PERENNIAL_DATABASE_URL"] for service in SERVICES]
