@@ -622,6 +622,29 @@ async def test_what_is_stuck_is_asked_of_all_four(client: httpx.AsyncClient) -> 
         assert part["stuck"]["headers"]["authorization"] == a_token("staff")
 
 
+async def test_what_is_stuck_takes_no_parameters_and_says_so_to_those_who_may_ask(
+    client: httpx.AsyncClient,
+) -> None:
+    staff, nobody = {"Authorization": a_token("staff")}, {"Authorization": "Bearer refused"}
+
+    assert_problem(
+        await client.get("/v1/ops/stuck?limit=5", headers=staff), 422, "validation-failed"
+    )
+    assert_problem(
+        await client.get("/v1/ops/stuck?limit=5", headers=nobody), 401, "unauthenticated"
+    )
+
+
+async def test_a_slash_too_many_is_passed_on_and_leads_nowhere_else(
+    client: httpx.AsyncClient,
+) -> None:
+    for path in ("/v1/plans/", "/v1/ops/auth/outbox/", "/health/"):
+        answer = await client.get(path, headers={"Host": "evil.example"})
+
+        assert "location" not in answer.headers
+        assert answer.status_code in {200, 404}  # what the service says; here a stand-in
+
+
 async def test_what_is_stuck_is_not_for_everybody(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/ops/stuck", headers={"Authorization": "Bearer refused"})
 
