@@ -51,7 +51,7 @@ class SourceAway(Exception):
 class Revoked:
     """Of `subject`, what is older than version `below` is over. Nobody can meet it after `until`.
 
-    The subject is a session, an API key or a membership: ids are unique among all of them.
+    The subject is a session, a key, a membership or an account: ids are unique among all of them.
     """
 
     position: int
@@ -91,6 +91,7 @@ def grounds(claims: Mapping[str, Any]) -> Iterable[Ground]:
         yield Ground("key", str(claims["sub"]), int(claims.get("key_version", 0)))
     if "opened_by" in claims:
         yield Ground("key", str(claims["opened_by"]))
+        yield Ground("account", str(claims["account_id"]))
     if membership := claims.get("membership"):
         subject, _, version = str(membership).partition(".")
         yield Ground("membership", subject, int(version))

@@ -97,7 +97,7 @@ OPERATOR_SCOPES = frozenset(
 
 
 class LogInEnded(Unauthenticated):
-    """The session behind the token was ended: by log-out, a new password or staff."""
+    """The session behind the token was ended: by log-out, a new password, staff or its account."""
 
     code = "log-in-ended"
 
@@ -446,6 +446,8 @@ def _refusal(ended: Ground) -> Unauthenticated:
         return LogInEnded()
     if ended.kind == "membership":
         return RoleChanged()
+    if ended.kind == "account":
+        return LogInEnded()
     return Unauthenticated("The API key is unknown, expired or revoked.")
 
 

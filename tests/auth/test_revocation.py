@@ -319,6 +319,32 @@ async def test_a_key_of_the_operator_ends_everywhere_and_so_does_a_secret_that_w
     await becomes(OUT, lambda: place.elsewhere(second, url))
 
 
+@pytest.mark.parametrize("end", ["key", "account"])
+async def test_a_customer_session_ends_with_its_key_and_with_its_account(
+    place: Doors, end: str
+) -> None:
+    admin, http = await place.people.staff(), place.people.http
+    scopes = ["accounts:write", "customer-sessions:write"]
+    made = await http.post(
+        "/v1/ops/auth/keys", json={"name": "backend", "scopes": scopes}, headers=admin.headers
+    )
+    backend = bearer(made.json()["key"])
+    account = (await http.post("/v1/accounts", json={"name": "A"}, headers=backend)).json()["id"]
+    session = await http.post(
+        "/v1/customer-sessions", json={"account_id": account}, headers=backend
+    )
+    customer = bearer(session.json()["token"])
+    await place.let_in(customer)
+
+    url = (
+        f"/v1/accounts/{account}" if end == "account" else f"/v1/ops/auth/keys/{made.json()['id']}"
+    )
+    ended = await http.delete(url, headers=admin.headers)
+
+    assert ended.status_code == 204
+    await place.keep_out(customer)
+
+
 # ---- with something away --------------------------------------------------------------------
 
 

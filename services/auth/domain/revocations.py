@@ -16,6 +16,8 @@ class RevokedKind(StrEnum):
     SESSION = "session"
     KEY = "key"
     MEMBERSHIP = "membership"
+    #: What customers were let in to by the operator's backend; log-ins and keys end one by one.
+    ACCOUNT = "account"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from services.auth.domain.accounts import Account, AccountChanges
 from services.auth.domain.api_keys import KeyEnd
+from services.auth.domain.revocations import RevokedKind
 from services.auth.repository import AuthUnitOfWork
 from shared.clock import utc_now
 
@@ -41,9 +42,10 @@ def settings_of(account: Account) -> dict[str, object]:
 
 
 async def close_account(uow: AuthUnitOfWork, account: Account, *, now: datetime) -> None:
-    """End it: its keys and all log-ins to it end; the services end what it subscribed to."""
+    """End it: its keys and whoever is in it are out; the services end what it subscribed to."""
     uow.emit(account.close(at=now))
     at = utc_now()
     await uow.api_keys.end_of_account(account.id, because=KeyEnd.ACCOUNT_CLOSED, at=at)
     await uow.sessions.revoke_into(account.id, because="account closed", at=at)
+    uow.revoke(RevokedKind.ACCOUNT, account.id)
     uow.audit("account.closed", account.id, account_id=account.id)
