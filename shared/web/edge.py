@@ -25,7 +25,14 @@ from shared.errors import (
     Unauthenticated,
 )
 from shared.runtime import Runtime
-from shared.security import Caller
+from shared.security import (
+    AddressNotAllowed,
+    Caller,
+    KeyMistyped,
+    LogInEnded,
+    RevocationsUnknown,
+    RoleChanged,
+)
 from shared.web.key_rules import NotForKeys, ScopeMissing, check_key
 from shared.web.refusals import refuses
 
@@ -215,7 +222,14 @@ def _respond(view: BaseModel, status: int) -> Response:
     return Response(view.model_dump_json(), status, headers=headers, media_type="application/json")
 
 
-@refuses(Unauthenticated, Forbidden, ScopeMissing, NotForKeys)
+#: What a token or a key may be refused with, wherever one is looked at.
+CALLER_REFUSED = (
+    *(Unauthenticated, LogInEnded, RoleChanged, KeyMistyped, RevocationsUnknown),
+    *(Forbidden, ScopeMissing, NotForKeys, AddressNotAllowed),
+)
+
+
+@refuses(*CALLER_REFUSED)
 async def caller(
     request: Request, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
 ) -> Caller:

@@ -18,7 +18,8 @@ from shared.web import (
     page_request,
     reading,
 )
-from shared.web.edge import ANONYMOUS, AccountHeader, caller
+from shared.web.edge import ANONYMOUS, CALLER_REFUSED, AccountHeader, caller
+from shared.web.refusals import refuses
 
 Command = Annotated[Edge[SubscriptionsUnitOfWork], Depends(command)]
 KeyedCommand = Annotated[Edge[SubscriptionsUnitOfWork], Depends(keyed_command)]
@@ -27,6 +28,7 @@ Listing = Annotated[Reading[SubscriptionsUnitOfWork], Depends(listing)]
 Paging = Annotated[PageRequest, Depends(page_request)]
 
 
+@refuses(*CALLER_REFUSED)
 async def browsing(
     request: Request,
     act_for: AccountHeader = None,
