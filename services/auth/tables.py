@@ -189,7 +189,7 @@ invitations = Table(
     Column("email", Text),
     _choice("role", Role),
     Column("token_hash", LargeBinary, nullable=False, unique=True),
-    Column("invited_by", ForeignKey(users.c.id), nullable=False),
+    Column("invited_by", ForeignKey(users.c.id)),
     _choice("status", InvitationStatus),
     _moment("expires_at"),
     _moment("created_at"),

@@ -14,7 +14,7 @@ from shared.events.auth import AccountRegistered, AccountUpdated
 from shared.events.payments import PaymentMethodExpiring
 from shared.ids import new_id
 from shared.security import KeyScope
-from tests.auth.people import PASSWORD, People
+from tests.auth.people import PASSWORD, People, Person
 from tests.eventlog import EventLog
 
 Headers = dict[str, str]
@@ -293,6 +293,32 @@ async def test_mails_about_money_go_to_the_account_until_a_member_gets_them(
     assert "March 2031" in first
     assert "April 2031" in second
     assert not any("April 2031" in text for text in people.mails(email))
+
+
+async def test_the_backend_invites_a_person_into_the_account(
+    people: People, backend: Headers
+) -> None:
+    account, email = await made(people, backend), people.address()
+    url = f"/v1/accounts/{account['id']}"
+
+    invited = await people.http.post(
+        f"{url}/invitations", json={"email": email, "role": "owner"}, headers=backend
+    )
+    token = await people.mailed_token(email, "You are invited")
+    await people.http.post(
+        "/v1/auth/invitations/accept", json={"token": token, "password": PASSWORD}
+    )
+    person = Person(email, UUID(int=0), None)
+    await people.log_in(person)
+    members = await people.http.get(f"{url}/members", headers=backend)
+    refused = await people.http.post(
+        f"{url}/invitations", json={"email": email, "role": "owner"}, headers=backend
+    )
+
+    assert invited.status_code == 201, invited.text
+    assert str(person.account_id) == account["id"]
+    assert [one["role"] for one in members.json()["data"]] == ["owner"]
+    assert (refused.status_code, refused.json()["code"]) == (409, "already-member")
 
 
 async def test_a_closed_account_keeps_its_external_id_and_nothing_personal(

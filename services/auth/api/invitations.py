@@ -29,6 +29,7 @@ from services.auth.domain.accounts import (
     RoleTooWeak,
     require_manager,
 )
+from services.auth.domain.mail import Template
 from services.auth.domain.roles import Role
 from services.auth.domain.sessions import TokenRefused
 from services.auth.domain.users import PasswordRefused
@@ -93,7 +94,7 @@ class InviteRequest(Strict):
 )
 async def offer(body: InviteRequest, edge: AccountCommand, auth: Auth, device: From) -> Response:
     """Mail somebody an invitation. Owners invite to any role, admins to all but owner."""
-    user_id = person(edge.caller)
+    user_id = None if edge.caller.operator_key else person(edge.caller)
     async with edge.begin() as uow:
         invitation = await invite(
             uow,
@@ -105,15 +106,18 @@ async def offer(body: InviteRequest, edge: AccountCommand, auth: Auth, device: F
             now=edge.now,
         )
         account = await uow.accounts.get(edge.account_id)
-        await auth.mail_limits.invitation(
-            account.id,
-            user_id,
-            body.email,
-            device.ip,
-            is_new=account.created_at > utc_now() - NEW_FOR,
-            # Staff who invite for a customer stand for the operator, who knows the customer.
-            has_paid=edge.caller.is_operator or await queries.has_paid(uow, account.id),
-        )
+        if user_id is None:
+            await auth.mail_limits.by_the_backend(Template.INVITATION, body.email)
+        else:
+            await auth.mail_limits.invitation(
+                account.id,
+                user_id,
+                body.email,
+                device.ip,
+                is_new=account.created_at > utc_now() - NEW_FOR,
+                # Staff who invite for a customer stand for the operator, who knows the customer.
+                has_paid=edge.caller.is_operator or await queries.has_paid(uow, account.id),
+            )
         return await edge.answer(uow, _view(invitation), status=201)
 
 

@@ -7,7 +7,6 @@ READ = keys_with(KeyScope.ACCOUNTS_READ)
 WRITE = keys_with(KeyScope.ACCOUNTS_WRITE)
 ME = no_keys("it is about the person who asks")
 STAFF = no_keys("only people make and unmake staff, and keep users out")
-INVITING = no_keys("an invitation says who invites, and that is a person")
 
 KEY_RULES: KeyRules = {
     "GET /v1/me": ME,
@@ -32,7 +31,8 @@ KEY_RULES: KeyRules = {
     "PATCH /v1/accounts/{account_id}/members/{user_id}": WRITE,
     "DELETE /v1/accounts/{account_id}/members/{user_id}": WRITE,
     "GET /v1/accounts/{account_id}/invitations": READ,
-    "POST /v1/accounts/{account_id}/invitations": INVITING,
+    # Keys of an account do not: an invitation says who invites, or is the operator's.
+    "POST /v1/accounts/{account_id}/invitations": WRITE,
     "DELETE /v1/accounts/{account_id}/invitations/{invitation_id}": WRITE,
     "GET /v1/accounts/{account_id}/api-keys": READ,
     "POST /v1/accounts/{account_id}/api-keys": no_keys("only people make keys"),

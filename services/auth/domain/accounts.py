@@ -308,7 +308,8 @@ class Invitation:
     email: str | None
     role: Role
     token_hash: bytes
-    invited_by: UUID
+    #: Nobody: the operator's backend did.
+    invited_by: UUID | None
     status: InvitationStatus = InvitationStatus.PENDING
     expires_at: datetime
     created_at: datetime
@@ -321,7 +322,7 @@ class Invitation:
         email: str,
         role: Role,
         token_hash: bytes,
-        invited_by: UUID,
+        invited_by: UUID | None,
         by: Role | None,
         at: datetime,
     ) -> "Invitation":

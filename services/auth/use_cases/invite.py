@@ -27,7 +27,7 @@ async def invite(
     *,
     email: str,
     role: Role,
-    invited_by: UUID,
+    invited_by: UUID | None,
     by: Role,
     now: datetime,
 ) -> Invitation:
