@@ -1,31 +1,40 @@
-"""Keys whose maker could not make them today end when their release comes, and say why."""
+"""The way back from proven addresses, on rows that the release before has no word for."""
 
 import asyncio
+import secrets
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from shared import migrations
-from shared.ids import new_id
 from tests.databases import FreshDatabase
 
 pytestmark = pytest.mark.servers
 
+BELOW = "0006"
+
 USER = """
-INSERT INTO auth.users (id, home_account_id, password_hash, status, staff_role, created_at, version)
-VALUES ($1, $1, NULL, $2, $3, now(), 1)
+INSERT INTO auth.users (id, home_account_id, password_hash, status, created_at, version)
+VALUES ($1, $1, 'h', 'active', now(), 1)
 """
-MEMBER = """
-INSERT INTO auth.memberships (id, account_id, user_id, role, created_at, version)
-VALUES ($1, $2, $3, 'owner', now(), 1)
+TOKEN = """
+INSERT INTO auth.mailed_tokens (
+    token_hash, user_id, purpose, email, address_key, created_at, expires_at)
+VALUES ($1, $2, $3, 'a@example.com', 'a@example.com', now(), now())
 """
-KEY = """
-INSERT INTO auth.api_keys (id, account_id, name, prefix, key_hash, role, scopes, created_by,
-                           created_at, revoked_at)
-VALUES ($1, $2, 'k', 'prn_', sha256(uuid_send($1)), 'owner', '{}', $3, now(),
-        CASE WHEN $4 THEN now() END)
+MAIL = """
+INSERT INTO auth.mails (
+    id, address, template, facts, dated, status, attempts, next_attempt_at, created_at)
+VALUES ($1, 'a@example.com', $2, '{}', now(), 'waiting', 0, now(), now())
 """
+REGISTRATION = """
+INSERT INTO auth.registrations (
+    id, account_id, email, address_key, password_hash, country, time_zone, created_at, expires_at)
+VALUES ($1, $1, 'a@example.com', 'a@example.com', 'h', 'DE', 'UTC', now(), now())
+"""
+DEVICE = "INSERT INTO auth.known_devices VALUES ($1, $2, now(), now())"
 
 
 async def migrate(work: Any, url: str, *arguments: str) -> None:
@@ -33,43 +42,35 @@ async def migrate(work: Any, url: str, *arguments: str) -> None:
     await asyncio.to_thread(work, "auth", url, *arguments)
 
 
-async def test_keys_without_a_maker_end_with_the_reason(empty_database: FreshDatabase) -> None:
+async def test_the_release_before_finds_the_tokens_and_mails_that_it_knows(
+    empty_database: FreshDatabase,
+) -> None:
     url = empty_database.url("auth")
-    await migrate(migrations.upgrade, url, "0008")
-    account = new_id()
-    #: Of the maker: status, staff role, whether a member; of the key: whether over; what becomes.
-    cases: list[tuple[str, str | None, bool, bool, str | None]] = [
-        ("active", None, True, False, None),
-        ("active", None, False, False, "maker-left"),
-        ("active", "support", False, False, "maker-left"),
-        ("active", "admin", False, False, None),
-        ("suspended", None, True, False, "maker-suspended"),
-        ("erased", None, False, False, "maker-erased"),
-        ("active", None, False, True, "revoked"),
-    ]
-    keys = [new_id() for _ in cases]
+    await migrate(migrations.upgrade, url)
     connection = await asyncpg.connect(empty_database.admin_url)
     try:
-        # Without the account that they are of.
-        await connection.execute("SET session_replication_role = replica")
-        for key, (status, staff, is_member, is_over, _) in zip(keys, cases, strict=True):
-            maker = new_id()
-            await connection.execute(USER, maker, status, staff)
-            if is_member:
-                await connection.execute(MEMBER, new_id(), account, maker)
-            await connection.execute(KEY, key, account, maker, is_over)
+        user = uuid4()
+        await connection.execute(USER, user)
+        await connection.execute(REGISTRATION, uuid4())
+        await connection.execute(DEVICE, user, secrets.token_bytes(32))
+        await connection.execute(TOKEN, secrets.token_bytes(32), user, "reset_password")
+        await connection.execute(TOKEN, secrets.token_bytes(32), None, "verify_email")
+        for template in ("sign_up", "account_exists", "reset_password"):
+            await connection.execute(MAIL, uuid4(), template)
 
-        await migrate(migrations.upgrade, url, "0009")
-        rows = await connection.fetch(
-            "SELECT id, revoked_because, revoked_at IS NOT NULL AS is_over FROM auth.api_keys"
-        )
-        await migrate(migrations.downgrade, url, "0008")
+        await migrate(migrations.downgrade, url, BELOW)
+
+        tokens = await connection.fetch("SELECT purpose FROM auth.mailed_tokens")
+        mails = await connection.fetch("SELECT template FROM auth.mails")
+        assert [row["purpose"] for row in tokens] == ["reset_password"]
+        assert [row["template"] for row in mails] == ["reset_password"]
         await migrate(migrations.upgrade, url)
+        # What the release before writes while both run, and what it left: a token of a user.
+        await connection.execute(
+            "INSERT INTO auth.mailed_tokens (token_hash, user_id, purpose, created_at, expires_at)"
+            " VALUES ($1, $2, 'verify_email', now(), now())",
+            secrets.token_bytes(32),
+            user,
+        )
     finally:
         await connection.close()
-
-    found = {row["id"]: (row["revoked_because"], row["is_over"]) for row in rows}
-    assert found == {
-        key: (because, because is not None)
-        for key, (_, _, _, _, because) in zip(keys, cases, strict=True)
-    }
