@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,6 +21,7 @@ from joserfc.jwk import KeySet
 from shared.db import Scope
 from shared.errors import Forbidden, Unauthenticated, Unavailable
 from shared.http import HttpClient
+from shared.observability import logger
 from shared.revocations import (
     UNKNOWN,
     Ground,
@@ -33,6 +34,8 @@ from shared.revocations import (
 )
 from shared.runtime import Runtime
 from shared.secret_keys import is_secret_key, is_well_formed
+
+log = logger(__name__)
 
 #: The only algorithm; `none`, HMAC and RSA are refused whatever a header says.
 ALGORITHMS = ["ES256"]
@@ -188,8 +191,7 @@ class Caller:
 
     def require_address(self, address: str | None) -> None:
         """A key that is bound to networks is good from there alone, wherever its token went."""
-        if self.networks and not _lies_in(address, self.networks):
-            raise AddressNotAllowed("This key may not be used from this address.")
+        require_network(self.networks, address, key=self.subject)
 
     def scope(self, act_for: UUID | None = None) -> Scope:
         """Whose rows the caller's transactions see. The operator may act for one account."""
@@ -200,7 +202,14 @@ class Caller:
         return Scope(account_id=self.account_id, actor=self.actor)
 
 
-def _lies_in(address: str | None, networks: tuple[str, ...]) -> bool:
+def require_network(networks: Sequence[str], address: str | None, *, key: str) -> None:
+    """Raises `AddressNotAllowed`, and tells the operator: perhaps the key has a thief."""
+    if networks and not _lies_in(address, networks):
+        log.warning("A key was used from where it may not be", key=key)
+        raise AddressNotAllowed("This key may not be used from this address.")
+
+
+def _lies_in(address: str | None, networks: Sequence[str]) -> bool:
     try:
         found = ip_address(address or "")
     except ValueError:

@@ -84,9 +84,9 @@ def check_key(request: Request, caller: Caller) -> None:
     """Refuse a key that may not ask for this operation, or not from where it is."""
     if caller.scopes is None:
         return
+    caller.require_address(request.client.host if request.client else None)
     rule: KeyRule | None = request.app.state.key_rules.get(id(request.scope["route"]))
     (rule or FOR_PEOPLE).check(caller)
-    caller.require_address(request.client.host if request.client else None)
 
 
 def rule_of(operation: str, rules: KeyRules) -> KeyRule | None:

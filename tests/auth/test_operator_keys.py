@@ -254,6 +254,16 @@ async def test_a_key_that_is_bound_to_networks_is_good_from_there_alone(people: 
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             return (await http.get("/v1/accounts", headers=bearer(secret))).status_code
 
+    url = f"{KEYS}/{key['id']}"
+    before = (await people.http.get(url, headers=staff.headers)).json()["last_used_at"]
+    transport = httpx.ASGITransport(app, client=("203.0.114.9", 1234))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as thief:
+        refused = await thief.post(
+            "/v1/auth/token", headers={**bearer(key["key"]), "X-Forwarded-For": "203.0.114.9"}
+        )
+    assert (refused.status_code, refused.json()["code"]) == (403, "address-not-allowed")
+    assert (await people.http.get(url, headers=staff.headers)).json()["last_used_at"] == before
+
     for secret in (key["key"], traded.json()["access_token"]):
         assert await asked("203.0.113.9", secret) == 200
         assert await asked("::ffff:203.0.113.9", secret) == 200

@@ -273,13 +273,12 @@ def test_a_key_is_held_to_its_networks_in_every_service(
     assert preview["next_invoice"]
 
     with Client(whole_system.base_url, elsewhere) as client:
-        traded = client.http.post("/v1/auth/token").json()
+        traded = client.http.post("/v1/auth/token")
+        assert (traded.status_code, traded.json()["code"]) == (403, "address-not-allowed")
         for headers in ({}, {"X-Forwarded-For": "203.0.113.9"}, {"Forwarded": "for=203.0.113.9"}):
             for path in paths:
                 answer = client.http.get(path, headers=headers)
                 assert (answer.status_code, answer.json()["code"]) == (403, "address-not-allowed")
-    with Client(whole_system.base_url, traded["access_token"]) as client:
-        assert client.http.get("/v1/invoices").status_code == HTTPStatus.FORBIDDEN
 
 
 @pytest.mark.usefixtures("subscription")

@@ -53,6 +53,7 @@ from services.auth.use_cases.register_user import register_user
 from services.auth.use_cases.reset_password import check_reset, reset_password
 from services.auth.use_cases.verify_email import Newcomer, choose_password, verify_email
 from shared.clock import utc_now
+from shared.security import AddressNotAllowed, KeyMistyped, require_network
 from shared.web import Router, problems
 
 router = Router(prefix="/v1/auth", tags=["sign-in"])
@@ -348,8 +349,8 @@ class AccessView(BaseModel):
     scope: str
 
 
-@router.post("/token", responses=problems(ApiKeyRefused))
-async def token(edge: PublicCommand, auth: Auth, response: Response) -> AccessView:
+@router.post("/token", responses=problems(ApiKeyRefused, KeyMistyped, AddressNotAllowed))
+async def token(edge: PublicCommand, auth: Auth, device: From, response: Response) -> AccessView:
     """Trade an API key, sent as the bearer token, for a short-lived access token.
 
     The token is in the header `X-Access-Token` too, for gateways that ask on a client's behalf.
@@ -359,6 +360,10 @@ async def token(edge: PublicCommand, auth: Auth, response: Response) -> AccessVi
         raise ApiKeyRefused
     async with edge.runtime.begin() as uow:
         bearer = await exchange_api_key(uow, secret=secret, now=edge.now)
+        if "x-forwarded-for" in edge.request.headers:
+            # Through the gateway, which says from where. A service that asks for whoever it
+            # answers looks at the token's networks itself.
+            require_network(bearer.networks, device.ip, key=bearer.subject)
     now = utc_now()
     access_token = await auth.issuer.access_token(bearer, at=now)
     response.headers["cache-control"] = "no-store"

@@ -13,7 +13,7 @@ from shared.security import KeyMistyped
 async def exchange_operator_key(uow: AuthUnitOfWork, *, secret: str, now: datetime) -> Bearer:
     """Whom the key speaks for. Raises `KeyMistyped` and `ApiKeyRefused`.
 
-    From where it may be used goes along in the token, and every service holds to it.
+    From where it may be used goes along in the token, and whoever is shown it holds to that.
     """
     if not is_well_formed(secret):
         raise KeyMistyped("This is not a whole key: its checksum does not fit. Copy it again.")
