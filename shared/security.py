@@ -131,6 +131,15 @@ FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
 Exchange = Callable[[str], Awaitable[str]]
 
 
+class ApiKeyRefused(Unauthenticated):
+    """Unknown, expired or revoked: one answer for all of them."""
+
+    code = "api-key-refused"
+
+    def __init__(self) -> None:
+        super().__init__("The API key is unknown, expired or revoked.")
+
+
 class KeyMistyped(Unauthenticated):
     """The key cannot be one: a letter is wrong, or a part is missing. Copy it again."""
 
@@ -242,7 +251,7 @@ def exchange_at(jwks_url: str) -> Exchange:
         except httpx.HTTPError as error:
             raise Unavailable("API keys cannot be checked right now.") from error
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
-            raise Unauthenticated("The API key is unknown, expired or revoked.")
+            raise ApiKeyRefused
         if answer.status_code != HTTPStatus.OK:
             raise Unavailable("API keys cannot be checked right now.")
         return str(answer.json()["access_token"])
@@ -457,7 +466,7 @@ def _refusal(ended: Ground) -> Unauthenticated:
         return RoleChanged()
     if ended.kind == "account":
         return LogInEnded()
-    return Unauthenticated("The API key is unknown, expired or revoked.")
+    return ApiKeyRefused()
 
 
 def _caller(claims: dict[str, Any]) -> Caller:

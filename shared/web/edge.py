@@ -27,6 +27,7 @@ from shared.errors import (
 from shared.runtime import Runtime
 from shared.security import (
     AddressNotAllowed,
+    ApiKeyRefused,
     Caller,
     KeyMistyped,
     LogInEnded,
@@ -224,7 +225,7 @@ def _respond(view: BaseModel, status: int) -> Response:
 
 #: What a token or a key may be refused with, wherever one is looked at.
 CALLER_REFUSED = (
-    *(Unauthenticated, LogInEnded, RoleChanged, KeyMistyped, RevocationsUnknown),
+    *(Unauthenticated, LogInEnded, RoleChanged, ApiKeyRefused, KeyMistyped, RevocationsUnknown),
     *(Forbidden, ScopeMissing, NotForKeys, AddressNotAllowed),
 )
 

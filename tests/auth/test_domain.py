@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.auth.domain.accounts import Account, AccountIsClosed, Membership, RoleTooWeak
-from services.auth.domain.api_keys import ApiKey, ApiKeyRefused, KeyEnd, Maker
+from services.auth.domain.api_keys import ApiKey, KeyEnd, Maker
 from services.auth.domain.mfa import SecondFactorWrong, Totp, TotpCodeRefused, new_backup_code
 from services.auth.domain.roles import NO_ACCOUNT, Role, StaffRole
 from services.auth.domain.sessions import (
@@ -31,7 +31,7 @@ from services.auth.tokens import new_key, next_key
 from shared.clock import utc_now
 from shared.errors import DomainError, Invalid
 from shared.ids import new_id
-from shared.security import API_KEY_PREFIX
+from shared.security import API_KEY_PREFIX, ApiKeyRefused
 
 NOW = utc_now()
 

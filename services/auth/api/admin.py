@@ -13,6 +13,7 @@ from services.auth.api.views import Strict
 from services.auth.domain.roles import StaffRole
 from services.auth.domain.users import (
     IllegalUserTransition,
+    NotYourself,
     PersonalDetails,
     User,
     UserNotFound,
@@ -87,7 +88,7 @@ class UpdateUserRequest(Strict):
 @router.patch(
     "/users/{user_id}",
     response_model=AdminUserView,
-    responses=problems(UserNotFound, PreconditionFailed),
+    responses=problems(UserNotFound, NotYourself, PreconditionFailed),
     dependencies=[for_staff(StaffRole.ADMIN)],
 )
 async def update_user(user_id: UUID, body: UpdateUserRequest, edge: MyCommand) -> Response:

@@ -25,7 +25,7 @@ from services.auth.domain.accounts import (
     UnknownCountry,
     UnknownTimeZone,
 )
-from services.auth.domain.api_keys import KEY_PREFIX, ApiKeyRefused
+from services.auth.domain.api_keys import KEY_PREFIX
 from services.auth.domain.keys import ACCESS_LIFE
 from services.auth.domain.mail import Template
 from services.auth.domain.mfa import SecondFactorRequired, SecondFactorWrong
@@ -53,7 +53,7 @@ from services.auth.use_cases.register_user import register_user
 from services.auth.use_cases.reset_password import check_reset, reset_password
 from services.auth.use_cases.verify_email import Newcomer, choose_password, verify_email
 from shared.clock import utc_now
-from shared.security import AddressNotAllowed, KeyMistyped, require_network
+from shared.security import AddressNotAllowed, ApiKeyRefused, KeyMistyped, require_network
 from shared.web import Router, problems
 
 router = Router(prefix="/v1/auth", tags=["sign-in"])

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from services.auth.domain.roles import INCLUDED, MAKES_CUSTOMERS_KEYS, Role, StaffRole
 from services.auth.domain.sessions import fingerprint, new_secret
-from shared.errors import Invalid, NotFound, Unauthenticated
+from shared.errors import Invalid, NotFound
 from shared.ids import new_id
-from shared.security import OPERATOR_SCOPES
+from shared.security import OPERATOR_SCOPES, ApiKeyRefused
 
 #: What every key begins with, so that services and scanners of leaked secrets know it.
 KEY_PREFIX = "prn_"
@@ -19,15 +19,6 @@ SHOWN = len(KEY_PREFIX) + 8
 
 class ApiKeyNotFound(NotFound):
     code = "api-key-not-found"
-
-
-class ApiKeyRefused(Unauthenticated):
-    """Unknown, expired or revoked: one answer for all of them."""
-
-    code = "api-key-refused"
-
-    def __init__(self) -> None:
-        super().__init__("The API key is unknown, expired or revoked.")
 
 
 class ExpiryPassed(Invalid):

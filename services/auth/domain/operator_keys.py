@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
-from services.auth.domain.api_keys import ApiKeyRefused, ExpiryPassed
+from services.auth.domain.api_keys import ExpiryPassed
 from services.auth.domain.sessions import fingerprint
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
 from shared.secret_keys import SECRET_KEY_PREFIX, new_secret_key
-from shared.security import KeyScope
+from shared.security import ApiKeyRefused, KeyScope
 
 #: How much of a secret is kept readable, to tell secrets apart.
 SHOWN = len(SECRET_KEY_PREFIX) + 8

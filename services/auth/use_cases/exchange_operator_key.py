@@ -2,12 +2,11 @@
 
 from datetime import datetime
 
-from services.auth.domain.api_keys import ApiKeyRefused
 from services.auth.domain.bearer import Bearer
 from services.auth.domain.keys import ACCESS_LIFE
 from services.auth.repository import AuthUnitOfWork
 from shared.secret_keys import is_well_formed
-from shared.security import KeyMistyped
+from shared.security import ApiKeyRefused, KeyMistyped
 
 
 async def exchange_operator_key(uow: AuthUnitOfWork, *, secret: str, now: datetime) -> Bearer:
