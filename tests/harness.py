@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from shared.runtime import Runtime
 from shared.service import Service
+from tests.declared import DeclaredTransport
 from tests.tokens import TokenIssuer
 
 
@@ -57,7 +58,7 @@ async def running(
     async with service.open(made) as runtime:
         if issuer is not None:
             runtime.verifier = issuer.verifier(made)
-        transport = httpx.ASGITransport(service.create_api(runtime), raise_app_exceptions=False)
+        transport = DeclaredTransport(service.create_api(runtime))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             work = service.create_worker(runtime) if worker else None
             if work:

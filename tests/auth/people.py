@@ -17,6 +17,7 @@ from services.auth.domain.roles import StaffRole
 from services.auth.passwords import Passwords
 from services.auth.use_cases.create_staff import create_staff
 from shared.clock import utc_now
+from tests.declared import DeclaredTransport
 from tests.harness import Running
 
 PASSWORD = "rusty anchor violin cloud"
@@ -35,7 +36,7 @@ def an_address() -> str:
 
 def from_address(app: FastAPI, address: str) -> httpx.AsyncClient:
     """A client of the application that comes from this network address."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1234))
+    transport = DeclaredTransport(app, client=(address, 1234))
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 

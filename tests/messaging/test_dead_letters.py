@@ -18,6 +18,7 @@ from shared.messaging.commands import COMMANDS
 from shared.messaging.dead_letters import DeadLetter, DeadLetterNotFound, park
 from shared.messaging.ops import ops_router
 from shared.web import create_app
+from tests.declared import DeclaredTransport
 from tests.messaging.events import ThingChanged, a_change
 from tests.messaging.probe import Probe, body_of, eventually, take_effect, unheard_of
 from tests.tokens import TokenIssuer
@@ -52,7 +53,7 @@ async def mood(probe: Probe) -> Mood:
 async def http(probe: Probe, issuer: TokenIssuer) -> AsyncIterator[httpx.AsyncClient]:
     probe.runtime.verifier = issuer.verifier(probe.settings)
     app = create_app(probe.name, "a probe", probe.runtime, [ops_router(probe.name)], {})
-    transport = httpx.ASGITransport(app)
+    transport = DeclaredTransport(app)
     base = f"http://test/v1/ops/{probe.name}"
     async with httpx.AsyncClient(
         transport=transport, base_url=base, headers=issuer.of_staff("admin")

@@ -38,6 +38,7 @@ from shared.events.invoicing import InvoiceFinalized
 from shared.ids import new_id
 from shared.runtime import Runtime
 from shared.schedule import Due
+from tests.declared import DeclaredTransport
 from tests.harness import Deployment
 from tests.payments.factories import an_invoice_finalized, an_invoice_paid
 from tests.payments.servers import SECRET, Sandbox
@@ -63,7 +64,7 @@ class World:
         async with AsyncExitStack() as stack:
             runtime = await stack.enter_async_context(service.open(made))
             runtime.verifier = issuer.verifier(made)
-            transport = httpx.ASGITransport(service.create_api(runtime), raise_app_exceptions=False)
+            transport = DeclaredTransport(service.create_api(runtime))
             http = await stack.enter_async_context(
                 httpx.AsyncClient(transport=transport, base_url="http://test")
             )
