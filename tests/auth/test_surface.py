@@ -148,3 +148,30 @@ async def test_pages_tile_the_list(people: People) -> None:
         seen += [one["id"] for one in page.json()["data"]]
         cursor = page.json()["next_cursor"]
     assert seen == made[::-1]
+
+
+async def test_half_of_a_surrogate_pair_is_refused_by_its_field(people: People) -> None:
+    person = await people.logged_in()
+
+    answer = await people.http.post(
+        "/v1/me/email/confirm",
+        content=rb'{"token": "\ud800"}',
+        headers={**person.headers, "Content-Type": "application/json"},
+    )
+
+    assert answer.status_code == 422
+    assert [fault["field"] for fault in answer.json()["errors"]] == ["token"]
+
+
+async def test_a_replay_of_impossible_times_is_refused(people: People) -> None:
+    staff = await people.staff()
+    times = ("1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2030-01-01T00:00:00")
+    for since in times:
+        answer = await people.http.post(
+            "/v1/ops/auth/outbox/replay",
+            json={"since": since, "until": "2030-01-02T00:00:00Z"},
+            headers=staff.headers,
+        )
+
+        assert answer.status_code == 422
+        assert [fault["field"] for fault in answer.json()["errors"]] == ["since"]

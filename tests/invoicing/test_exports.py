@@ -148,3 +148,10 @@ async def test_exports_end_with_a_row_of_sums_that_match(
     assert nothing.text.count("\n") == 1
     mine = body(await http.get("/v1/invoices", headers=me))
     assert {row["number"] for row in rows} == {invoice["number"] for invoice in mine["data"]}
+    by_staff = body(
+        await http.get("/v1/invoices", params={"account_id": str(account)}, headers=staff)
+    )
+    assert by_staff == mine
+    for beyond in ("1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2030-01-01T00:00:00"):
+        refused = await http.get("/v1/exports/lines", params={**period, "to": beyond}, headers=me)
+        assert refused.status_code == 422

@@ -123,3 +123,12 @@ async def test_entries_show_their_legs(world: World) -> None:
     (entry,) = answer.json()["data"]
     assert entry["kind"] == "invoice_owed"
     assert sum(leg["amount"]["amount"] for leg in entry["legs"]) == 0
+
+
+@pytest.mark.parametrize("at", ["1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2030-01-01"])
+async def test_instants_that_cannot_be_computed_with_are_refused(world: World, at: str) -> None:
+    for path, name in (("/v1/reconciliation", "since"), ("/v1/ledger/balances", "at")):
+        answer = await world.http.get(path, params={name: at}, headers=world.finance)
+
+        assert answer.status_code == 422
+        assert [fault["field"] for fault in answer.json()["errors"]] == [f"query.{name}"]
