@@ -97,7 +97,10 @@ KEY_RULES: KeyRules = {
     "POST /v1/token-balance/debit": keys_with(KeyScope.TOKENS_WRITE),
     "POST /v1/token-balance/purchases/{order_id}/refund": keys_with(KeyScope.REFUNDS_WRITE),
     "POST /v1/test-clocks": CLOCKS,
-    "GET /v1/test-clocks/{clock_id}": CLOCKS,
+    # Whose time stands still reads where it stands.
+    "GET /v1/test-clocks/{clock_id}": keys_with(
+        KeyScope.TEST_CLOCKS_WRITE, KeyScope.SUBSCRIPTIONS_READ
+    ),
     "DELETE /v1/test-clocks/{clock_id}": CLOCKS,
     "POST /v1/test-clocks/{clock_id}/advance": CLOCKS,
 }
