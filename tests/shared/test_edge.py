@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shared.clock import utc_now
 from shared.db import UnitOfWork, service_metadata
-from shared.errors import Conflict, TooManyRequests
+from shared.errors import Conflict, PreconditionFailed, TooManyRequests
 from shared.events.auth import AccountUpdated
 from shared.events.subscriptions import TestClockAdvanced, TestClockDeleted
 from shared.ids import new_id
@@ -25,7 +25,16 @@ from shared.schedule import Schedule
 from shared.service import Service
 from shared.settings import Settings
 from shared.testclock import record_clock
-from shared.web import Edge, Reading, RequestModel, Router, command, keyed_command, reading
+from shared.web import (
+    Edge,
+    Reading,
+    RequestModel,
+    Router,
+    command,
+    keyed_command,
+    problems,
+    reading,
+)
 from shared.web.key_rules import ANY_KEY
 from tests.harness import Deployment, Running, running
 from tests.tokens import TokenIssuer
@@ -51,7 +60,7 @@ class Full(Conflict):
     code = "full"
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=problems(Full))
 async def make(
     body: ProbeRequest, edge: Annotated[Edge[UnitOfWork], Depends(keyed_command)]
 ) -> Response:
@@ -95,7 +104,7 @@ async def act_in_time(
         return edge.reply(NowView(now=edge.now))
 
 
-@router.patch("/{probe_id}")
+@router.patch("/{probe_id}", responses=problems(PreconditionFailed))
 async def change(probe_id: UUID, edge: Annotated[Edge[UnitOfWork], Depends(command)]) -> Response:
     async with edge.begin() as uow:
         edge.require_version(3)
@@ -118,7 +127,7 @@ async def fail(probe_id: UUID, edge: Annotated[Edge[UnitOfWork], Depends(command
         raise RuntimeError("the password is hunter2")
 
 
-@router.get("/{probe_id}/refused")
+@router.get("/{probe_id}/refused", responses={422: {"description": "unknown-reference"}})
 async def refused(
     probe_id: UUID, sqlstate: str, asked: Annotated[Reading[UnitOfWork], Depends(reading)]
 ) -> Response:
@@ -128,7 +137,7 @@ async def refused(
     return asked.reply(ProbeView(id=probe_id, amount=1))
 
 
-@router.get("")
+@router.get("", responses=problems(TooManyRequests))
 async def crowded() -> Response:
     raise TooManyRequests("Slow down.", retry_after_seconds=7)
 
