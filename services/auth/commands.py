@@ -103,6 +103,8 @@ async def key(runtime: AuthRuntime, arguments: list[str]) -> int:
     )
     parser.add_argument("--expires-in-days", type=int, help="it is good for ever otherwise")
     given = parser.parse_args(arguments)
+    if not given.name.strip():
+        parser.error("give the key a name")
     now = utc_now()
     expires_at = now + timedelta(days=given.expires_in_days) if given.expires_in_days else None
     async with runtime.begin() as uow:
@@ -122,11 +124,12 @@ async def key(runtime: AuthRuntime, arguments: list[str]) -> int:
 def _scopes(text: str) -> list[KeyScope]:
     if text == "all":
         return list(KeyScope)
-    try:
-        words = text.replace(",", " ").split()
-        return [KeyScope(word) for word in words or [text]]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; there are: {', '.join(KeyScope)}") from error
+    words = text.replace(",", " ").split()
+    unknown = sorted(set(words) - set(KeyScope))
+    if unknown or not words:
+        said = f"{', '.join(unknown)} is no scope" if unknown else "name at least one"
+        raise argparse.ArgumentTypeError(f"{said}; there are: all, {', '.join(KeyScope)}")
+    return [KeyScope(word) for word in words]
 
 
 async def rotate(runtime: AuthRuntime, arguments: list[str]) -> int:

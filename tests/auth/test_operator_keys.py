@@ -286,7 +286,12 @@ async def test_the_command_line_makes_one_and_prints_it_alone(people: People) ->
     assert out.getvalue() == f"{plain}\n"
     assert traded.json()["scope"] == "accounts:read usage:write"
     assert claims(traded.json()["access_token"])["operator"] is True
-    for bad in (["backend"], ["backend", "--scopes", ""], ["backend", "--scopes", "nothing"]):
+    for bad in (
+        ["backend"],
+        ["backend", "--scopes", ""],
+        ["backend", "--scopes", "nothing"],
+        ["", "-s", "all"],
+    ):
         with pytest.raises(SystemExit):
             await commands.key(people.auth.runtime, bad)
 
