@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Row, func, literal_column, select
 
 from services.auth.domain.accounts import Account, AccountStatus, Membership
 from services.auth.domain.users import address_key
@@ -80,13 +80,13 @@ async def of_user(
 
 
 def _has_address(key: str) -> ColumnElement[bool]:
-    """The account's own address, or a member's."""
+    """The account's own address, or a member's: each is looked up by its index."""
+    own = select(accounts.c.id).where(
+        func.lower(accounts.c.email) == key, accounts.c.email.is_not(None)
+    )
     members = (
         select(memberships.c.account_id)
         .join(personal_details, personal_details.c.user_id == memberships.c.user_id)
         .where(personal_details.c.address_key == key)
     )
-    return or_(
-        (func.lower(accounts.c.email) == key) & accounts.c.email.is_not(None),
-        accounts.c.id.in_(members),
-    )
+    return accounts.c.id.in_(own.union(members))

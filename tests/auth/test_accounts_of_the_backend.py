@@ -6,7 +6,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import ClauseElement, Executable, Select, select, text
+from sqlalchemy.ext.compiler import compiles
 
+from services.auth.account_queries import Matching
+from services.auth.tables import accounts
 from services.auth.use_cases.create_operator_key import create_operator_key
 from services.auth.use_cases.mail_billing_members import mail_about_card
 from shared.clock import utc_now
@@ -140,6 +144,42 @@ async def test_accounts_are_looked_up_listed_and_searched(people: People, backen
     assert await ids(people, backend, external_id=external_id, country="DE") == []
     assert await ids(people, backend, search=f"{word} nothing") == []
     assert await ids(people, backend, search="' | & !()", external_id=external_id) == mine
+
+
+class Explained(Executable, ClauseElement):
+    """How the database would answer a statement."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self.statement = statement
+
+
+@compiles(Explained)
+def _explain(element: Explained, compiler: Any, **how: Any) -> str:
+    return f"EXPLAIN {compiler.process(element.statement, **how)}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (Matching(external_id="cust-1"), "uq_accounts_external_id"),
+        (Matching(email="ada@example.com"), "ix_accounts_email"),
+        (Matching(words=["acme", "rock"]), "ix_accounts_words"),
+        (Matching(metadata={"tier": "gold"}), "ix_accounts_metadata"),
+    ],
+)
+async def test_looking_up_reads_no_account_but_those(
+    people: People, wanted: Matching, index: str
+) -> None:
+    statement = select(accounts.c.id).where(*wanted.conditions())
+
+    async with people.auth.runtime.begin() as uow:
+        # A table of few rows is read whole, whatever indexes it has.
+        await uow.session.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = (await uow.session.execute(Explained(statement))).scalars().all()
+
+    assert index in "\n".join(plan)
 
 
 async def test_a_member_is_found_by_their_address(people: People, backend: Headers) -> None:
