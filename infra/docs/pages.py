@@ -1,4 +1,4 @@
-"""The generated pages: configuration, errors, events and each service's OpenAPI document."""
+"""The generated pages: settings, errors, permissions, events, each service's OpenAPI document."""
 
 import asyncio
 import importlib
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from infra.docs import permissions
 from infra.environment import SERVICES
 from shared.errors import DomainError
 from shared.messaging.docs import pages as event_pages
@@ -38,10 +40,12 @@ def pages() -> dict[str, str]:
     """Every generated page by its path from the project's root."""
     services = {name: _service(name) for name in SERVICES}
     _import_all()
-    documents = {name: asyncio.run(_openapi(service)) for name, service in services.items()}
+    applications = {name: asyncio.run(_application(it)) for name, it in services.items()}
+    documents = {name: app.openapi() for name, app in applications.items()}
     return {
         "docs/configuration.md": _configuration(services),
         "docs/errors.md": _errors(),
+        "docs/permissions.md": f"{NOTE}\n{permissions.page(services, applications)}",
         **{
             f"tests/contracts/openapi/{name}.json": _json(document)
             for name, document in documents.items()
@@ -72,10 +76,10 @@ def _service(name: str) -> Any:
     return importlib.import_module(f"services.{name}.main").service
 
 
-async def _openapi(service: Any) -> dict[str, Any]:
+async def _application(service: Any) -> FastAPI:
     async with service.open(service.settings(**NOWHERE)) as runtime:
-        document: dict[str, Any] = service.create_api(runtime).openapi()
-        return document
+        app: FastAPI = service.create_api(runtime)
+        return app
 
 
 def _json(document: dict[str, Any]) -> str:

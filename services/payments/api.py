@@ -63,6 +63,9 @@ Read = Annotated[Reading[PaymentsUnitOfWork], Depends(read)]
 Listing = Annotated[Reading[PaymentsUnitOfWork], Depends(listing)]
 Paging = Annotated[PageRequest, Depends(page_request)]
 
+#: Whoever may spend the account's money. Support looks, and does not.
+PAYER = for_role("admin", "billing", staff=("finance",))
+
 #: A webhook is a few kilobytes; more is nobody's we know.
 LARGEST_WEBHOOK = 256 * 1024
 
@@ -95,7 +98,7 @@ class PayRequest(RequestModel):
     tags=["payment methods"],
     response_model=PaymentMethodView,
     responses=refusals(MethodRefused, ProviderUnknown, Unavailable, BadRequest),
-    dependencies=[for_role("admin", "billing")],
+    dependencies=[PAYER],
 )
 async def attach(body: AttachRequest, edge: Command) -> Response:
     """Attach a way to pay. What is unpaid is retried with it at once."""
@@ -145,7 +148,7 @@ async def show_method(method_id: UUID, edge: Read) -> Response:
     status_code=204,
     tags=["payment methods"],
     responses=refusals(PaymentMethodNotFound),
-    dependencies=[for_role("admin", "billing")],
+    dependencies=[PAYER],
 )
 async def detach(method_id: UUID, edge: Command) -> Response:
     """Charge it no more."""
@@ -162,7 +165,7 @@ async def detach(method_id: UUID, edge: Command) -> Response:
     tags=["payment methods"],
     response_model=PaymentMethodView,
     responses=refusals(PaymentMethodNotFound),
-    dependencies=[for_role("admin", "billing")],
+    dependencies=[PAYER],
 )
 async def prefer(method_id: UUID, edge: Command) -> Response:
     """Charge it from now on where nothing else is named."""
@@ -207,7 +210,7 @@ async def show_payment(payment_id: UUID, edge: Read) -> Response:
     tags=["payments"],
     response_model=PaymentView,
     responses=refusals(PaymentNotFound, PaymentNotCollectible, PaymentMethodNotFound),
-    dependencies=[for_role("admin", "billing")],
+    dependencies=[PAYER],
 )
 async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Response:
     """Collect an open invoice now. However often it is asked, it is charged once."""
@@ -233,7 +236,7 @@ async def pay(invoice_id: UUID, body: PayRequest, edge: KeyedCommand) -> Respons
     tags=["refunds"],
     response_model=RefundView,
     responses=refusals(PaymentNotFound, PaymentNotRefundable, RefundAboveCharge),
-    dependencies=[for_staff("support", "finance")],
+    dependencies=[for_staff("finance")],
 )
 async def refund(payment_id: UUID, body: RefundRequest, edge: KeyedCommand) -> Response:
     """Send money back, all of it or a part; never more than was taken."""

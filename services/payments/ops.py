@@ -90,7 +90,7 @@ async def list_stuck(edge: Read) -> Page[StuckView]:
     status_code=204,
     tags=["operations"],
     responses=problems(NothingStuck, PaymentNotRefundable, RefundAboveCharge),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def ask_again(stuck_id: UUID, edge: Command) -> Response:
     """Have the provider asked once more, from the start of the schedule; staff.
@@ -130,7 +130,7 @@ async def ask_again(stuck_id: UUID, edge: Command) -> Response:
     status_code=204,
     tags=["operations"],
     responses=problems(NothingStuck),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def dismiss(stuck_id: UUID, edge: Command) -> Response:
     """Say that the money of a failed refund went another way, or need not go; staff."""

@@ -15,10 +15,11 @@ from shared.web.edge import (
 )
 from shared.web.pages import page_request
 from shared.web.problems import problems
-from shared.web.rights import for_role, for_staff
+from shared.web.rights import FOR_PEOPLE_OR_OPERATOR, Right, for_role, for_staff
 from shared.web.routing import Router
 
 __all__ = [
+    "FOR_PEOPLE_OR_OPERATOR",
     "Cursor",
     "Edge",
     "Instant",
@@ -26,6 +27,7 @@ __all__ = [
     "PageRequest",
     "Reading",
     "RequestModel",
+    "Right",
     "Router",
     "caller",
     "command",

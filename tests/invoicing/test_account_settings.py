@@ -6,6 +6,8 @@ from shared.clock import utc_now
 from shared.events.auth import AccountRegistered, AccountUpdated
 from shared.ids import new_id
 from tests.harness import Running
+from tests.invoicing.conftest import NewAccount
+from tests.tokens import TokenIssuer
 
 
 async def test_documents_are_in_the_language_that_the_account_was_made_with(
@@ -23,3 +25,26 @@ async def test_documents_are_in_the_language_that_the_account_was_made_with(
             await take_in_account(uow, event)
         async with invoicing.runtime.begin() as uow:
             assert (await read_account(uow, account_id)).language == language
+
+
+async def test_support_corrects_an_address_and_leaves_what_decides_about_money(
+    invoicing: Running, new_account: NewAccount, issuer: TokenIssuer
+) -> None:
+    account_id = await new_account()
+    acting = {"Perennial-Account": str(account_id)}
+    finance = issuer.of_staff("finance") | acting
+    support = issuer.of_staff("support") | acting
+    moved = {"address": {"country": "DE", "city": "Bonn"}}
+    exempt = {"exemption_reason": "An embassy", "consolidated_billing": True}
+    path = "/v1/billing-details"
+
+    assert (await invoicing.http.put(path, json=exempt, headers=finance)).status_code == 200
+    refused = await invoicing.http.put(path, json=moved | exempt, headers=support)
+    corrected = (await invoicing.http.put(path, json=moved, headers=support)).json()
+    cleared = (await invoicing.http.put(path, json=moved, headers=finance)).json()
+
+    assert refused.status_code == 403
+    assert corrected["address"]["city"] == "Bonn"
+    assert corrected["exemption_reason"] == "An embassy"
+    assert corrected["consolidated_billing"]
+    assert cleared["exemption_reason"] is None

@@ -292,7 +292,7 @@ async def test_what_nobody_can_settle_waits_for_a_person_who_may_ask_again(world
     await world.collect()
     (attempt,) = await world.attempts(invoice)
     await tamper(world, "UPDATE attempts SET ask_at = NULL WHERE id = :id", id=attempt.id)
-    staff = world.issuer.of_staff("support")
+    staff = world.issuer.of_staff("finance")
     shown = (await world.http.get("/v1/ops/payments/stuck", headers=staff)).json()["data"]
     assert str(attempt.id) in {row["id"] for row in shown}
 

@@ -520,7 +520,7 @@ async def test_what_the_provider_never_tells_waits_for_a_person_after_the_last_q
     assert (await world.payment(invoice)).status is PaymentStatus.UNKNOWN
     await world.collect()
     assert len(await world.attempts(invoice)) == 1  # never charged again out of `unknown`
-    staff = world.issuer.of_staff("support")
+    staff = world.issuer.of_staff("finance")
     shown = (await world.http.get("/v1/ops/payments/stuck", headers=staff)).json()["data"]
     (row,) = [row for row in shown if row["id"] == str(attempt.id)]
     assert "lost again" in row["reason"]

@@ -137,7 +137,7 @@ async def test_what_keeps_a_webhook_from_being_worked_off_is_shown(world: World)
         assert waiting.trouble == "The disputed charge is not settled here yet."
         assert waiting.process_at is not None
         waiting.process_at = None  # as after the last of its tries
-    staff = world.issuer.of_staff("support")
+    staff = world.issuer.of_staff("finance")
     shown = (await world.http.get("/v1/ops/payments/stuck", headers=staff)).json()["data"]
     (row,) = [row for row in shown if row["id"] == str(waiting.id)]
     assert row["reason"] == "The disputed charge is not settled here yet."

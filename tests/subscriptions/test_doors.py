@@ -11,6 +11,7 @@ from shared.events.payments import PaymentMethodAttached, PaymentMethodDetached
 from shared.ids import new_id
 from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Shop
+from tests.tokens import TokenIssuer
 
 
 async def test_a_draft_and_its_prices_are_shown_to_staff_alone(
@@ -133,3 +134,20 @@ async def test_staff_list_the_subscriptions_of_one_account(
     assert [one["id"] for one in listed["data"]] == held[:1]
     assert misspelled.status_code == 422
     assert "query.account" in misspelled.text
+
+
+async def test_support_stops_a_subscription_and_gives_nothing_back(
+    service: Running, issuer: TokenIssuer, customer: Customer, shop: Shop
+) -> None:
+    price = await shop.price(await shop.plan(trial_days=14))
+    held = await customer.post("/v1/subscriptions", price_id=price["id"])
+    path = f"/v1/subscriptions/{held['id']}"
+    support = Client(service.http, issuer.of_staff("support"))
+    finance = Client(service.http, issuer.of_staff("finance"))
+
+    for back in ({"credit": True}, {"refund": True}):
+        assert await support.refused(f"{path}/cancel", **back) == (403, "forbidden")
+        assert await support.get(path) == held
+    assert (await support.post(f"{path}/cancel"))["cancel_at_period_end"]
+    assert not (await support.post(f"{path}/uncancel"))["cancel_at_period_end"]
+    assert (await finance.post(f"{path}/cancel", credit=True))["cancel_at_period_end"]

@@ -28,14 +28,22 @@ from services.auth.domain.accounts import (
     UnknownTimeZone,
     require_manager,
 )
-from services.auth.domain.roles import Role
+from services.auth.domain.roles import Role, StaffRole
 from services.auth.use_cases.make_account import make_account
 from services.auth.use_cases.register_user import open_account
 from services.auth.use_cases.update_account import close_account, update_account
 from shared.errors import Forbidden, PreconditionFailed
 from shared.money import Currency
 from shared.security import Caller
-from shared.web import Page, PageRequest, Router, page_request, problems
+from shared.web import (
+    FOR_PEOPLE_OR_OPERATOR,
+    Page,
+    PageRequest,
+    Router,
+    for_role,
+    page_request,
+    problems,
+)
 
 router = Router(prefix="/v1/accounts", tags=["accounts"])
 
@@ -149,6 +157,7 @@ class OpenAccountRequest(AccountFields):
     status_code=201,
     response_model=AccountView,
     responses=problems(UnknownCountry, UnknownTimeZone, ExternalIdTaken, FieldOfTheOperator),
+    dependencies=[FOR_PEOPLE_OR_OPERATOR],
 )
 async def open_another(body: OpenAccountRequest, edge: MyCommand) -> Response:
     """A new account. A person becomes its owner; what a key of the operator makes has nobody in it.
@@ -203,6 +212,7 @@ class UpdateAccountRequest(AccountFields):
         UnknownTimeZone,
         PreconditionFailed,
     ),
+    dependencies=[for_role(Role.ADMIN, Role.BILLING, staff=(StaffRole.SUPPORT,))],
 )
 async def update(body: UpdateAccountRequest, edge: AccountCommand) -> Response:
     """Change the account: owners, admins and billing members; some of it only the operator."""
@@ -222,6 +232,7 @@ async def update(body: UpdateAccountRequest, edge: AccountCommand) -> Response:
     "/{account_id}",
     status_code=204,
     responses=problems(AccountNotFound, AccountIsClosed, RoleTooWeak, PreconditionFailed),
+    dependencies=[for_role(Role.OWNER, staff=(StaffRole.SUPPORT,))],
 )
 async def close(edge: AccountCommand) -> Response:
     """Close the account: what it subscribed to ends, its keys stop working. Owners only."""

@@ -8,7 +8,7 @@ from fastapi import Depends, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from services.auth import queries
-from services.auth.api.edges import AccountCommand, AccountReading, person, role_of
+from services.auth.api.edges import MANAGER, AccountCommand, AccountReading, person, role_of
 from services.auth.api.views import Name, Strict
 from services.auth.domain.accounts import RoleTooWeak, require_manager
 from services.auth.domain.api_keys import (
@@ -21,7 +21,7 @@ from services.auth.domain.api_keys import (
 from services.auth.domain.roles import MAKES_CUSTOMERS_KEYS, Role
 from services.auth.use_cases.manage_api_keys import create_api_key, revoke_api_key
 from shared.security import KeyScope
-from shared.web import Page, PageRequest, Router, page_request, problems
+from shared.web import Page, PageRequest, Router, for_role, page_request, problems
 
 router = Router(prefix="/v1/accounts/{account_id}/api-keys", tags=["accounts"])
 
@@ -62,7 +62,7 @@ def _view(key: ApiKey) -> ApiKeyView:
     )
 
 
-@router.get("")
+@router.get("", dependencies=[MANAGER])
 async def list_keys(
     edge: AccountReading, page: Annotated[PageRequest, Depends(page_request)]
 ) -> Page[ApiKeyView]:
@@ -87,6 +87,7 @@ class CreateApiKeyRequest(Strict):
     status_code=201,
     response_model=NewApiKeyView,
     responses=problems(RoleTooWeak, ExpiryPassed, ScopeOfTheOperator),
+    dependencies=[for_role(Role.ADMIN, staff=(MAKES_CUSTOMERS_KEYS,))],
 )
 async def create(body: CreateApiKeyRequest, edge: AccountCommand) -> Response:
     """A new key, shown in this answer alone. It never does more than who made it could.
@@ -95,8 +96,6 @@ async def create(body: CreateApiKeyRequest, edge: AccountCommand) -> Response:
     keys for a customer, which end with that role.
     """
     user_id = person(edge.caller)
-    if edge.caller.staff is not None:
-        edge.caller.require_staff(MAKES_CUSTOMERS_KEYS)
     async with edge.begin() as uow:
         key, secret = await create_api_key(
             uow,
@@ -117,7 +116,12 @@ async def create(body: CreateApiKeyRequest, edge: AccountCommand) -> Response:
         )
 
 
-@router.delete("/{key_id}", status_code=204, responses=problems(ApiKeyNotFound, RoleTooWeak))
+@router.delete(
+    "/{key_id}",
+    status_code=204,
+    responses=problems(ApiKeyNotFound, RoleTooWeak),
+    dependencies=[MANAGER],
+)
 async def revoke(key_id: UUID, edge: AccountCommand) -> Response:
     """End a key and every access token made of it, everywhere within five seconds."""
     async with edge.begin() as uow:

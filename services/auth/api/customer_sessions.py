@@ -1,7 +1,6 @@
 """Short-lived tokens for the browser of a customer, made by the operator's backend."""
 
 from datetime import datetime, timedelta
-from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Response
@@ -16,7 +15,7 @@ from services.auth.use_cases.open_customer_session import open_customer_session
 from shared.clock import utc_now
 from shared.errors import Forbidden
 from shared.security import Caller
-from shared.web import RequestModel, Router, caller, problems
+from shared.web import RequestModel, Right, Router, problems
 
 DEFAULT_SECONDS = int(DEFAULT_LIFE.total_seconds())
 LONGEST_SECONDS = int(LONGEST_LIFE.total_seconds())
@@ -28,7 +27,7 @@ class OperatorKeyNeeded(Forbidden):
     code = "operator-key-needed"
 
 
-async def for_operator_key(asking: Annotated[Caller, Depends(caller)]) -> None:
+def require_operator_key(asking: Caller) -> None:
     """Nobody but a key of the operator; asked before the request is looked at."""
     if not asking.operator_key:
         raise OperatorKeyNeeded("This takes a secret key of the operator.")
@@ -37,7 +36,7 @@ async def for_operator_key(asking: Annotated[Caller, Depends(caller)]) -> None:
 router = Router(
     prefix="/v1/customer-sessions",
     tags=["customer sessions"],
-    dependencies=[Depends(for_operator_key)],
+    dependencies=[Depends(Right(require_operator_key))],
 )
 
 

@@ -17,7 +17,7 @@ from shared.clock import utc_now
 from shared.db import Scope
 from shared.errors import Forbidden
 from shared.security import Caller, LogInEnded
-from shared.web import Edge, Reading, command, public_command, reading
+from shared.web import Edge, Reading, command, for_role, public_command, reading
 from shared.web.refusals import refuses
 
 
@@ -130,6 +130,12 @@ async def account_command(
     act_for = _about(edge.caller, account_id)
     return Edge(edge.request, edge.caller, act_for, edge.key, await edge.request.body())
 
+
+#: Whoever may change an account's members, invitations and keys, and of the staff who may for it:
+#: asked before anything is looked at. The role as it is by now is asked for in the transaction.
+MANAGER = for_role(Role.ADMIN, staff=(StaffRole.SUPPORT,))
+#: Whoever is in it, and of the staff who may act as an owner would.
+INSIDER = for_role(staff=(StaffRole.SUPPORT,))
 
 AccountReading = Annotated[Reading[AuthUnitOfWork], Depends(account_reading)]
 AccountCommand = Annotated[Edge[AuthUnitOfWork], Depends(account_command)]

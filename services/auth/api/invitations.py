@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from services.auth import queries
 from services.auth.addresses import Address
 from services.auth.api.edges import (
+    MANAGER,
     AccountCommand,
     AccountReading,
     Auth,
@@ -38,7 +39,14 @@ from services.auth.passwords import check_strength
 from services.auth.throttle import TooManyTries
 from services.auth.use_cases.invite import accept_invitation, invite, withdraw_invitation
 from shared.clock import utc_now
-from shared.web import Page, PageRequest, Router, page_request, problems
+from shared.web import (
+    FOR_PEOPLE_OR_OPERATOR,
+    Page,
+    PageRequest,
+    Router,
+    page_request,
+    problems,
+)
 
 router = Router(tags=["accounts"])
 
@@ -70,7 +78,7 @@ def _view(invitation: Invitation) -> InvitationView:
     )
 
 
-@router.get("/v1/accounts/{account_id}/invitations")
+@router.get("/v1/accounts/{account_id}/invitations", dependencies=[MANAGER])
 async def list_invitations(
     edge: AccountReading, page: Annotated[PageRequest, Depends(page_request)]
 ) -> Page[InvitationView]:
@@ -91,6 +99,7 @@ class InviteRequest(Strict):
     status_code=201,
     response_model=InvitationView,
     responses=problems(RoleTooWeak, AlreadyMember, AccountIsClosed, TooManyMails),
+    dependencies=[FOR_PEOPLE_OR_OPERATOR, MANAGER],
 )
 async def offer(body: InviteRequest, edge: AccountCommand, auth: Auth, device: From) -> Response:
     """Mail somebody an invitation. Owners invite to any role, admins to all but owner."""
@@ -125,6 +134,7 @@ async def offer(body: InviteRequest, edge: AccountCommand, auth: Auth, device: F
     "/v1/accounts/{account_id}/invitations/{invitation_id}",
     status_code=204,
     responses=problems(InvitationNotFound, InvitationOver, RoleTooWeak),
+    dependencies=[MANAGER],
 )
 async def withdraw(invitation_id: UUID, edge: AccountCommand) -> Response:
     """Take an invitation back."""

@@ -8,16 +8,20 @@ from fastapi import Depends, Response
 from pydantic import BaseModel
 
 from services.auth import queries
-from services.auth.api.edges import AccountCommand, AccountReading, role_of
+from services.auth.api.edges import INSIDER, MANAGER, AccountCommand, AccountReading, role_of
 from services.auth.api.views import Strict
 from services.auth.domain.accounts import LastOwner, MemberNotFound, Membership, RoleTooWeak
-from services.auth.domain.roles import Role
+from services.auth.domain.roles import Role, StaffRole
 from services.auth.domain.users import PersonalDetails
 from services.auth.use_cases.manage_members import change_member_role, remove_member
 from shared.errors import PreconditionFailed
-from shared.web import Page, PageRequest, Router, page_request, problems
+from shared.web import Page, PageRequest, Router, for_role, page_request, problems
 
 router = Router(prefix="/v1/accounts/{account_id}/members", tags=["accounts"])
+
+LEAVING = for_role(
+    staff=(StaffRole.SUPPORT,), but="`member` and `billing` only for themselves, to leave"
+)
 
 
 class MemberView(BaseModel):
@@ -40,7 +44,7 @@ def _member(membership: Membership, details: PersonalDetails | None) -> MemberVi
     )
 
 
-@router.get("")
+@router.get("", dependencies=[INSIDER])
 async def list_members(
     edge: AccountReading, page: Annotated[PageRequest, Depends(page_request)]
 ) -> Page[MemberView]:
@@ -59,6 +63,7 @@ class RoleRequest(Strict):
     "/{user_id}",
     response_model=MemberView,
     responses=problems(MemberNotFound, RoleTooWeak, LastOwner, PreconditionFailed),
+    dependencies=[MANAGER],
 )
 async def change_role(user_id: UUID, body: RoleRequest, edge: AccountCommand) -> Response:
     """Give a member another role. Tokens with the old one end within five seconds."""
@@ -75,6 +80,7 @@ async def change_role(user_id: UUID, body: RoleRequest, edge: AccountCommand) ->
     "/{user_id}",
     status_code=204,
     responses=problems(MemberNotFound, RoleTooWeak, LastOwner, PreconditionFailed),
+    dependencies=[LEAVING],
 )
 async def remove(user_id: UUID, edge: AccountCommand) -> Response:
     """Take somebody out of the account, or leave it."""

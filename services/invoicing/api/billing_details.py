@@ -51,10 +51,10 @@ class BillingDetailsRequest(RequestModel):
     vat_id: Text | None = None
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")] = "en"
     purchase_order: Text | None = None
-    exemption_reason: Text | None = Field(None, description="Why no tax is charged; staff only.")
-    legal_entity_id: UUID | None = Field(None, description="Who bills the account; staff only.")
+    exemption_reason: Text | None = Field(None, description="Why no tax is charged; finance only.")
+    legal_entity_id: UUID | None = Field(None, description="Who bills the account; finance only.")
     consolidated_billing: bool = Field(
-        False, description="One invoice a day for all subscriptions that renew; staff only."
+        False, description="One invoice a day for all subscriptions that renew; finance only."
     )
 
 
@@ -138,17 +138,25 @@ async def read_billing_details(query: Query) -> Response:
     "/billing-details",
     response_model=BillingDetailsView,
     responses=problems(AccountNotFound, VatNumberInvalid, BadRequest),
-    dependencies=[for_role("admin", "billing")],
+    dependencies=[
+        for_role(
+            "admin",
+            "billing",
+            but="of the staff only finance and admin set what the fields say is theirs",
+        )
+    ],
 )
 async def put_billing_details(request: BillingDetailsRequest, command: Command) -> Response:
     """Say whom to bill from the next invoice on. Finalized invoices keep what they have."""
+    asking = command.caller
     if request.exemption_reason or request.legal_entity_id or request.consolidated_billing:
-        command.caller.require_staff("finance")
+        asking.require_staff("finance")
     async with command.begin() as uow:
         details = BillingDetails(
             **request.model_dump(exclude={"address"}),
             address=request.address.model_dump(exclude_none=True),
-            by_staff=command.caller.is_operator,
+            # Support leaves as it is what it may not set.
+            by_staff=asking.operator_key or asking.staff in {"finance", "admin"},
         )
         account = await change_billing_details(
             uow, command.account_id, details, require_version=command.require_version

@@ -179,7 +179,7 @@ async def read_credit_note(note_id: UUID, query: Query) -> Response:
     status_code=201,
     response_model=CreditNoteView,
     responses=problems(InvoiceNotFound, CreditExceedsPaid, CreditLineInvalid, AmountTooLarge),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def add_credit_note(request: CreditNoteRequest, command: KeyedCommand) -> Response:
     """Take back part of an invoice (staff): tax as on the original, never more than there is.

@@ -58,7 +58,7 @@ async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     "/stuck/{stuck_id}/dismiss",
     status_code=204,
     responses=problems(NothingStuck),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def dismiss(stuck_id: UUID, command: Command) -> Response:
     """Say that what was given back twice of an invoice is settled with the customer (staff).

@@ -135,7 +135,7 @@ async def list_coupons(query: Query, page: Paging) -> Page[CouponView]:
     status_code=201,
     response_model=PromotionCodeView,
     responses=problems(CodeTaken, CouponNotFound),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def create_promotion_code(body: PromotionCodeRequest, command: Command) -> Response:
     """A code for a coupon, with limits of its own (staff)."""

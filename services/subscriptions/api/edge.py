@@ -47,8 +47,12 @@ def is_anonymous(query: Reading[Any]) -> bool:
     return query.caller is ANONYMOUS
 
 
-#: Whoever may spend the account's money.
-PAYER = for_role("admin", "billing")
+#: Whoever may spend the account's money. Support looks, and does not.
+PAYER = for_role("admin", "billing", staff=("finance",))
+#: Whoever may stop the spending; of the staff also who talks with the customer.
+LEAVER = for_role("admin", "billing", staff=("finance", "support"))
+#: Whoever uses what the account pays for: what is used is billed, or was bought.
+USER = for_role(staff=("finance",))
 
 
 class EditRequest(RequestModel):

@@ -93,8 +93,8 @@ BUNDLES = Shelf("bundle", Bundle, BundleNotFound, BundleView)
 COUPONS = Shelf("coupon", Coupon, CouponNotFound, CouponView)
 PROMOTION_CODES = Shelf("promotion_code", PromotionCode, PromotionCodeNotFound, PromotionCodeView)
 
-#: Who of the staff may edit the catalog, and who its promotion codes.
-EDITOR, CODE_EDITOR = for_staff("finance"), for_staff("finance", "support")
+#: Who of the staff may edit the catalog; a code is as good as money.
+EDITOR = for_staff("finance")
 
 PRODUCT = problems(ProductNotFound)
 PRODUCT_CHANGE = problems(ProductNotFound, PreconditionFailed)
@@ -383,7 +383,7 @@ async def read_promotion_code(promotion_code_id: UUID, query: Query) -> Response
     response_model=PromotionCodeView,
     responses=CODE_CHANGE,
     tags=["coupons"],
-    dependencies=[CODE_EDITOR],
+    dependencies=[EDITOR],
 )
 async def edit_promotion_code(
     promotion_code_id: UUID, body: PromotionCodeEdit, command: Command
@@ -397,7 +397,7 @@ async def edit_promotion_code(
     response_model=PromotionCodeView,
     responses=CODE_CHANGE,
     tags=["coupons"],
-    dependencies=[CODE_EDITOR],
+    dependencies=[EDITOR],
 )
 async def archive_promotion_code(promotion_code_id: UUID, command: Command) -> Response:
     """Take no more redemptions under it (staff); what it gave stays."""
@@ -409,7 +409,7 @@ async def archive_promotion_code(promotion_code_id: UUID, command: Command) -> R
     response_model=PromotionCodeView,
     responses=CODE_CHANGE,
     tags=["coupons"],
-    dependencies=[CODE_EDITOR],
+    dependencies=[EDITOR],
 )
 async def unarchive_promotion_code(promotion_code_id: UUID, command: Command) -> Response:
     """Take redemptions under it again (staff), within its limits."""

@@ -63,7 +63,7 @@ async def list_stuck(query: Query, page: Paging) -> Page[StuckView]:
     "/stuck/{subscription_id}/release",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def release(subscription_id: UUID, command: Command) -> Response:
     """Take a parked subscription up again (staff)."""

@@ -9,7 +9,15 @@ from fastapi import Response
 from pydantic import AwareDatetime, Field
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Listing, Paging, Query
+from services.subscriptions.api.edge import (
+    LEAVER,
+    PAYER,
+    Command,
+    KeyedCommand,
+    Listing,
+    Paging,
+    Query,
+)
 from services.subscriptions.api.previews import PreviewView, price_preview
 from services.subscriptions.api.views import SubscriptionView, TimelineEntryView
 from services.subscriptions.domain.account import (
@@ -71,12 +79,19 @@ from services.subscriptions.use_cases.start_subscription import RequestedStart, 
 from services.subscriptions.use_cases.who_may_ask import Asker
 from shared.errors import BadRequest, Invalid, PreconditionFailed
 from shared.money import AmountTooLarge
-from shared.web import Cursor, Edge, Page, Reading, RequestModel, Router, problems
+from shared.web import Cursor, Edge, Page, Reading, RequestModel, Router, for_role, problems
 
 router = Router(prefix="/v1/subscriptions", tags=["subscriptions"])
 
 Quantity = Annotated[int, Field(ge=1, le=1_000_000)]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
+
+CANCELER = for_role(
+    "admin",
+    "billing",
+    staff=("finance", "support"),
+    but="of the staff only finance and admin with `credit` or `refund`",
+)
 
 
 class AddonRequest(RequestModel):
@@ -352,7 +367,7 @@ async def change(subscription_id: UUID, body: ChangeRequest, command: KeyedComma
     "/{subscription_id}/scheduled-change",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, NothingScheduled, PreconditionFailed),
-    dependencies=[PAYER],
+    dependencies=[LEAVER],
 )
 async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> Response:
     """Take back a change that waits for the period's end."""
@@ -368,13 +383,15 @@ async def withdraw_scheduled_change(subscription_id: UUID, command: Command) -> 
     responses=problems(
         SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService, PreconditionFailed
     ),
-    dependencies=[PAYER],
+    dependencies=[CANCELER],
 )
 async def cancel(
     subscription_id: UUID, command: Command, body: CancelRequest | None = None
 ) -> Response:
     """End it: when the paid period runs out (the default), at a date, or now."""
     requested = (body or CancelRequest()).end(asker_of(command))
+    if command.caller.staff is not None and (requested.credit or requested.refund):
+        command.caller.require_staff("finance")
     async with command.begin() as uow:
         subscription, now = await locked(uow, command, subscription_id)
         await cancel_subscription(uow, subscription, requested, now=now)
@@ -385,7 +402,7 @@ async def cancel(
     "/{subscription_id}/uncancel",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, NothingScheduled, PreconditionFailed),
-    dependencies=[PAYER],
+    dependencies=[LEAVER],
 )
 async def uncancel(subscription_id: UUID, command: Command) -> Response:
     """Take back a scheduled cancellation."""
@@ -401,7 +418,7 @@ async def uncancel(subscription_id: UUID, command: Command) -> Response:
     responses=problems(
         SubscriptionNotFound, IllegalTransition, DateInvalid, NotSelfService, PreconditionFailed
     ),
-    dependencies=[PAYER],
+    dependencies=[LEAVER],
 )
 async def pause(
     subscription_id: UUID, command: Command, body: PauseRequest | None = None

@@ -47,7 +47,7 @@ class CouponRequest(RequestModel):
     "/{subscription_id}/trial",
     response_model=SubscriptionView,
     responses=problems(SubscriptionNotFound, IllegalTransition, DateInvalid, PreconditionFailed),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def set_trial(subscription_id: UUID, body: TrialRequest, command: KeyedCommand) -> Response:
     """Make a trial longer or shorter, or end it now (staff)."""

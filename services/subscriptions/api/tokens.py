@@ -8,7 +8,15 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 
 from services.subscriptions import queries
-from services.subscriptions.api.edge import PAYER, Command, KeyedCommand, Listing, Paging, Query
+from services.subscriptions.api.edge import (
+    PAYER,
+    USER,
+    Command,
+    KeyedCommand,
+    Listing,
+    Paging,
+    Query,
+)
 from services.subscriptions.domain.account import (
     AccountIsClosed,
     AccountNotFound,
@@ -168,7 +176,7 @@ async def list_purchases(query: Listing, page: Paging) -> Page[PurchaseView]:
     "/purchases/{order_id}/refund",
     response_model=PurchaseView,
     responses=problems(TokenOrderNotFound, TokensUsed),
-    dependencies=[for_staff("finance", "support")],
+    dependencies=[for_staff("finance")],
 )
 async def refund(order_id: UUID, command: Command) -> Response:
     """Take back a purchase of which nothing was spent (staff)."""
@@ -178,7 +186,12 @@ async def refund(order_id: UUID, command: Command) -> Response:
         return await command.answer(uow, PurchaseView.of(order))
 
 
-@router.post("/debit", response_model=DebitView, responses=problems(TokensShort, BadRequest))
+@router.post(
+    "/debit",
+    response_model=DebitView,
+    responses=problems(TokensShort, BadRequest),
+    dependencies=[USER],
+)
 async def debit(body: DebitRequest, command: KeyedCommand) -> Response:
     """Spend tokens: all that were asked for, or none; once per Idempotency-Key."""
     async with command.begin() as uow:

@@ -11,7 +11,7 @@ from fastapi import Query as Param
 from fastapi import Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from services.subscriptions.api.edge import Command, Listing
+from services.subscriptions.api.edge import USER, Command, Listing
 from services.subscriptions.domain.catalog import MeterNotFound
 from services.subscriptions.domain.period import BillingPeriod
 from services.subscriptions.domain.price import plain
@@ -159,6 +159,7 @@ class BatchView(BaseModel):
         AmountTooLarge,
         BadRequest,
     ),
+    dependencies=[USER],
 )
 async def record(body: UsageRequest, command: Command) -> Response:
     """Count one event. The same id again answers as the first time did."""
@@ -169,7 +170,12 @@ async def record(body: UsageRequest, command: Command) -> Response:
         return await command.answer(uow, UsageView.of(outcome.row), status=201)
 
 
-@router.post("/usage-events/batch", response_model=BatchView, responses=problems(BadRequest))
+@router.post(
+    "/usage-events/batch",
+    response_model=BatchView,
+    responses=problems(BadRequest),
+    dependencies=[USER],
+)
 async def record_batch(body: BatchRequest, command: Command) -> Response:
     """Count up to 1,000 events; each is told for itself what became of it."""
     async with command.begin() as uow:
@@ -189,6 +195,7 @@ async def record_batch(body: BatchRequest, command: Command) -> Response:
     "/usage-events/{event_id}",
     response_model=UsageView,
     responses=problems(UsageEventNotFound, UsageTooLate, AmountTooLarge, BadRequest),
+    dependencies=[USER],
 )
 async def void(event_id: str, command: Command) -> Response:
     """Correct a mistake: the event no longer counts, and its id stays used.
