@@ -262,8 +262,18 @@ async def test_staff_see_all_and_support_may_act_for_an_account(people: People) 
     seen = await people.http.get(url, headers=support.headers)
     changed = await people.http.patch(url, json={"country": "NL"}, headers=support.headers)
     refused = await people.http.patch(url, json={"country": "BE"}, headers=finance.headers)
+    # Whoever may invite could let themselves in, as an owner.
+    invited = await people.http.post(
+        f"{url}/invitations",
+        json={"email": people.address(), "role": "owner"},
+        headers=support.headers,
+    )
+    raised = await people.http.patch(
+        f"{url}/members/{person.user_id}", json={"role": "admin"}, headers=support.headers
+    )
 
     assert (seen.status_code, changed.status_code, refused.status_code) == (200, 200, 403)
+    assert (invited.status_code, raised.status_code) == (403, 403)
     log = await people.http.get(
         "/v1/admin/audit-log",
         params={"subject": str(person.account_id)},

@@ -134,6 +134,8 @@ async def account_command(
 #: Whoever may change an account's members, invitations and keys, and of the staff who may for it:
 #: asked before anything is looked at. The role as it is by now is asked for in the transaction.
 MANAGER = for_role(Role.ADMIN, staff=(StaffRole.SUPPORT,))
+#: Whoever lets somebody into it, or up: who may do that for a customer could let themselves in.
+DOORKEEPER = for_role(Role.ADMIN, staff=(StaffRole.ADMIN,))
 #: Whoever is in it, and of the staff who may act as an owner would.
 INSIDER = for_role(staff=(StaffRole.SUPPORT,))
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from services.auth import queries
 from services.auth.addresses import Address
 from services.auth.api.edges import (
+    DOORKEEPER,
     MANAGER,
     AccountCommand,
     AccountReading,
@@ -99,7 +100,7 @@ class InviteRequest(Strict):
     status_code=201,
     response_model=InvitationView,
     responses=problems(RoleTooWeak, AlreadyMember, AccountIsClosed, TooManyMails),
-    dependencies=[FOR_PEOPLE_OR_OPERATOR, MANAGER],
+    dependencies=[FOR_PEOPLE_OR_OPERATOR, DOORKEEPER],
 )
 async def offer(body: InviteRequest, edge: AccountCommand, auth: Auth, device: From) -> Response:
     """Mail somebody an invitation. Owners invite to any role, admins to all but owner."""

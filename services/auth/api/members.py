@@ -8,7 +8,7 @@ from fastapi import Depends, Response
 from pydantic import BaseModel
 
 from services.auth import queries
-from services.auth.api.edges import INSIDER, MANAGER, AccountCommand, AccountReading, role_of
+from services.auth.api.edges import DOORKEEPER, INSIDER, AccountCommand, AccountReading, role_of
 from services.auth.api.views import Strict
 from services.auth.domain.accounts import LastOwner, MemberNotFound, Membership, RoleTooWeak
 from services.auth.domain.roles import Role, StaffRole
@@ -63,7 +63,7 @@ class RoleRequest(Strict):
     "/{user_id}",
     response_model=MemberView,
     responses=problems(MemberNotFound, RoleTooWeak, LastOwner, PreconditionFailed),
-    dependencies=[MANAGER],
+    dependencies=[DOORKEEPER],
 )
 async def change_role(user_id: UUID, body: RoleRequest, edge: AccountCommand) -> Response:
     """Give a member another role. Tokens with the old one end within five seconds."""
