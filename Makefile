@@ -7,7 +7,7 @@ TESTS ?= tests
 .DEFAULT_GOAL := help
 # Without compiled modules every process starts seconds later.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup up down reset demo status logs staff key audit seed test test-long test-fast check format bench chaos chaos-selftest docs openapi events
+.PHONY: help setup up down reset demo status logs staff key audit seed test test-long test-fast check format bench fuzz chaos chaos-selftest docs openapi events
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.* ## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ format: $(READY) ## format the code and repair what lint can
 
 bench: $(READY) ## measure; asserts nothing about time
 	@$(PY) -m pytest $(TESTS) -m benchmark -s
+
+fuzz: $(READY) ## ask every operation for nonsense, FUZZ_SECONDS=600 as staff and as long as a customer
+	@FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/fuzz --timeout 0
 
 chaos: $(READY) ## break a whole system: CHAOS_FAULTS=300 CHAOS_SUBSCRIPTIONS=400 CHAOS_SEED=1
 	@$(PY) -m tests.chaos

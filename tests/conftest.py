@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import importlib.util
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -76,11 +76,10 @@ def service_named(name: str) -> Any:
     return importlib.import_module(f"services.{name}.main").service
 
 
-@pytest.fixture(scope="session")
-async def deployment(servers: Servers) -> AsyncIterator[Deployment]:
+@asynccontextmanager
+async def deployed(servers: Servers) -> AsyncIterator[Deployment]:
     """All four services deployed: migrated, their topology declared, nothing running yet."""
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(fresh_database(servers.postgres_admin_url))
+    async with fresh_database(servers.postgres_admin_url) as database:
         made = Deployment(
             {name: database.url(name) for name in SERVICES},
             servers.rabbitmq_url,
@@ -96,6 +95,13 @@ async def deployment(servers: Servers) -> AsyncIterator[Deployment]:
             if service.after_migrate is not None:
                 async with service.open(settings) as runtime:
                     await service.after_migrate(runtime)
+        yield made
+
+
+@pytest.fixture(scope="session")
+async def deployment(servers: Servers) -> AsyncIterator[Deployment]:
+    """The deployment that most tests share."""
+    async with deployed(servers) as made:
         yield made
 
 

@@ -56,3 +56,15 @@ async def test_credit_never_goes_below_zero(
 
     assert answer.status_code == 409
     assert body(await http.get("/v1/account-credit", headers=acting)) == {"balances": []}
+
+
+async def test_credit_of_nothing_is_refused(
+    http: httpx.AsyncClient, staff: dict[str, str], new_account: NewAccount
+) -> None:
+    acting = staff | {"Perennial-Account": str(await new_account())}
+    nothing = {"amount": {"amount": 0, "currency": "EUR"}, "note": "Sorry"}
+
+    answer = await http.post("/v1/account-credit", json=nothing, headers=acting)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "amount"

@@ -104,7 +104,7 @@ async def update_user(user_id: UUID, body: UpdateUserRequest, edge: MyCommand) -
 @router.post(
     "/users/{user_id}/suspend",
     response_model=AdminUserView,
-    responses=problems(UserNotFound, IllegalUserTransition, PreconditionFailed),
+    responses=problems(UserNotFound, NotYourself, IllegalUserTransition, PreconditionFailed),
     dependencies=[for_staff(StaffRole.SUPPORT)],
 )
 async def suspend(user_id: UUID, edge: MyCommand) -> Response:

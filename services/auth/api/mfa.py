@@ -34,7 +34,12 @@ class HiddenView(BaseModel):
     detail: str = "This was shown with the first answer and cannot be read again."
 
 
-@router.post("", status_code=201, response_model=EnrolledView, responses=problems(TotpAlreadyOn))
+@router.post(
+    "",
+    status_code=201,
+    response_model=EnrolledView,
+    responses=problems(LogInAgain, TotpAlreadyOn),
+)
 async def enroll(edge: MyCommand) -> Response:
     """Begin: a new secret. It counts from its confirmation on."""
     edge.require_fresh()

@@ -21,7 +21,7 @@ from services.invoicing.use_cases.change_billing_details import (
     BillingDetails,
     change_billing_details,
 )
-from shared.errors import BadRequest
+from shared.errors import BadRequest, Invalid
 from shared.money import AmountTooLarge, Money, require_billable
 from shared.web import Page, RequestModel, Router, for_role, for_staff, problems
 
@@ -183,12 +183,14 @@ async def list_account_credit_entries(query: Listing, page: Paging) -> Page[Cred
 
 @router.post(
     "/account-credit",
-    responses=problems(AccountNotFound, AmountTooLarge, NotEnoughCredit, BadRequest),
+    responses=problems(AccountNotFound, AmountTooLarge, NotEnoughCredit, Invalid, BadRequest),
     dependencies=[for_staff("finance")],
 )
 async def grant_account_credit(request: GrantRequest, command: Command) -> CreditView:
     """Give the account credit (staff, acting for it), or take credit back."""
     require_billable(request.amount.amount, field="amount")
+    if request.amount.amount == 0:
+        raise Invalid("Say how much to give, or below zero to take back.", field="amount")
     async with command.begin() as uow:
         account_id = command.account_id
         await queries.read_account(uow, account_id)
