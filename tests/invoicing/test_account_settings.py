@@ -48,3 +48,14 @@ async def test_support_corrects_an_address_and_leaves_what_decides_about_money(
     assert corrected["exemption_reason"] == "An embassy"
     assert corrected["consolidated_billing"]
     assert cleared["exemption_reason"] is None
+
+
+async def test_a_legal_entity_that_is_not_there_is_said_to_be(
+    invoicing: Running, new_account: NewAccount, issuer: TokenIssuer
+) -> None:
+    finance = issuer.of_staff("finance") | {"Perennial-Account": str(await new_account())}
+    details = {"legal_entity_id": str(new_id())}
+
+    answer = await invoicing.http.put("/v1/billing-details", json=details, headers=finance)
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "legal-entity-not-found")

@@ -32,9 +32,10 @@ async def test_a_draft_and_its_prices_are_shown_to_staff_alone(
         assert (await anybody.ask("GET", path)).status_code == 404
         assert (await customer.ask("GET", path)).status_code == 404
         assert (await staff.get(path))["id"] in {plan["id"], price["id"]}
-    listed = f"/v1/prices?plan_id={plan['id']}"
-    assert (await anybody.get(listed))["data"] == []
-    assert [one["id"] for one in (await staff.get(listed))["data"]] == [price["id"]]
+    of_plan = {"plan_id": plan["id"]}
+    assert (await anybody.get("/v1/prices", **of_plan))["data"] == []
+    listed = await staff.get("/v1/prices", **of_plan)
+    assert [one["id"] for one in listed["data"]] == [price["id"]]
 
     await staff.post(f"/v1/plans/{plan['id']}/publish")
     for path in paths:

@@ -16,6 +16,7 @@ from services.invoicing.domain.account import (
     CreditKind,
     NotEnoughCredit,
 )
+from services.invoicing.domain.legal_entity import LegalEntityNotFound
 from services.invoicing.domain.vat import VatNumberInvalid
 from services.invoicing.use_cases.change_billing_details import (
     BillingDetails,
@@ -137,7 +138,7 @@ async def read_billing_details(query: Query) -> Response:
 @router.put(
     "/billing-details",
     response_model=BillingDetailsView,
-    responses=problems(AccountNotFound, VatNumberInvalid, BadRequest),
+    responses=problems(AccountNotFound, LegalEntityNotFound, VatNumberInvalid, BadRequest),
     dependencies=[
         for_role(
             "admin",
