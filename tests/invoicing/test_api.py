@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 
 from shared.events.invoicing import (
     CreditNoteIssued,
@@ -470,3 +471,27 @@ async def test_an_amount_that_the_accounting_currency_cannot_hold_is_left_out(
     invoice = body(await http.post("/v1/invoices", json=wanted, headers=staff | key()))
 
     assert (invoice["status"], invoice["accounting"]) == ("open", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "rate", "field"),
+    [
+        (
+            "/v1/tax-rates",
+            {"country": "DE", "category": "standard", "rate": "101", "valid_from": "2040-01-01"},
+            "rate",
+        ),
+        (
+            "/v1/exchange-rates",
+            {"base": "EUR", "quote": "EUR", "rate": "1", "on": "2040-01-01"},
+            "quote",
+        ),
+    ],
+)
+async def test_a_rate_that_cannot_be_is_refused(
+    http: httpx.AsyncClient, staff: dict[str, str], path: str, rate: dict[str, str], field: str
+) -> None:
+    answer = await http.post(path, json=rate, headers=staff)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    assert answer.json()["errors"][0]["field"] == field

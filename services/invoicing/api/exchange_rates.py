@@ -13,6 +13,7 @@ from services.invoicing.api.edge import Command, Paging, Query
 from services.invoicing.api.views import plain
 from services.invoicing.domain.exchange import ExchangeRate, ExchangeRateExists
 from services.invoicing.use_cases.set_exchange_rate import set_exchange_rate
+from shared.errors import Invalid
 from shared.money import Currency
 from shared.web import Page, RequestModel, Router, for_staff, problems
 
@@ -62,7 +63,7 @@ async def list_exchange_rates(
     "",
     status_code=201,
     response_model=ExchangeRateView,
-    responses=problems(ExchangeRateExists),
+    responses=problems(ExchangeRateExists, Invalid),
     dependencies=[for_staff("finance")],
 )
 async def add_exchange_rate(request: ExchangeRateRequest, command: Command) -> Response:

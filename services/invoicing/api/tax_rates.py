@@ -13,6 +13,7 @@ from services.invoicing.api.edge import Command, Paging, Query
 from services.invoicing.api.views import plain
 from services.invoicing.domain.tax import TaxRate, TaxRateOverlaps
 from services.invoicing.use_cases.set_tax_rate import NewTaxRate, set_tax_rate
+from shared.errors import Invalid
 from shared.tax_category import TaxCategory
 from shared.web import Page, RequestModel, Router, for_staff, problems
 
@@ -65,7 +66,7 @@ async def list_tax_rates(
     "",
     status_code=201,
     response_model=TaxRateView,
-    responses=problems(TaxRateOverlaps),
+    responses=problems(TaxRateOverlaps, Invalid),
     dependencies=[for_staff("finance")],
 )
 async def add_tax_rate(request: TaxRateRequest, command: Command) -> Response:
