@@ -478,8 +478,14 @@ async def test_an_amount_that_the_accounting_currency_cannot_hold_is_left_out(
     [
         (
             "/v1/tax-rates",
-            {"country": "DE", "category": "standard", "rate": "101", "valid_from": "2040-01-01"},
-            "rate",
+            {
+                "country": "DE",
+                "category": "standard",
+                "rate": "19",
+                "valid_from": "2040-01-02",
+                "valid_to": "2040-01-01",
+            },
+            "valid_to",
         ),
         (
             "/v1/exchange-rates",
