@@ -333,12 +333,7 @@ class Books:
         for bill in bills:
             for one in bill.taken_back:
                 if one.charge in beside:
-                    of = beside[one.charge]
-                    worth = nearest(of.charged * _share(of, one.starts))
-                    if worth:
-                        line = Line(None, -worth, one.starts, of.ends, of.tax, of.inclusive)
-                        line.takes_beside = of
-                        lines.append(line)
+                    lines += _taken_beside(beside[one.charge], one.starts)
                     continue
                 if bill.event != "change_pending" and self._take_back_in_draft(one):
                     continue
@@ -688,6 +683,15 @@ class Books:
             return ("G", 0, self.country)
         rate = [rate for begins, rate in RATES[self.country] if begins <= day]
         return ("S", (rate or [RATES[self.country][0][1]])[-1], self.country)
+
+
+def _taken_beside(of: Line, since: datetime) -> list[Line]:
+    worth = nearest(of.charged * _share(of, since))
+    if not worth:
+        return []
+    line = Line(None, -worth, since, of.ends, of.tax, of.inclusive)
+    line.takes_beside = of
+    return [line]
 
 
 def _share(line: Line, since: datetime) -> Fraction:

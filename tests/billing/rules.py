@@ -22,8 +22,9 @@ SELECT i.*, coalesce((SELECT sum(r.applied) FROM invoicing.received_payments r
   FROM invoicing.invoices i WHERE i.account_id = $1 AND i.status <> 'draft'
 """
 LINES = """
-SELECT l.*, i.status, i.number, i.amount_brought, i.amount_unnoted + i.amount_disputed + i.amount_withheld > 0
-       AS unsettled FROM invoicing.invoice_lines l
+SELECT l.*, i.status, i.number, i.amount_brought,
+       i.amount_unnoted + i.amount_disputed + i.amount_withheld > 0 AS unsettled
+  FROM invoicing.invoice_lines l
   JOIN invoicing.invoices i ON i.id = l.invoice_id
  WHERE i.account_id = $1 AND i.status <> 'draft'
 """

@@ -18,8 +18,8 @@ from tests.tokens import TokenIssuer
 pytestmark = [pytest.mark.servers, pytest.mark.long, pytest.mark.timeout(600)]
 
 TIERS = [
-    {"up_to": 5, "unit_amount_decimal": "700", "flat_amount": "0"},
-    {"up_to": None, "unit_amount_decimal": "650.5", "flat_amount": "100"},
+    {"up_to": 5, "unit_amount_decimal": "700", "flat_amount": 0},
+    {"up_to": None, "unit_amount_decimal": "650.5", "flat_amount": 100},
 ]
 
 Begin = Callable[..., Awaitable[Life]]

@@ -240,8 +240,8 @@ async def test_a_base_fee_with_usage_some_of_it_late(
         aggregation="sum",
         tier_mode="graduated",
         tiers=[
-            {"up_to": 1000, "unit_amount_decimal": "2", "flat_amount": "0"},
-            {"up_to": None, "unit_amount_decimal": "1.5", "flat_amount": "0"},
+            {"up_to": 1000, "unit_amount_decimal": "2", "flat_amount": 0},
+            {"up_to": None, "unit_amount_decimal": "1.5", "flat_amount": 0},
         ],
     )
     addon = await staff.post("/v1/addons", code=f"a-{new_id()}", name="Setup")

@@ -38,6 +38,7 @@ NO_WRITES = {
 }
 OTHERWISE = {
     "POST /v1/accounts",  # an account of its own
+    "POST /v1/customer-sessions",  # by a key: a token, which changes nothing of the account
     "PUT /v1/attachments/{attachment_id}/content",  # by a signed link, before it counts
 }
 #: What staff do about one account among the operations.

@@ -95,9 +95,9 @@ async def test_a_thing_is_edited_where_that_rewrites_nothing(
     assert (await patched(staff, url, code="other")).json()["code"] == "validation-failed"
     assert (await patched(staff, url, name=None)).json()["code"] == "validation-failed"
     assert (await patched(customer, url, **edit)).status_code == 403
-    # A code is worth money; the rest is on show.
+    # A code is worth money, and a plan a draft until it is published; the rest is on show.
     shown = await customer.ask("GET", url)
-    assert shown.status_code == (403 if path == "coupons" else 200)
+    assert shown.status_code == {"coupons": 403, "plans": 404}.get(path, 200)
     assert (await patched(staff, f"/v1/{path}/{new_id()}", **edit)).status_code == 404
     created, edited = await audited(service, entry)
     assert created.after == {"code": entry["code"]}

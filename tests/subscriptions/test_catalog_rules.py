@@ -41,7 +41,7 @@ async def meter(staff: Client) -> dict[str, Any]:
 
 
 async def test_a_plan_shows_what_its_subscribers_may_do_themselves(
-    staff: Client, anybody: Client, shop: Shop
+    staff: Client, shop: Shop
 ) -> None:
     usual, all_ = await shop.plan(), await shop.plan(self_service="all")
     own = await shop.plan(
@@ -63,7 +63,7 @@ async def test_a_plan_shows_what_its_subscribers_may_do_themselves(
         "credit": True,
     }
     for plan in (usual, all_, own):
-        assert await anybody.get(f"/v1/plans/{plan['id']}") == plan
+        assert await staff.get(f"/v1/plans/{plan['id']}") == plan
     answer = await staff.ask(
         "PATCH", f"/v1/plans/{own['id']}", json={"self_service": {"pause": False}}
     )

@@ -36,8 +36,8 @@ from tests.harness import Running
 from tests.subscriptions.conftest import Client, Customer, Shop, until
 
 TIERS = [
-    {"up_to": 5, "unit_amount_decimal": "700", "flat_amount": "0"},
-    {"up_to": None, "unit_amount_decimal": "650.5", "flat_amount": "100"},
+    {"up_to": 5, "unit_amount_decimal": "700", "flat_amount": 0},
+    {"up_to": None, "unit_amount_decimal": "650.5", "flat_amount": 100},
 ]
 
 
