@@ -146,7 +146,7 @@ def test_it_does_what_subscribers_may_not(
     assert theirs["id"] == subscription["id"]
     assert (refused.status_code, refused.json()["code"]) == (403, "not-self-service")
     assert {one["account_id"] for one in invoices} == {account["id"]}
-    assert preview["next_invoice"]["subtotal"] == 3000
+    assert "next_invoice" in preview["subtotal"] == 3000
     assert changed["quantity"] == 3
     assert canceled["cancel_at_period_end"] is True
 
@@ -270,7 +270,7 @@ def test_a_key_is_held_to_its_networks_in_every_service(
             client.get(path)
         # One service asks another with the key of whoever asked it, and says from where.
         preview = client.post(f"/v1/subscriptions/{subscription['id']}/preview")
-    assert preview["next_invoice"]
+    assert "next_invoice" in preview
 
     with Client(whole_system.base_url, elsewhere) as client:
         traded = client.http.post("/v1/auth/token")
