@@ -130,7 +130,8 @@ def _of_type(schema: Mapping[str, Any], ids: Mapping[str, str]) -> Any:
         case "null":
             return None
         case _:
-            return max(schema.get("minimum", 1), schema.get("exclusiveMinimum", 0) + 1)
+            # A document may say 1.0 where it means 1, which is no whole number to a strict reader.
+            return int(max(schema.get("minimum", 1), schema.get("exclusiveMinimum", 0) + 1))
 
 
 def _object(schema: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
