@@ -1,6 +1,7 @@
 """What a request or a message was caused by, carried to every event and log line it causes."""
 
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -70,6 +71,25 @@ def caused_by(cause: Cause) -> Iterator[Cause]:
         yield cause
     finally:
         _current.reset(token)
+
+
+_came_in: ContextVar[float | None] = ContextVar("came_in", default=None)
+
+
+def came_in() -> float:
+    """When the request in hand came in, as `time.monotonic` tells it; now, where there is none."""
+    at = _came_in.get()
+    return time.monotonic() if at is None else at
+
+
+@contextmanager
+def coming_in(at: float) -> Iterator[None]:
+    """Run the block as a request that came in then, however long it has waited since."""
+    token = _came_in.set(at)
+    try:
+        yield
+    finally:
+        _came_in.reset(token)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Slowing down who guesses: a growing delay and never a lock-out.
 
 A guess is counted before it is looked at, so that of many at once no more are checked than one
-after the other would be; one that was right is taken back. docs/services/auth.md says which counts
+after the other would be; one that was right is taken back. It is judged by when its request came
+in: a busy process does not let it outwait a delay. docs/services/auth.md says which counts
 there are, and why nobody can keep an owner out with them.
 """
 
@@ -14,6 +15,7 @@ from services.auth.counters import Bucket, Counters, hashed, network_of
 from services.auth.domain.mfa import SecondFactorWrong
 from services.auth.domain.sessions import TokenRefused
 from services.auth.domain.users import WrongCredentials
+from shared.context import came_in
 from shared.errors import TooManyRequests
 
 #: What a wrong guess ends in. Anything else that ends a request says nothing about the guess.
@@ -42,21 +44,16 @@ class Throttle:
 
     @asynccontextmanager
     async def password(
-        self, who: str, ip: str | None, *, device: bytes | None, came_in: float | None = None
+        self, who: str, ip: str | None, *, device: bytes | None
     ) -> AsyncIterator[Guess]:
-        """Look at a password of `who`. `device` is one that they are known at.
-
-        `came_in` is when the request did (`time.monotonic`), where some time has gone by since.
-        """
-        async with self._guess(_at_password(who, ip, device), came_in) as guess:
+        """Look at a password of `who`. `device` is one that they are known at."""
+        async with self._guess(_at_password(who, ip, device)) as guess:
             yield guess
 
     @asynccontextmanager
-    async def code(
-        self, user_id: UUID, *, device: bytes | None, came_in: float | None = None
-    ) -> AsyncIterator[Guess]:
+    async def code(self, user_id: UUID, *, device: bytes | None) -> AsyncIterator[Guess]:
         """Look at a code of a user's second factor: whoever sends it knows the password."""
-        async with self._guess(_at_code(user_id, device), came_in) as guess:
+        async with self._guess(_at_code(user_id, device)) as guess:
             yield guess
 
     @asynccontextmanager
@@ -68,7 +65,7 @@ class Throttle:
             longest_seconds=60,
             per_seconds=3600,
         )
-        async with self._guess([bucket], None) as guess:
+        async with self._guess([bucket]) as guess:
             yield guess
 
     async def start_over(self, address: str, user_id: UUID, ip: str | None) -> None:
@@ -77,8 +74,8 @@ class Throttle:
         await self._counters.forget([pair, anywhere, *_at_code(user_id, None)])
 
     @asynccontextmanager
-    async def _guess(self, buckets: list[Bucket], came_in: float | None) -> AsyncIterator[Guess]:
-        left = await self._counters.try_once(buckets, came_in=came_in)
+    async def _guess(self, buckets: list[Bucket]) -> AsyncIterator[Guess]:
+        left = await self._counters.try_once(buckets, came_in=came_in())
         if left:
             raise TooManyTries(
                 "Too many failed tries. Wait, then try again.",

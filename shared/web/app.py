@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.context import Cause, caused_by, child_of, new_traceparent
+from shared.context import Cause, caused_by, child_of, coming_in, new_traceparent
 from shared.health import health_routes
 from shared.ids import new_id
 from shared.observability import logger
@@ -59,7 +59,7 @@ class RequestContext:
                 ]
             await send(message)
 
-        with caused_by(cause):
+        with caused_by(cause), coming_in(time.monotonic()):
             try:
                 await self.app(scope, receive, send_with_ids)
             except Exception as error:

@@ -14,6 +14,7 @@ from services.auth.domain.mfa import SecondFactorWrong
 from services.auth.domain.users import WrongCredentials
 from services.auth.main import service
 from services.auth.resources import own
+from shared.context import coming_in
 from shared.locks import connect
 from tests.auth.people import PASSWORD, People, Person, an_address, from_address
 from tests.auth.test_changes_of_proof import with_a_second_factor, wrong
@@ -36,13 +37,11 @@ async def guessed_for_long(
     throttle = own(people.auth.runtime).throttle
     waited = time.monotonic() + 1_000_000
     for _ in range(times):
-        with suppress(WrongCredentials):
-            async with throttle.password(
-                person.email, ip or people.ip, device=None, came_in=waited
-            ):
+        with suppress(WrongCredentials), coming_in(waited):
+            async with throttle.password(person.email, ip or people.ip, device=None):
                 raise WrongCredentials
-        with suppress(SecondFactorWrong):
-            async with throttle.code(person.user_id, device=None, came_in=waited):
+        with suppress(SecondFactorWrong), coming_in(waited):
+            async with throttle.code(person.user_id, device=None):
                 raise SecondFactorWrong
 
 
@@ -206,8 +205,8 @@ async def test_one_network_address_that_tries_many_people_is_slowed_down(people:
     person, throttle = await people.verified(), own(people.auth.runtime).throttle
     waited = time.monotonic() + 1_000_000
     for _ in range(110):
-        with suppress(WrongCredentials):
-            async with throttle.password(people.address(), people.ip, device=None, came_in=waited):
+        with suppress(WrongCredentials), coming_in(waited):
+            async with throttle.password(people.address(), people.ip, device=None):
                 raise WrongCredentials
 
     from_there = await log_in(people.http, person)

@@ -1,6 +1,5 @@
 """Choose a new password, knowing the old one. Spans transactions: hashing takes time."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -34,7 +33,6 @@ async def change_password(
     Where a second factor is on, with a code of it: a token and a password are not all that the
     owner has.
     """
-    came_in = time.monotonic()
     async with begin() as uow:
         kept = (await uow.users.get(user_id)).password_hash
 
@@ -46,14 +44,14 @@ async def change_password(
             await require_second_factor(uow, user_id, code, now=now)
             await set_password(uow, user, password_hash, now=now)
 
-    async with throttle.password(str(user_id), device.ip, device=None, came_in=came_in) as guess:
+    async with throttle.password(str(user_id), device.ip, device=None) as guess:
         right, _ = await passwords.verify(current, kept)
         if not right:
             raise WrongCredentials
         if code is None:
             await set_new()
         else:
-            async with throttle.code(user_id, device=None, came_in=came_in) as code_guess:
+            async with throttle.code(user_id, device=None) as code_guess:
                 await set_new()
                 code_guess.right = True
         guess.right = True

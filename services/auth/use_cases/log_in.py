@@ -1,6 +1,5 @@
 """Somebody logs in. Spans transactions: hashing a password takes too long to hold one open."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -30,13 +29,12 @@ async def log_in(
     now: datetime,
 ) -> Grant:
     """Open a session. An unknown address costs and answers what a wrong password does."""
-    came_in = time.monotonic()
     who = address_key(email)
     async with begin() as uow:
         known = await uow.users.password_of(who)
         at = await known_device(uow, known[0], device) if known else None
         unproven = [one.password_hash for one in await uow.registrations.with_address(who, at=now)]
-    async with throttle.password(who, device.ip, device=at, came_in=came_in) as guess:
+    async with throttle.password(who, device.ip, device=at) as guess:
         right, renewed = await passwords.verify(password, known[1] if known else None)
         if known is None or not right:
             for kept in unproven:
@@ -61,7 +59,7 @@ async def log_in(
         if code is None:
             grant = await come_in()
         else:
-            async with throttle.code(known[0], device=at, came_in=came_in) as code_guess:
+            async with throttle.code(known[0], device=at) as code_guess:
                 grant = await come_in()
                 code_guess.right = True
         guess.right = True
