@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from shared.errors import Forbidden
 from shared.security import Caller, KeyScope
+from shared.web.routing import all_dependants
 
 #: Under it lies what people look into and repair, in every service alike.
 OPERATIONS = "/v1/ops/"
@@ -106,6 +107,8 @@ def operations_of(app: FastAPI) -> Iterator[tuple[str, tuple[APIRoute, Dependant
 
 def asks_who(dependant: Dependant) -> bool:
     """Whether a token is looked at."""
-    return any(field.alias == "authorization" for field in dependant.header_params) or any(
-        asks_who(further) for further in dependant.dependencies
+    return any(
+        field.alias == "authorization"
+        for one in all_dependants(dependant)
+        for field in one.header_params
     )

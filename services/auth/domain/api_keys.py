@@ -1,7 +1,7 @@
 """API keys: how an account's own programs come in."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
@@ -15,6 +15,8 @@ from shared.security import OPERATOR_SCOPES, ApiKeyRefused
 KEY_PREFIX = "prn_"
 #: How much of a key is kept readable, to tell keys apart.
 SHOWN = len(KEY_PREFIX) + 8
+#: "Last used" is written at most this often, so that a busy key is not a busy row.
+NOTED_EVERY = timedelta(minutes=1)
 
 
 class ApiKeyNotFound(NotFound):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
-from services.auth.domain.api_keys import ExpiryPassed
+from services.auth.domain.api_keys import NOTED_EVERY, ExpiryPassed
 from services.auth.domain.sessions import fingerprint
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
@@ -15,8 +15,6 @@ from shared.security import ApiKeyRefused, KeyScope
 
 #: How much of a secret is kept readable, to tell secrets apart.
 SHOWN = len(SECRET_KEY_PREFIX) + 8
-#: "Last used" is written at most this often, so that a busy key is not a busy row.
-NOTED_EVERY = timedelta(minutes=1)
 
 
 class OperatorKeyNotFound(NotFound):

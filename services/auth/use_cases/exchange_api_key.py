@@ -1,18 +1,16 @@
 """A program trades its API key for an access token that every service understands."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from services.auth import queries
 from services.auth.domain.accounts import Account, AccountStatus
+from services.auth.domain.api_keys import NOTED_EVERY
 from services.auth.domain.bearer import Bearer
 from services.auth.domain.keys import ACCESS_LIFE
 from services.auth.repository import AuthUnitOfWork
 from services.auth.use_cases.exchange_operator_key import exchange_operator_key
 from shared.secret_keys import is_secret_key
 from shared.security import ApiKeyRefused
-
-#: "Last used" is written at most this often.
-NOTED_EVERY = timedelta(minutes=1)
 
 
 async def exchange_api_key(uow: AuthUnitOfWork, *, secret: str, now: datetime) -> Bearer:
