@@ -146,7 +146,7 @@ def test_it_does_what_subscribers_may_not(
     assert theirs["id"] == subscription["id"]
     assert (refused.status_code, refused.json()["code"]) == (403, "not-self-service")
     assert {one["account_id"] for one in invoices} == {account["id"]}
-    assert "next_invoice" in preview["subtotal"] == 3000
+    assert preview["next_invoice"]["subtotal"] == 3000
     assert changed["quantity"] == 3
     assert canceled["cancel_at_period_end"] is True
 
