@@ -1,5 +1,6 @@
 """Runs services inside the test process, against real servers, as their processes would."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,9 +9,12 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from shared import migrations
 from shared.runtime import Runtime
 from shared.service import Service
+from tests.databases import fresh_database
 from tests.declared import DeclaredTransport
+from tests.servers import Servers
 from tests.tokens import TokenIssuer
 
 
@@ -30,6 +34,15 @@ class Deployment:
             redis_url=SecretStr(self.redis_url),
             **{"test_clocks": True, **more},
         )
+
+
+@asynccontextmanager
+async def deployed_alone(name: str, servers: Servers) -> AsyncIterator[Deployment]:
+    """One service on a database of its own, where no worker of another test is at work."""
+    async with fresh_database(servers.postgres_admin_url) as database:
+        url = database.url(name)
+        await asyncio.to_thread(migrations.upgrade, name, url)
+        yield Deployment({name: url}, servers.rabbitmq_url, servers.redis_url)
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ from services.invoicing.queries import read_document
 from services.invoicing.schedule import render_documents
 from services.invoicing.tables import documents, invoices
 from services.invoicing.use_cases.take_in_account import take_in_account
-from shared import migrations
 from shared.clock import utc_now
 from shared.events.auth import AccountRegistered
 from shared.ids import new_id
 from shared.schedule import Due
 from tests.conftest import service_named
-from tests.databases import fresh_database
-from tests.harness import Deployment, Running, running
+from tests.harness import Running, deployed_alone, running
 from tests.invoicing.conftest import body, key, until
 from tests.invoicing.test_einvoice import a_paper
 from tests.servers import Servers
@@ -41,13 +39,12 @@ async def invoicing_alone(
     """Invoicing with a database of its own and no worker: the test says when it renders."""
     service = service_named("invoicing")
     folder = str(tmp_path_factory.mktemp("alone"))
-    async with fresh_database(servers.postgres_admin_url) as database:
-        url = database.url("invoicing")
-        await asyncio.to_thread(migrations.upgrade, "invoicing", url)
-        place = Deployment({"invoicing": url}, servers.rabbitmq_url, servers.redis_url)
-        async with running(service, place, issuer, worker=False, object_store_url=folder) as made:
-            await service.after_migrate(made.runtime)
-            yield made
+    async with (
+        deployed_alone("invoicing", servers) as place,
+        running(service, place, issuer, worker=False, object_store_url=folder) as made,
+    ):
+        await service.after_migrate(made.runtime)
+        yield made
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ from shared.web import (
     reading,
 )
 from shared.web.key_rules import ANY_KEY
-from tests.harness import Deployment, Running, running
+from tests.harness import Deployment, Running, deployed_alone, running
+from tests.servers import Servers
 from tests.tokens import TokenIssuer
 
 router = Router(prefix="/v1/probes")
@@ -154,8 +155,11 @@ OPERATIONS = (
 
 
 @pytest.fixture(scope="module")
-async def probe(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Running]:
-    """A service of one endpoint or two, on the tables that auth was deployed with."""
+async def probe(servers: Servers, issuer: TokenIssuer) -> AsyncIterator[Running]:
+    """A service of one endpoint or two, on auth's tables in a database of their own.
+
+    A worker of auth would take its turn with the test clocks, and hold them meanwhile.
+    """
     service: Service[Any, Any] = Service(
         name="auth",
         description="For tests of the edge.",
@@ -167,7 +171,10 @@ async def probe(deployment: Deployment, issuer: TokenIssuer) -> AsyncIterator[Ru
         schedule=Schedule(),
         key_rules=lambda: dict.fromkeys(OPERATIONS, ANY_KEY),
     )
-    async with running(service, deployment, issuer, worker=False) as it:
+    async with (
+        deployed_alone("auth", servers) as place,
+        running(service, place, issuer, worker=False) as it,
+    ):
         yield it
 
 

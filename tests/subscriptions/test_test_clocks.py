@@ -25,7 +25,6 @@ from services.subscriptions.use_cases.change_subscription import (
 )
 from services.subscriptions.use_cases.start_subscription import RequestedStart, start_subscription
 from services.subscriptions.use_cases.who_may_ask import STAFF
-from shared import migrations
 from shared.events import Event
 from shared.events.invoicing import InvoicePaid
 from shared.events.subscriptions import Billable, SubscriptionRenewed
@@ -33,9 +32,8 @@ from shared.ids import new_id
 from shared.messaging.envelope import parse
 from shared.schedule import Due
 from tests.conftest import service_named
-from tests.databases import fresh_database
 from tests.eventlog import EventLog
-from tests.harness import Deployment, Running, running
+from tests.harness import Deployment, Running, deployed_alone, running
 from tests.servers import Servers
 from tests.subscriptions.conftest import Client, Customer, Shop, answered, until
 from tests.subscriptions.factories import at
@@ -253,33 +251,32 @@ async def a_year_of_days(
     """
     service = service_named("subscriptions")
     heard: list[Event] = []
-    async with fresh_database(servers.postgres_admin_url) as database:
-        url = database.url("subscriptions")
-        await asyncio.to_thread(migrations.upgrade, "subscriptions", url)
-        made = Deployment({"subscriptions": url}, servers.rabbitmq_url, servers.redis_url)
-        async with service.open(made.settings(service, test_clocks=False)) as runtime:
-            account_id, ids = await a_catalog(runtime, price, cheaper, coupon)
-            asked = RequestedStart(price_id=ids[0], quantity=3, coupon=coupon["code"])
-            async with runtime.begin() as uow:
-                started = await start_subscription(
-                    uow, account_id, asked, by_staff=True, now=YEAR_BEGINS
-                )
-                for event in started.activate(await uow.catalog.terms_of(started), now=YEAR_BEGINS):
-                    uow.emit(event)
-            for day in range(1, 367):
-                now = YEAR_BEGINS + timedelta(days=day)
-                if now == CHANGED_ON:
-                    async with runtime.begin() as uow:
-                        held = await uow.subscriptions.get(started.id)
-                        change = RequestedChange(asker=STAFF, price_id=ids[1])
-                        await change_subscription(uow, held, change, now=now)
-                due = Due(now, runtime.database.platform)
-                while await advance_due_subscriptions(runtime, due):
-                    pass
-            outbox = tables.metadata.tables["subscriptions.outbox"].c
-            async with runtime.begin() as uow:
-                statement = select(outbox.body).order_by(outbox.sequence)
-                heard = [parse(body) for body in await uow.session.scalars(statement)]
+    async with (
+        deployed_alone("subscriptions", servers) as made,
+        service.open(made.settings(service, test_clocks=False)) as runtime,
+    ):
+        account_id, ids = await a_catalog(runtime, price, cheaper, coupon)
+        asked = RequestedStart(price_id=ids[0], quantity=3, coupon=coupon["code"])
+        async with runtime.begin() as uow:
+            started = await start_subscription(
+                uow, account_id, asked, by_staff=True, now=YEAR_BEGINS
+            )
+            for event in started.activate(await uow.catalog.terms_of(started), now=YEAR_BEGINS):
+                uow.emit(event)
+        for day in range(1, 367):
+            now = YEAR_BEGINS + timedelta(days=day)
+            if now == CHANGED_ON:
+                async with runtime.begin() as uow:
+                    held = await uow.subscriptions.get(started.id)
+                    change = RequestedChange(asker=STAFF, price_id=ids[1])
+                    await change_subscription(uow, held, change, now=now)
+            due = Due(now, runtime.database.platform)
+            while await advance_due_subscriptions(runtime, due):
+                pass
+        outbox = tables.metadata.tables["subscriptions.outbox"].c
+        async with runtime.begin() as uow:
+            statement = select(outbox.body).order_by(outbox.sequence)
+            heard = [parse(body) for body in await uow.session.scalars(statement)]
     return heard
 
 
